@@ -1,0 +1,86 @@
+"""Checks of what is given to an attack, and bringing it into one form."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_images(images: Any) -> jax.Array:
+    """The images as a JAX array.
+
+    Raises:
+      ValueError: not [batch, height, width, 3], not float32 or float64, or not in [0, 1]. The range is checked when the
+        values are at hand (not while tracing), at the price of waiting for them once.
+    """
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be [batch, height, width, 3] (RGB), got shape {images.shape}.")
+    if images.dtype == np.uint8:
+        raise ValueError("images must be floats in [0, 1], got uint8: divide by 255.")
+    if images.dtype not in (np.float32, np.float64):
+        # Half precision is coarser than 8-bit images near white, so that a small radius could not be kept.
+        raise ValueError(
+            f"images must be float32 or float64, got {images.dtype}: convert them, and let the score function "
+            "compute in lower precision inside if it likes."
+        )
+    images = jnp.asarray(images)
+    if not isinstance(images, jax.core.Tracer) and images.size:
+        with jax.ensure_compile_time_eval():
+            lowest, highest = (float(extreme) for extreme in _extremes(images))
+        if not (lowest >= 0 and highest <= 1):  # also when they are not numbers
+            raise ValueError(f"images must be in [0, 1], found values from {lowest:g} to {highest:g}.")
+    return images
+
+
+@jax.jit
+def _extremes(images):
+    return jnp.min(images), jnp.max(images)
+
+
+def check_distance(name: str, value: Any, images: jax.Array, *, highest: float = np.inf) -> jax.Array:
+    """A radius or step size as [batch] of the images' dtype, rounded down from Python's and NumPy's float64.
+
+    Raises:
+      ValueError: neither a number nor one per image, or (unless traced) not within [0, highest].
+    """
+    batch = images.shape[0]
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+    if value.shape not in ((), (batch,)):
+        raise ValueError(f"{name} must be one number or one per image: got shape {value.shape} for {batch} images.")
+    if not isinstance(value, jax.core.Tracer):
+        value = np.asarray(value, np.float64)
+        if not np.all((value >= 0) & (value <= highest) & np.isfinite(value)):
+            limit = f"in [0, {highest:g}]" if np.isfinite(highest) else "finite and at least 0"
+            raise ValueError(f"{name} must be {limit} (in pixel units: 4/255 is four grey levels), got {value}.")
+        rounded = value.astype(images.dtype)
+        value = np.where(rounded > value, np.nextafter(rounded, images.dtype.type(0)), rounded)
+    return jnp.broadcast_to(jnp.asarray(value, images.dtype), (batch,))
+
+
+def check_steps(steps: Any) -> int:
+    """The number of steps as an int.
+
+    Raises:
+      ValueError: not a whole number, or less than 1.
+    """
+    try:
+        count = operator.index(steps)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}; for no attack, use radius=0.")
+    return count
+
+
+def check_per_image(what: str, value: Any, batch: int) -> None:
+    """Raises ValueError unless the value (an array or its description) is one floating-point number per image."""
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        raise ValueError(f"{what} must return one array of shape ({batch},), got {type(value).__name__}.")
+    if value.shape != (batch,) or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"{what} must return one float per image, shape ({batch},), got {value.dtype} of shape {value.shape}."
+        )

@@ -1,0 +1,201 @@
+"""The jobs of `cprl_jax.main`: every method of a configuration trained, attacked and reported side by side.
+
+A run's folder holds: config.json, split.json and crops.json (written once, at the start), one folder a method
+(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation.npz) and report/.
+"""
+
+import json
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import logging
+
+from cprl_jax import config as config_lib
+from cprl_jax import data, models, parallel, report
+from cprl_jax.data import crops as crops_lib
+from cprl_jax.data import splits
+from cprl_jax.data.files import write_text
+from cprl_jax.errors import UserError
+from cprl_jax.evaluate import evaluate, examples, score_rows, table_rows
+from cprl_jax.train import best_variables, create_model, fit, read_history
+
+# What may differ between the commands that share a folder: how an already trained model is judged.
+_MAY_CHANGE = ("job", "evaluation", "compilation_cache")
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Runs config.job in `workdir`, going on where an earlier run with the same configuration stopped.
+
+    Raises:
+      UserError: a wrong configuration, data set, split or weights, found before anything is written to `workdir`; or a
+        `workdir` that holds the run of another configuration.
+      TrainingDiverged: a loss became NaN or infinite.
+    """
+    workdir = Path(workdir).expanduser().resolve()
+    started = time.monotonic()
+    _check_workdir(config, workdir)
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(Path(config.compilation_cache).expanduser().resolve()))
+    dataset = _load_dataset(config)
+    split, test_crops = _load_split(config, dataset, workdir)
+    _check_weights(config)
+    if parallel.is_main_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, write in (
+            ("split.json", lambda path: splits.save_split(split, path)),
+            ("crops.json", lambda path: crops_lib.save_crops(test_crops, path)),
+            ("config.json", lambda path: write_text(path, config_lib.to_json(config))),
+        ):
+            if not (workdir / name).exists():
+                write(workdir / name)
+    parallel.barrier("workdir made")
+
+    _log(f"{dataset.name}: {len(split.train)} training, {len(split.validation)} validation and {len(split.test)} test "
+         f"images; methods {', '.join(config.methods)}; {parallel.device_count()} {jax.default_backend()} device(s)")  # fmt: skip
+    if config.job != "evaluate":
+        for method in config.methods:
+            _train(config, method, dataset, split, workdir)
+    if config.job != "train":
+        table = _evaluate(config, dataset, split, test_crops, workdir)
+        if parallel.is_main_process():
+            print(table)
+            print(f"\nReport: {workdir / 'report' / 'report.html'}   ({(time.monotonic() - started) / 60:.1f} minutes)")
+
+
+def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    path = workdir / "config.json"
+    if not path.exists():
+        if config.job == "evaluate":
+            raise UserError(f"there is no run in {workdir} to evaluate; train one first, or give its --workdir")
+        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())) and not (workdir / "split.json").exists():
+            raise UserError(f"{workdir} holds something else than a run; give another --workdir")
+        return
+    old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
+    for values in (old, new):
+        for name in _MAY_CHANGE:
+            values.pop(name, None)
+    if changed := config_lib.differences(old, new):
+        raise UserError(
+            f"{workdir} holds a run of another configuration ({'; '.join(changed[:4])}{'; ...' if changed[4:] else ''}); "
+            "give another --workdir, or delete that folder"
+        )
+
+
+def _load_dataset(config: ml_collections.ConfigDict):
+    # The first process prepares the records; the others then find them.
+    if parallel.is_main_process():
+        dataset = data.load(config.dataset)
+    parallel.barrier("dataset prepared")
+    return dataset if parallel.is_main_process() else data.load(config.dataset)
+
+
+def _load_split(config: ml_collections.ConfigDict, dataset, workdir: Path):
+    evaluation = config.evaluation
+    if (workdir / "split.json").exists():
+        split = splits.load_split(workdir / "split.json", dataset)
+    elif config.dataset.split_file:
+        split = splits.load_split(config.dataset.split_file, dataset)
+    else:
+        split = splits.make_split(
+            dataset, seed=config.seed, test_fraction=config.dataset.test_fraction,
+            validation_fraction=config.dataset.validation_fraction,
+        )  # fmt: skip
+    if len(split.test) < 3:
+        raise UserError(f"the test part of the split has {len(split.test)} images; a correlation needs at least 3")
+    if (workdir / "crops.json").exists():
+        test_crops = crops_lib.load_crops(workdir / "crops.json")
+    else:
+        test_crops = crops_lib.draw_crops(
+            dataset, splits.rows(dataset, split.test), crops=evaluation.crops_drawn, crop_size=evaluation.crop_size,
+            seed=config.seed,
+        )  # fmt: skip
+    if test_crops.crop_size != evaluation.crop_size or test_crops.offsets.shape[1] < evaluation.crops:
+        raise UserError(
+            f"the run in {workdir} drew {test_crops.offsets.shape[1]} crops of {test_crops.crop_size} pixels; "
+            f"config.evaluation asks for {evaluation.crops} of {evaluation.crop_size}"
+        )
+    return split, test_crops
+
+
+def _check_weights(config: ml_collections.ConfigDict) -> None:
+    """Reads config.model.weights once before anything is written, so that a wrong file costs nothing."""
+    if not config.model.weights or config.job == "evaluate":
+        return
+    module = create_model(config, config.methods[0])
+    variables = models.initialize(module, jax.random.key(config.seed), config.train.crop_size)
+    models.load_weights(variables, config.model.weights, config_model=config.model)
+
+
+def _train(config: ml_collections.ConfigDict, method: str, dataset, split, workdir: Path) -> None:
+    start_from = None
+    if config[method].start_from == "plain":
+        start_from, _ = best_variables(config, "plain", workdir / "plain")
+    fit(config, method, dataset=dataset, split=split, folder=workdir / method, start_from=start_from)
+    variables, _ = best_variables(config, method, workdir / method)
+    if parallel.is_main_process():
+        models.save_weights(workdir / method / "weights.npz", variables)
+
+
+def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, workdir: Path) -> str:
+    """Attacks every method, writes report/ and returns the table for the terminal."""
+    evaluation = config.evaluation
+    pixels = crops_lib.extract(test_crops, dataset, evaluation.crops)
+    names = list(test_crops.names)
+    mos = dataset.mos[splits.rows(dataset, names)]
+    table, scores, shown, histories = [], [], [], {}
+    for method in config.methods:
+        folder = workdir / method
+        variables, step = best_variables(config, method, folder)
+        module = create_model(config, method)
+        results = evaluate(
+            config, module, variables, pixels, mos, label=method, cache=folder / "evaluation.npz",
+            identity={"step": step, "sort_mask": config[method].sort_mask},
+        )  # fmt: skip
+        table += table_rows(method, results, mos, seed=config.seed, resamples=evaluation.resamples)
+        scores += score_rows(method, results, names, mos)
+        shown += examples(config, method, module, variables, pixels, names, mos)
+        histories[method] = read_history(folder)
+    if parallel.is_main_process():
+        report.write(
+            workdir / "report",
+            title=f"{dataset.name}: {', '.join(config.methods)}",
+            summary=_summary(config, dataset, split),
+            rows=table,
+            scores=scores,
+            examples=shown,
+            histories=histories,
+            config_text=config_lib.to_json(config),
+            notes=_notes(config),
+        )
+    return report.format_table(table)
+
+
+def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
+    model = config.model
+    network = f"{model.name} ({model.backbone})" if model.name in ("hyperiqa", "resnet") else model.name
+    start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
+    return (
+        f"{network}, starting from {start}, trained on {len(split.train)} images of the {dataset.name} data set and tested on "
+        f"{len(split.test)} images of scenes that training did not see (seed {config.seed}). Each test image is scored on "
+        f"{config.evaluation.crops} crop(s) of {config.evaluation.crop_size} pixels; the attacks know the model and the label."
+    )
+
+
+def _notes(config: ml_collections.ConfigDict) -> list[str]:
+    notes = [
+        "Intervals are 95 % bootstrap intervals over test images: they tell of the test set's size, not of other splits or "
+        "training seeds.",
+        f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see through "
+        "the mask) may lower every attacked number: these are upper bounds on robustness.",
+    ]
+    if config.dataset.name == "embedded":
+        notes.insert(0, "The labels of the embedded data set come from a full-reference formula, not from people.")
+    return notes
+
+
+def _log(text: str) -> None:
+    if parallel.is_main_process():
+        logging.info(textwrap.shorten(text, 2000))

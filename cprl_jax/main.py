@@ -1,0 +1,43 @@
+"""Trains, attacks and reports on image quality models: `python -m cprl_jax.main --config=configs/quickstart.py`.
+
+  --config=FILE[:key=value,...]   an experiment of configs/; the keys that each takes stand at the top of its file
+  --config.a.b=value              changes one field; cprl_jax/config.py lists all of them, with their meaning
+  --workdir=DIR                   where the run lives (default: runs/ and the name of the configuration)
+
+The same command again resumes a run that was stopped, and prints the table of one that is finished.
+"""
+
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from cprl_jax import config as config_lib
+from cprl_jax.errors import TrainingDiverged, UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE[:key=value,...].", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives (default: runs/ and the name of the configuration).")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line, runs the job, and returns the exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    try:
+        config, workdir = config_lib.from_command_line(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
+        config_lib.validate(config)
+        from cprl_jax import experiment, parallel  # only now: starting JAX takes seconds, and a mistyped flag should not
+
+        with parallel.cluster():
+            experiment.run(config, workdir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingDiverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""How well predicted scores agree with given ones: SRCC, PLCC, RMSE and their bootstrap intervals (NumPy, on the host).
+
+The three numbers are those of Tables 3 and 4 of the CPRL paper, taken of the scores as they are: no logistic curve is
+fitted between predictions and targets first, so PLCC and RMSE also tell of a wrong scale. Targets are mean opinion
+scores (MOS), or a model's own scores of the unattacked images, both on the 0..100 scale.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+MIN_IMAGES = 3
+
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def srcc(
+    predictions: Float[np.ndarray, "*batch images"], targets: Float[np.ndarray, "*batch images"]
+) -> Float[np.ndarray, "*batch"]:
+    """Spearman's rank correlation, -1..1: 1 where both put the images in the same order. Ties share their mean rank.
+
+    NaN where either side is constant: it has no order to compare. The last axis runs over the images.
+    Raises ValueError for shapes that differ, fewer than three images, or numbers that are not finite.
+    """
+    predictions, targets = _checked(predictions, targets)
+    return _correlation(stats.rankdata(predictions, axis=-1), stats.rankdata(targets, axis=-1))
+
+
+def plcc(
+    predictions: Float[np.ndarray, "*batch images"], targets: Float[np.ndarray, "*batch images"]
+) -> Float[np.ndarray, "*batch"]:
+    """Pearson's linear correlation, -1..1: 1 where the predictions are a rising straight line of the targets.
+
+    NaN where either side is constant. The last axis runs over the images. Raises ValueError as `srcc` does.
+    """
+    return _correlation(*_checked(predictions, targets))
+
+
+def rmse(
+    predictions: Float[np.ndarray, "*batch images"], targets: Float[np.ndarray, "*batch images"]
+) -> Float[np.ndarray, "*batch"]:
+    """Root mean square error in score units: sqrt(mean((predictions - targets)^2)); 0 where both are equal.
+
+    The last axis runs over the images. Raises ValueError as `srcc` does.
+    """
+    predictions, targets = _checked(predictions, targets)
+    return np.sqrt(np.mean(np.square(predictions - targets), axis=-1))
+
+
+def bootstrap_interval(
+    predictions: Float[np.ndarray, " images"],
+    targets: Float[np.ndarray, " images"],
+    statistic: Statistic,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic over images, (low, high).
+
+    Images are drawn with replacement, as pairs of prediction and target, `resamples` times; the interval lies between
+    the (1 - level)/2 and (1 + level)/2 quantiles of the statistic (Efron & Tibshirani, An Introduction to the
+    Bootstrap, chapter 13). It tells how far the number hangs on which images were in the test set. It knows
+    nothing of other scenes, other splits or other training seeds.
+
+    Resamples without a value (a correlation of one image drawn n times) are left out, and where more than half have
+    none the interval is (NaN, NaN). That is why this is not `scipy.stats.bootstrap`: one such resample, and a small
+    test set has some, makes its whole interval NaN.
+
+    Args:
+        statistic: takes two arrays [resamples, images] and gives [resamples]: `srcc`, `plcc`, `rmse`.
+        seed: of the draw; the same seed and number of images draw the same images, so that intervals of
+            several methods on one test set are comparable.
+
+    Raises:
+        ValueError: level outside (0, 1), resamples below 1, or for the reasons given at `srcc`.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1 (0.95 for a 95 % interval), got {level}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    predictions, targets = _checked(predictions, targets)
+    if predictions.ndim != 1:
+        raise ValueError(f"predictions and targets must be one number per image, got shape {predictions.shape}")
+    images = predictions.size
+    chosen = np.random.default_rng(seed).integers(images, size=(resamples, images))
+    values = np.asarray(statistic(predictions[chosen], targets[chosen]))
+    if np.mean(np.isfinite(values)) < 0.5:
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():  # a constant side is an expected answer here (NaN), not an accident
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        return stats.pearsonr(x, y, axis=-1).statistic
+
+
+def _checked(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, or a ValueError that says which of them is wrong."""
+    predictions, targets = np.asarray(predictions, np.float64), np.asarray(targets, np.float64)
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"predictions and targets must have the same shape, got {predictions.shape} and {targets.shape}"
+        )
+    if predictions.ndim == 0 or predictions.shape[-1] < MIN_IMAGES:
+        images = predictions.shape[-1] if predictions.ndim else 0
+        raise ValueError(f"at least {MIN_IMAGES} images are needed along the last axis, got {images}")
+    for name, values in (("predictions", predictions), ("targets", targets)):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            first = np.argwhere(bad)[0]
+            raise ValueError(
+                f"{name} must be finite numbers, got {values[tuple(first)]} at index {first.tolist()} "
+                f"({np.count_nonzero(bad)} of {values.size} are not)"
+            )
+    return predictions, targets

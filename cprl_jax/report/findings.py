@@ -1,0 +1,210 @@
+"""What the rows say, in words: a verdict, and the reasons to distrust a number. Rules on given numbers only."""
+
+import math
+from collections.abc import Sequence
+
+from cprl_jax.report.results import (
+    CLEAN,
+    Condition,
+    Row,
+    attack_name,
+    condition,
+    condition_name,
+    conditions,
+    decimals,
+    find,
+    headline,
+    methods,
+    value,
+)
+
+VANISHED = 0.5  # share of pixels without gradient from which an attack is called blind
+NARROW = 2.0  # standard deviation of predictions, in MOS points, under which a model says the same of every image
+SQUASHED = 0.5  # spread relative to the widest model's
+NOTHING = 0.15  # SRCC below which nothing is left of a ranking
+FALSE_COMFORT = 0.25  # SRCC by which PGD must undercut FGSM
+NOISE = 0.1  # SRCC by which an attack that ought to be stronger may come out weaker
+
+
+def gradient_vanished(row: Row | None) -> bool:
+    """Whether the attack had no gradient to follow on most pixels, so that its failure proves nothing."""
+    return value(row, "zero_gradient_fraction") > VANISHED
+
+
+def says_the_same(row: Row | None) -> bool:
+    """Whether the predictions hardly differ between images, so that there is nothing to attack."""
+    return value(row, "score_std") < NARROW
+
+
+def doubtful(row: Row | None) -> bool:
+    """Whether a row's numbers do not mean what they seem to; such a row is never marked as the best."""
+    return gradient_vanished(row) or says_the_same(row)
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """Reasons to distrust the table, one sentence or two each, most serious first; empty if none of the rules applies.
+
+    A model that says nearly the same of every image; a gradient that is exactly zero on more than half of the pixels;
+    FGSM withstood but not PGD; scores squashed compared with those of the widest model; and signs of a masked
+    gradient or an attack that did not converge: PGD weaker than FGSM, or a larger radius weaker than a smaller one
+    (Carlini et al., On Evaluating Adversarial Robustness, 2019), wherever some of the ranking seems to survive.
+    """
+    rules = (_narrow, _vanished, _false_comfort, _weak_attack, _squashed)
+    return [text for rule in rules for method in methods(rows) for text in rule(rows, method)]
+
+
+def _narrow(rows: Sequence[Row], method: str) -> list[str]:
+    own = _of(rows, method)
+    if not own or not says_the_same(own[0]):  # the clean row comes first
+        return []
+    return [
+        f"{method} says nearly the same of every image: its scores have a standard deviation of "
+        f"{decimals(value(own[0], 'score_std'), 2)} on the 0..100 scale. Hardly moving under attack is no merit then."
+    ]
+
+
+def _vanished(rows: Sequence[Row], method: str) -> list[str]:
+    blind = [row for row in _of(rows, method) if gradient_vanished(row)]
+    if not blind:
+        return []
+    share = max(value(row, "zero_gradient_fraction") for row in blind)
+    return [
+        f"{method}: gradient vanished, robustness not established. Up to {100 * share:.0f} % of the pixels have a "
+        f"gradient of exactly zero, so {_where([condition(row) for row in blind])} could not see where to push."
+    ]
+
+
+def _false_comfort(rows: Sequence[Row], method: str) -> list[str]:
+    cases = [
+        f"at {radius:g}/255 FGSM leaves SRCC {decimals(fgsm, 2)}, PGD {decimals(pgd, 2)}"
+        for radius, fgsm, pgd in _both_attacks(rows, method)
+        if fgsm >= NOTHING > pgd and fgsm - pgd > FALSE_COMFORT
+    ]
+    return [f"{method} holds against FGSM, falls to PGD: false comfort ({_join(cases)})."] if cases else []
+
+
+def _weak_attack(rows: Sequence[Row], method: str) -> list[str]:
+    signs = [
+        f"PGD does less harm than FGSM at {radius:g}/255 (SRCC {decimals(pgd, 2)} against {decimals(fgsm, 2)})"
+        for radius, fgsm, pgd in _both_attacks(rows, method)
+        if pgd >= NOTHING and pgd - fgsm > NOISE
+    ]
+    for attack in dict.fromkeys(pair[0] for pair in conditions(_of(rows, method)) if pair != CLEAN):
+        curve = [(row["radius"], value(row, "srcc")) for row in _curve(rows, method, attack)]
+        for (small, before), (large, after) in zip(curve, curve[1:], strict=False):
+            if after >= NOTHING and after - before > NOISE:
+                signs.append(
+                    f"{attack_name(attack)} does less harm at {large:g}/255 than at {small:g}/255 "
+                    f"(SRCC {decimals(after, 2)} against {decimals(before, 2)})"
+                )
+    if not signs:
+        return []
+    return [f"{method}: {_join(signs)}. A stronger attack may find what this one missed."]
+
+
+def _squashed(rows: Sequence[Row], method: str) -> list[str]:
+    spreads = {name: value(find(rows, name, CLEAN, "mos"), "score_std") for name in methods(rows)}
+    widest = max(spreads, key=lambda name: spreads[name] if math.isfinite(spreads[name]) else -1)
+    own, most = spreads[method], spreads[widest]
+    if not NARROW <= own < SQUASHED * most:
+        return []
+    return [
+        f"{method} squashes its scores: their standard deviation is {decimals(own, 1)}, that of {widest} is "
+        f"{decimals(most, 1)}. Part of what looks like small changes under attack is just that; trust SRCC over RMSE."
+    ]
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """One paragraph: how far each model's ranking falls under the headline attack, and whether hardening paid."""
+    names, pair = methods(rows), headline(conditions(rows))
+    if not names:
+        return "There are no results to report."
+    clean = {name: value(find(rows, name, CLEAN, "mos"), "srcc") for name in names}
+    if pair is None:
+        listed = _join([f"{decimals(clean[name], 2)} for {name}" for name in names])
+        return f"No attack was run. On the images as they are, SRCC against the labels (1: the same order) is {listed}."
+    attacked = {name: find(rows, name, pair, "mos") for name in names}
+    falls = [
+        f"{name} {decimals(clean[name], 2)} → {decimals(value(attacked[name], 'srcc'), 2)}, "
+        f"{_fate(clean[name], value(attacked[name], 'srcc'))}"
+        + (" (but see the warnings)" if doubtful(attacked[name]) else "")
+        for name in names
+    ]
+    return (
+        f"How much of a model's ranking survives when an attacker may change every pixel by at most {pair[1]:g}/255? "
+        f"In SRCC against the labels (1: the same order, 0: no relation, -1: the reverse), before → after "
+        f"{attack_name(pair[0])}: {'; '.join(falls)}.{_comparison(names, clean, attacked)}"
+    )
+
+
+def _fate(clean: float, attacked: float) -> str:
+    if not math.isfinite(attacked):
+        return "which has no value"
+    if attacked < -NOTHING:
+        return "turned upside down"
+    if attacked < NOTHING:
+        return "nothing left of it"
+    if not math.isfinite(clean):
+        return "with nothing to compare it to"
+    kept = attacked / clean if clean > 0 else math.inf
+    if kept >= 0.9:
+        return "which holds"
+    return "most of it survives" if kept >= 0.6 else "part of it survives" if kept >= 0.3 else "little of it survives"
+
+
+def _comparison(names: list[str], clean: dict[str, float], attacked: dict[str, Row | None]) -> str:
+    """The best of the others next to the baseline: 'plain' if it is there, else the first method."""
+    scored = [name for name in names if math.isfinite(value(attacked[name], "srcc"))]
+    baseline = "plain" if "plain" in scored else names[0]
+    others = [name for name in scored if name != baseline and not doubtful(attacked[name])]
+    if baseline not in scored or not others:
+        return ""
+    best = max(others, key=lambda name: value(attacked[name], "srcc"))
+    gain = value(attacked[best], "srcc") - value(attacked[baseline], "srcc")
+    if gain <= 0:
+        return f" Nothing does better under this attack than {baseline}."
+    price = clean[baseline] - clean[best]
+    words = f" {best} ends {decimals(gain, 2)} above {baseline}"
+    if price >= 0.005:
+        words += f", at a price of {decimals(price, 2)} on untouched images"
+    elif price <= -0.005:
+        words += f", and {decimals(-price, 2)} better on untouched images too"
+    elif math.isfinite(price):
+        words += ", at no price on untouched images"
+    low, high = value(attacked[best], "srcc_low"), value(attacked[baseline], "srcc_high")
+    if math.isfinite(low) and math.isfinite(high):
+        apart = "do not overlap" if low > high else "overlap, so the difference may be chance"
+        words += f"; the 95 % intervals {apart}"
+    return f"{words}."
+
+
+def _of(rows: Sequence[Row], method: str) -> list[Row]:
+    """A method's rows against MOS, in table order: each condition once."""
+    pairs = conditions(rows)
+    own = [row for row in rows if row["method"] == method and row["against"] == "mos"]
+    return sorted(own, key=lambda row: pairs.index(condition(row)))
+
+
+def _curve(rows: Sequence[Row], method: str, attack: str) -> list[Row]:
+    return [row for row in _of(rows, method) if row["attack"] == attack and math.isfinite(value(row, "srcc"))]
+
+
+def _both_attacks(rows: Sequence[Row], method: str) -> list[tuple[float, float, float]]:
+    """(radius, SRCC under FGSM, SRCC under PGD) where both were run."""
+    pgd = {condition(row)[1]: value(row, "srcc") for row in _curve(rows, method, "pgd")}
+    fgsm = [(condition(row)[1], value(row, "srcc")) for row in _curve(rows, method, "fgsm")]
+    return [(radius, srcc, pgd[radius]) for radius, srcc in fgsm if radius in pgd]
+
+
+def _where(pairs: list[Condition]) -> str:
+    """'FGSM at 1 and 2/255 and PGD at 2/255'."""
+    attacks = dict.fromkeys(attack for attack, _ in pairs if attack != "none")
+    parts = []
+    for attack in attacks:
+        radii = [f"{radius:g}" for name, radius in pairs if name == attack]
+        parts.append(f"{attack_name(attack)} at {_join(radii)}/255")
+    return _join(parts) or condition_name(CLEAN)
+
+
+def _join(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

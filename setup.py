@@ -1,0 +1,66 @@
+"""Installation of cprl_jax: `pip install .`, with the extras [gpu], [tpu], [torch], [test] and others below."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+JAX_RANGE = ">=0.10,<0.13"  # 0.10 is the last series for Python 3.11
+
+setup(
+    name="cprl_jax",
+    version="0.1.0",
+    description="Image quality models that hold against attacks: causal perception-inspired representation learning",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The cprl_jax Authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["cprl_jax", "cprl_jax.*"]),
+    package_data={"cprl_jax": ["py.typed", "**/*.html", "**/*.css"]},
+    install_requires=[
+        f"jax{JAX_RANGE}",
+        "flax>=0.12,<0.13",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "tensorflow-datasets>=4.9.9,<5",
+        "array_record>=0.7,<1",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
+        "grain>=0.2.15,<0.3",
+        "ml_collections>=1.1,<2",
+        "numpy>=2.0,<3",
+        "scipy>=1.14,<2",
+        "absl-py>=2.1,<3",
+        "pillow>=10.3",
+        "scikit-image>=0.25,<0.27",  # the embedded data set is made from its photographs
+        "matplotlib>=3.9,<4",
+        "tqdm>=4.66,<5",
+        "tensorboardX>=2.6.2,<3",
+        "huggingface_hub>=0.26,<3",
+        "filelock>=3.12,<5",
+        "safetensors>=0.4.5,<1",
+        "jaxtyping>=0.2.36,<0.4",
+        "etils[epath]>=1.9,<2",
+    ],
+    extras_require={
+        "gpu": [f"jax[cuda12]{JAX_RANGE}"],  # NVIDIA drivers from 525 on
+        "gpu_cuda13": [f"jax[cuda13]{JAX_RANGE}"],  # NVIDIA drivers from 580 on
+        "tpu": [f"jax[tpu]{JAX_RANGE}"],
+        "kubernetes": [f"jax[k8s]{JAX_RANGE}"],  # how JAX finds the other pods of a job
+        "torch": ["torch>=2.2"],  # to read weights from .pth files
+        "tensorboard": ["tensorboard>=2.16,<3"],  # to look at the curves of a run
+        "test": [
+            "pytest>=8,<10",
+            "ruff>=0.14,<0.18",
+            "torch==2.13.*",  # an independent implementation to compare with
+        ],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+)

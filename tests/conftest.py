@@ -1,0 +1,56 @@
+"""What all tests share: two CPU devices, strict shapes, a compilation cache and keys that never repeat."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+
+def _processor() -> str:
+    """What compiled code may depend on: a cache that moves to another machine must not be used there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
+
+
+# Before JAX starts its backends: two devices on a small machine need more threads than it has cores, or they deadlock.
+os.environ["NPROC"] = "8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The compilation cache is set here rather than in JAX's configuration, so that programs started by tests share it.
+_CACHE = Path(__file__).parents[1] / ".cache" / f"jax-{importlib.metadata.version('jax')}-{_processor()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+class _GetKey:
+    """Gives a fresh key at every call; the same sequence at every run of the same test."""
+
+    def __init__(self, name: str):
+        self._key = jax.random.key(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
+        self._count = 0
+
+    def __call__(self) -> jax.Array:
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count)
+
+
+@pytest.fixture
+def getkey(request) -> _GetKey:
+    return _GetKey(request.node.nodeid)

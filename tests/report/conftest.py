@@ -1,0 +1,77 @@
+"""Made-up results for the tests of the report."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+
+def row(method="plain", attack="none", radius=0.0, against="mos", srcc=0.8, **others):
+    """One row of a table with believable numbers."""
+    values = {"method": method, "attack": attack, "radius": radius, "against": against}
+    values |= {"srcc": srcc, "plcc": srcc - 0.01, "rmse": 10 + 20 * (1 - srcc)}
+    values |= {"srcc_low": srcc - 0.1, "srcc_high": srcc + 0.1, "ssim": 0.99, "max_change": radius}
+    values |= {"zero_gradient_fraction": 0.0, "score_std": 20.0, "images": 40}
+    return values | others
+
+
+def rows(srcc):
+    """Rows of both comparisons from {method: {(attack, radius): SRCC}}."""
+    return [
+        row(method, attack, radius, against, value)
+        for method, conditions in srcc.items()
+        for (attack, radius), value in conditions.items()
+        for against in ("mos", "prediction")
+    ]
+
+
+COLLAPSE = {
+    "plain": {("none", 0): 0.86, ("fgsm", 1.0): -0.2, ("fgsm", 2.0): -0.4, ("pgd", 1.0): -0.31, ("pgd", 2.0): -0.52},
+    "cprl": {("none", 0): 0.84, ("fgsm", 1.0): 0.7, ("fgsm", 2.0): 0.6, ("pgd", 1.0): 0.65, ("pgd", 2.0): 0.52},
+}
+
+
+def scores(methods=("plain", "cprl"), conditions=(("none", 0.0), ("fgsm", 2.0), ("pgd", 2.0)), images=12):
+    random = np.random.default_rng(0)
+    mos, found = random.uniform(5, 95, images), []
+    for method in methods:
+        clean = mos + random.normal(0, 8, images)
+        for attack, radius in conditions:
+            after = clean if attack == "none" else clean - radius * 6 * np.sign(mos - 50)
+            for i in range(images):
+                found.append(
+                    {
+                        "method": method, "attack": attack, "radius": radius, "name": f"image_{i:02d}.png", "mos": mos[i],
+                        "clean": clean[i], "score": after[i], "ssim": 0.98, "max_change": radius,
+                    }
+                )  # fmt: skip
+    return found
+
+
+def example(method="plain", name="image_00.png", size=(24, 32), radius=2.0):
+    random = np.random.default_rng(1)
+    image = random.integers(20, 230, (*size, 3), dtype=np.uint8)
+    attacked = np.float32(image / 255) + np.float32(radius / 255) * np.sign(random.normal(size=image.shape))
+    return {
+        "method": method, "name": name, "attack": "pgd", "radius": radius, "mos": 71.25, "before": 68.04, "after": 21.3,
+        "image": image, "attacked": attacked.astype(np.float32),
+    }  # fmt: skip
+
+
+def history(steps=60):
+    """As read from a CSV: text, with validation columns filled now and then."""
+    return [
+        {
+            "step": str(step),
+            "loss": repr(10 / step + 1),
+            "validation_srcc": repr(0.8 - 1 / step) if step % 10 == 0 else "",
+            "validation_attacked_srcc": "",
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+@pytest.fixture
+def made():
+    """The makers above; test folders are no packages, so that nothing can be imported from here."""
+    return SimpleNamespace(row=row, rows=rows, scores=scores, example=example, history=history, collapse=rows(COLLAPSE))

@@ -1,0 +1,99 @@
+import math
+
+from cprl_jax.report import findings
+
+
+def test_trustworthy_results_have_no_warnings(made):
+    assert findings.warnings(made.collapse) == []
+    assert findings.warnings([]) == []
+
+
+def test_vanished_gradient_is_named_once_per_method(made):
+    rows = [made.row("lwta")]
+    for attack in ("fgsm", "pgd"):
+        for radius in (1.0, 2.0):
+            for against in ("mos", "prediction"):
+                rows.append(made.row("lwta", attack, radius, against, 0.79, zero_gradient_fraction=0.4 + radius / 5))
+    (text,) = findings.warnings(rows)
+    assert text.startswith("lwta: gradient vanished, robustness not established. Up to 80 % of the pixels")
+    assert "FGSM at 1 and 2/255 and PGD at 1 and 2/255" in text
+    assert findings.gradient_vanished(made.row(zero_gradient_fraction=0.51))
+    assert not findings.gradient_vanished(made.row(zero_gradient_fraction=0.5))
+    assert not findings.gradient_vanished(made.row(zero_gradient_fraction=math.nan))
+
+
+def test_same_score_for_every_image(made):
+    (text,) = findings.warnings([made.row(score_std=1.23), made.row(attack="pgd", radius=2.0, score_std=1.1)])
+    assert text.startswith("plain says nearly the same of every image: its scores have a standard deviation of 1.23")
+    assert findings.warnings([made.row(score_std=2.5)]) == []
+    # An attack that drives all scores to one value is no fault of the model's spread.
+    assert findings.warnings([made.row(), made.row(attack="pgd", radius=2.0, srcc=-0.5, score_std=0.5)]) == []
+
+
+def test_squashed_scores_are_compared_with_the_widest(made):
+    (text,) = findings.warnings([made.row("plain", score_std=20.0), made.row("cprl", score_std=9.9)])
+    assert text.startswith("cprl squashes its scores: their standard deviation is 9.9, that of plain is 20.0.")
+    assert findings.warnings([made.row("plain", score_std=20.0), made.row("cprl", score_std=10.0)]) == []
+
+
+def test_false_comfort(made):
+    """The defence that holds against FGSM (0.29 and 0.19 of 0.71) and falls to PGD."""
+    conditions = {("none", 0): 0.714, ("fgsm", 1.0): 0.29, ("fgsm", 2.0): 0.19, ("pgd", 1.0): 0.2, ("pgd", 2.0): -0.58}
+    (text,) = findings.warnings(made.rows({"cprl": conditions}))
+    expected = "cprl holds against FGSM, falls to PGD: false comfort (at 2/255 FGSM leaves SRCC 0.19, PGD -0.58)."
+    assert text == expected
+    # A plain model that falls to both deceives nobody.
+    assert findings.warnings(made.rows({"plain": {("none", 0): 0.77, ("fgsm", 1): -0.49, ("pgd", 1): -0.9}})) == []
+
+
+def test_attacks_that_did_not_converge(made):
+    conditions = {("none", 0): 0.8, ("fgsm", 1.0): 0.3, ("fgsm", 2.0): 0.55, ("pgd", 1.0): 0.6, ("pgd", 2.0): 0.5}
+    (text,) = findings.warnings(made.rows({"cprl": conditions}))
+    assert "PGD does less harm than FGSM at 1/255 (SRCC 0.60 against 0.30)" in text
+    assert "FGSM does less harm at 2/255 than at 1/255 (SRCC 0.55 against 0.30)" in text
+    # Where nothing is left of the ranking either way, the order of the attacks does not matter.
+    collapsed = {("none", 0): 0.8, ("fgsm", 1.0): -0.5, ("pgd", 1.0): -0.2, ("pgd", 2.0): 0.1}
+    assert findings.warnings(made.rows({"plain": collapsed})) == []
+
+
+def test_missing_and_nan_numbers_raise_no_warning(made):
+    bare = {"method": "a", "attack": "pgd", "radius": 2, "against": "mos", "srcc": math.nan, "plcc": None, "rmse": ""}
+    assert findings.warnings([bare, {**bare, "attack": "fgsm"}, {**bare, "attack": "none", "radius": 0}]) == []
+
+
+def test_verdict_tells_the_fall_of_each_method(made):
+    text = findings.verdict(made.collapse)
+    assert "every pixel by at most 2/255?" in text
+    assert "plain 0.86 → -0.52, turned upside down; cprl 0.84 → 0.52, most of it survives." in text
+    assert "cprl ends 1.04 above plain, at a price of 0.02 on untouched images" in text
+    assert text.endswith("the 95 % intervals do not overlap.")
+
+
+def test_verdict_of_the_baseline_being_best(made):
+    rows = made.rows({"plain": {("none", 0): 0.9, ("pgd", 2): 0.5}, "at": {("none", 0): 0.8, ("pgd", 2): 0.4}})
+    assert findings.verdict(rows).endswith("Nothing does better under this attack than plain.")
+    rows = made.rows({"plain": {("none", 0): 0.8, ("pgd", 2): 0.45}, "at": {("none", 0): 0.85, ("pgd", 2): 0.5}})
+    text = findings.verdict(rows)
+    assert "at ends 0.05 above plain, and 0.05 better on untouched images too" in text
+    assert "the 95 % intervals overlap, so the difference may be chance." in text
+
+
+def test_verdict_does_not_praise_what_is_doubtful(made):
+    rows = made.rows({"plain": {("none", 0): 0.86, ("pgd", 2): -0.5}})
+    rows += [made.row("flat", srcc=0.5, score_std=0.3), made.row("flat", "pgd", 2, srcc=0.5, score_std=0.3)]
+    text = findings.verdict(rows)
+    assert "flat 0.50 → 0.50, which holds (but see the warnings)" in text
+    assert "flat ends" not in text
+
+
+def test_verdict_without_attacks_or_results(made):
+    rows = [made.row("plain", srcc=0.86), made.row("cprl", srcc=0.84)]
+    assert findings.verdict(rows).endswith(
+        "SRCC against the labels (1: the same order) is 0.86 for plain and 0.84 for cprl."
+    )
+    assert findings.verdict([]) == "There are no results to report."
+
+
+def test_verdict_of_undefined_numbers(made):
+    rows = [made.row(srcc=math.nan), made.row(attack="pgd", radius=2, srcc=math.nan)]
+    assert "plain – → –, which has no value" in findings.verdict(rows)

@@ -1,0 +1,121 @@
+"""What is installed: every import is declared, every declared range can be read, data files come along."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    """What setup.py passes to setuptools."""
+    source = (ROOT / "setup.py").read_text()
+    with mock.patch.object(setuptools, "setup") as setup, mock.patch.object(Path, "read_text", return_value=""):
+        exec(compile(source, "setup.py", "exec"), {"__file__": str(ROOT / "setup.py")})
+    return setup.call_args.kwargs
+
+
+def imported_modules(folder):
+    """The top-level modules that the files of `folder` import, at any place in them, and where."""
+    modules = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            else:
+                continue
+            for name in names:
+                modules.setdefault(name.split(".")[0], path.relative_to(ROOT))
+    return {name: path for name, path in modules.items() if name not in sys.stdlib_module_names}
+
+
+def normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(requirements):
+    return {normalized(Requirement(requirement).name) for requirement in requirements}
+
+
+def undeclared(modules, names):
+    """The modules that none of the declared distributions provides."""
+    providers = importlib.metadata.packages_distributions()
+    return {
+        module: str(path)
+        for module, path in modules.items()
+        if not names & {normalized(name) for name in providers.get(module, [module])}
+    }
+
+
+def test_the_package_imports_only_what_it_declares(arguments):
+    modules = imported_modules(ROOT / "cprl_jax")
+    modules.pop("cprl_jax", None)
+    names = declared(arguments["install_requires"] + arguments["extras_require"]["torch"])
+    assert undeclared(modules, names) == {}
+
+
+@pytest.mark.parametrize("folder", ["tests", "configs", "benchmarks"])
+def test_so_does_what_surrounds_it(arguments, folder):
+    modules = imported_modules(ROOT / folder)
+    for ours in ("cprl_jax", "setuptools", "packaging"):  # pytest brings the last one
+        modules.pop(ours, None)
+    names = declared(arguments["install_requires"] + arguments["extras_require"]["test"])
+    assert undeclared(modules, names) == {}
+
+
+def test_launchers_need_nothing_but_python():
+    assert imported_modules(ROOT / "launch") == {}
+
+
+def test_torch_is_never_imported_with_the_package():
+    """It is optional, so only functions may import it."""
+    for path in (ROOT / "cprl_jax").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not any(name.split(".")[0] == "torch" for name in names), path
+
+
+def test_required_ranges_admit_what_is_installed(arguments):
+    requirements = [Requirement(text) for text in arguments["install_requires"] + arguments["extras_require"]["test"]]
+    for requirement in requirements:
+        version = importlib.metadata.version(requirement.name)
+        assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
+        assert requirement.specifier, f"{requirement} names no range"
+
+
+def test_python_range_agrees_with_the_style_check(arguments):
+    assert arguments["python_requires"] == ">=3.11"
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["target-version"] == "py311"
+
+
+def test_packages_and_data_files(arguments):
+    assert "cprl_jax" in arguments["packages"]
+    assert all(package.split(".")[0] == "cprl_jax" for package in arguments["packages"])
+    patterns = arguments["package_data"]["cprl_jax"]
+    covered = {path for pattern in patterns for path in (ROOT / "cprl_jax").glob(pattern)}
+    others = {
+        path
+        for path in (ROOT / "cprl_jax").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
+    }
+    assert others <= covered, f"not in package_data: {sorted(map(str, others - covered))}"
+    for folder in {path.parent for path in (ROOT / "cprl_jax").rglob("*.py")}:
+        assert (folder / "__init__.py").exists(), f"{folder} has no __init__.py, so its modules are not installed"
+
+
+def test_license_is_the_whole_text():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text and "Copyright 2026 The cprl_jax Authors" in text
+    assert "END OF TERMS AND CONDITIONS" in text and len(text.splitlines()) > 190
