@@ -36,8 +36,9 @@ def default() -> ml_collections.ConfigDict:
     dataset.split_file = ""  # a split saved by an earlier run ("" = draw 4:1 from the seed)
     dataset.test_fraction = 0.2  # of the scenes
     dataset.validation_fraction = 0.1  # of the scenes that are not in the test part
-    dataset.image_size = 128  # embedded: height and width of its images, pixels
-    dataset.scenes = 80  # embedded: how many scenes
+    dataset.seed = 0  # embedded: of its scenes and noise; config.seed splits them
+    dataset.image_size = 112  # embedded: height and width of its images, pixels
+    dataset.scenes = 64  # embedded: how many scenes
     dataset.levels = 5  # embedded: levels of each distortion
 
     config.model = model = ml_collections.ConfigDict()
@@ -163,8 +164,8 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     config.evaluation.crops = 3
     cprl = config.cprl
     cprl.start_from = "plain"
-    cprl.steps = 600
-    cprl.weight, cprl.relative = 20.0, True
+    cprl.steps = 500
+    cprl.weight, cprl.relative = 10.0, True
     cprl.epsilon, cprl.alphas, cprl.alpha_law, cprl.direction_steps = 1.5, 1, "edge", 2
     cprl.sort_mask = False
     cprl.validation_radius = 1.0

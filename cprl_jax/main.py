@@ -7,6 +7,7 @@
 The same command again resumes a run that was stopped, and prints the table of one that is finished.
 """
 
+import logging as standard_logging
 import sys
 
 from absl import flags, logging
@@ -23,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs the job, and returns the exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    for name in ("jax", "orbax"):  # their notes on every start and every checkpoint would bury ours
+        standard_logging.getLogger(name).setLevel("WARNING")
     try:
         config, workdir = config_lib.from_command_line(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
         config_lib.validate(config)

@@ -46,6 +46,7 @@ def environment(index: int, *, processes: int, devices_per_process: int, address
     variables = {name: value for name, value in os.environ.items() if not name.startswith("OMPI_")}
     first_device = index * devices_per_process
     variables |= {
+        "CPRL_JAX_DISTRIBUTED": "1",
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_TASKS": str(processes),

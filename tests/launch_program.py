@@ -3,6 +3,8 @@
 python -m launch_program FOLDER [lose_peer | user_error | resume]
 """
 
+import faulthandler
+import json
 import os
 import signal
 import sys
@@ -29,18 +31,17 @@ def initial_state():
     return {"weights": jnp.asarray([1.0, -2.0, 3.0]), "step": jnp.asarray(0, jnp.int32)}
 
 
-def batch_of(number):
-    return np.random.default_rng(number).normal(size=(8, 3)).astype(np.float32)
+def batch_of_this_process(number):
+    batch = np.random.default_rng(number).normal(size=(8, 3)).astype(np.float32)
+    return parallel.shard(np.split(batch, parallel.process_count())[parallel.process_index()])
 
 
-def train(state, folder, *, first, last, lose_peer=False):
+def train(state, *, first, last, lose_peer=False):
     train_step = parallel.map_step(step)
-    rows = batch_of(0).shape[0] // parallel.process_count()
-    mine = slice(parallel.process_index() * rows, (parallel.process_index() + 1) * rows)
     for number in range(first, last):
         if lose_peer and number == first + 3 and parallel.process_index() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        state, metrics = train_step(state, parallel.shard(batch_of(number)[mine]))
+        state, metrics = train_step(state, batch_of_this_process(number))
         float(metrics["loss"])
     return state
 
@@ -53,16 +54,19 @@ def main(folder, wish=""):
         if wish == "resume":
             first = saved.latest_step()
             state, _ = saved.restore(first, initial_state())
-        state = train(state, folder, first=first, last=first + 5, lose_peer=wish == "lose_peer")
+        state = train(state, first=first, last=first + 5, lose_peer=wish == "lose_peer")
         saved.save(first + 5, state, {"processes": parallel.process_count()})
+        scores = parallel.map_batch(lambda weights, batch: batch @ weights)(state["weights"], batch_of_this_process(0))
+        all_scores = parallel.gather(parallel.unshard(scores))
         everyone = parallel.gather(np.full(1 + parallel.process_index(), parallel.process_index() + 0.1))
         if parallel.is_main_process():
-            report = np.concatenate([np.asarray(state["weights"], np.float64), everyone])
-            (folder / "report.txt").write_text(" ".join(repr(float(value)) for value in report))
+            results = {"weights": np.asarray(state["weights"]).tolist(), "everyone": everyone.tolist()}
+            (folder / "results.json").write_text(json.dumps(results | {"scores": all_scores.tolist()}))
             print(f"{parallel.process_count()} processes, {parallel.device_count()} devices")
         else:
             print("a line of another process")
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(270, exit=True)  # where it hangs, should it hang
     main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,5 +1,6 @@
 """Several processes of one machine, started by launch/local.py as a user would."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,39 +14,47 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def launch(*arguments, module, path=ROOT / "tests", grace=5.0):
+def launch(*arguments, module, path=ROOT / "tests", devices=1, grace=5.0):
     """Starts launch/local.py with two processes of a module of the folder `path`."""
     variables = dict(os.environ, PYTHONPATH=os.pathsep.join([str(path), str(ROOT)]))
-    command = [sys.executable, "launch/local.py", f"--module={module}", f"--grace={grace}", "--", *map(str, arguments)]
+    command = [sys.executable, "launch/local.py", f"--module={module}", f"--devices_per_process={devices}"]
+    command += [f"--grace={grace}", "--", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process, *, seconds=120):
+def finish(process, *, seconds=300):
     try:
         output, errors = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        pytest.fail(f"not finished after {seconds} s: {process.communicate()}")
     return process.returncode, output, errors
 
 
+def batch_of(number):
+    """The batch of tests/launch_program.py, of both processes."""
+    return np.random.default_rng(number).normal(size=(8, 3))
+
+
 def trained_weights(steps):
-    """What tests/launch_program.py computes, in float64 and in closed form."""
+    """The weights that it arrives at, in float64 and in closed form."""
     weights = np.asarray([1.0, -2.0, 3.0])
     for number in range(steps):
-        batch = np.random.default_rng(number).normal(size=(8, 3))
-        weights = weights - 0.1 * 2 / 8 * batch.T @ (batch @ weights)
+        weights = weights - 0.1 * 2 / 8 * batch_of(number).T @ (batch_of(number) @ weights)
     return weights
 
 
 def test_two_processes_train_as_one_and_resume(tmp_path):
-    for wish, steps in (("", 5), ("resume", 10)):
-        code, output, errors = finish(launch(tmp_path, wish, module="launch_program"))
+    for wish, steps, devices in (("", 5, 1), ("resume", 10, 2)):
+        code, output, errors = finish(launch(tmp_path, wish, module="launch_program", devices=devices))
         assert code == 0, errors
-        assert "2 processes, 2 devices" in output
+        assert f"2 processes, {2 * devices} devices" in output
         assert "[process 1] a line of another process" in errors
-        report = np.asarray([float(value) for value in (tmp_path / "report.txt").read_text().split()])
-        np.testing.assert_allclose(report[:3], trained_weights(steps), rtol=1e-5)
-        assert report[3:].tolist() == [0.1, 1.1, 1.1]
+        results = json.loads((tmp_path / "results.json").read_text())
+        weights = trained_weights(steps)
+        np.testing.assert_allclose(results["weights"], weights, rtol=1e-5)
+        np.testing.assert_allclose(results["scores"], batch_of(0) @ weights, rtol=1e-4, atol=1e-5)
+        assert results["everyone"] == [0.1, 1.1, 1.1]
         assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == [str(steps)]
 
 
@@ -55,7 +64,7 @@ def test_a_lost_process_ends_the_run_and_tells_how_to_go_on(tmp_path):
     assert "Process 0 of 2 lost another process of this run" in errors
     assert "process 1 of 2 was killed by SIGKILL" in errors
     assert errors.count("start the same command again to resume from the last checkpoint") == 2
-    assert not (tmp_path / "report.txt").exists()
+    assert not (tmp_path / "results.json").exists()
 
 
 # The rest needs no JAX in the processes, only a program that ends, or does not.

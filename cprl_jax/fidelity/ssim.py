@@ -1,6 +1,6 @@
 """The structural similarity index, with its conventions by name."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -60,19 +60,27 @@ def ssim(
     images, references = _as_floats("images", images), _as_floats("references", references)
     if images.shape != references.shape:
         raise ValueError(f"images and references must have one shape, got {images.shape} and {references.shape}.")
-    dtype = jnp.promote_types(jnp.promote_types(images.dtype, references.dtype), jnp.float32)
-    pair = jnp.stack([images.astype(dtype), references.astype(dtype)])
-    if gray is not None:
-        pair = _luma(pair, rounded=gray == "uint8")
-    if downsample:
-        pair = _average_squares(pair, max(1, round(min(images.shape[1:3]) / 256)))
+    if gray is not None and images.shape[-1] != 3:
+        raise ValueError(f"gray needs 3 channels (RGB), got {images.shape[-1]}.")
+    side = max(1, round(min(images.shape[1:3]) / 256)) if downsample else 1
+    height, width = images.shape[1] // side, images.shape[2] // side
     smallest = {"valid": _WINDOW, "reflect": _WINDOW // 2 + 1, "replicate": 1}[border]
-    height, width = pair.shape[2:4]
     if min(height, width) < smallest:
         raise ValueError(
             f"SSIM's {_WINDOW}x{_WINDOW} window with border={border!r} needs at least {smallest} pixels on each side, "
             f"got {height}x{width}{' after downsampling' if downsample else ''}; border='replicate' takes any size."
         )
+    return _mean_ssim(images, references, border=border, side=side, gray=gray)
+
+
+@partial(jax.jit, static_argnames=("border", "side", "gray"))
+def _mean_ssim(images, references, *, border, side, gray):
+    dtype = jnp.promote_types(jnp.promote_types(images.dtype, references.dtype), jnp.float32)
+    pair = jnp.stack([images.astype(dtype), references.astype(dtype)])
+    if gray is not None:
+        pair = _luma(pair, rounded=gray == "uint8")
+    if side > 1:
+        pair = _average_squares(pair, side)
     return jnp.mean(_ssim_map(*pair, border), axis=(1, 2, 3))
 
 
@@ -109,8 +117,6 @@ def _blur_matrix(size: int, border: str) -> np.ndarray:
 
 
 def _luma(images, *, rounded):
-    if images.shape[-1] != 3:
-        raise ValueError(f"gray needs 3 channels (RGB), got {images.shape[-1]}.")
     red, green, blue = jnp.split(images, 3, axis=-1)
     if not rounded:
         return 0.299 * red + 0.587 * green + 0.114 * blue

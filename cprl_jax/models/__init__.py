@@ -72,15 +72,25 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
 def initialize(module: nn.Module, key: Key[Array, ""], image_size: int) -> dict:
     """Random variables of a network for square images of `image_size` pixels, computed under jit.
 
-    Warns when SortMask is asked for and covers no convolution.
+    Warns, once for each module, when SortMask is asked for and covers no convolution.
     """
+    _warn_if_nothing_is_masked(module, image_size)
+    return _initializer(module, image_size)(key)
+
+
+@functools.cache
+def _initializer(module: nn.Module, image_size: int) -> Callable[[Array], dict]:
+    return jax.jit(lambda key: module.init(key, jnp.zeros((1, image_size, image_size, 3))))
+
+
+@functools.cache
+def _warn_if_nothing_is_masked(module: nn.Module, image_size: int) -> None:
     if module.sort_mask.rate > 0 and not masked_convolutions(module, image_size):
         logging.warning(
             "config.model.sort_mask covers no convolution of this network: none in stages %s has %d input channels or "
             "more; lower config.model.sort_mask.min_channels, or set other stages",
             module.sort_mask.stages, module.sort_mask.min_channels,
         )  # fmt: skip
-    return jax.jit(lambda key: module.init(key, jnp.zeros((1, image_size, image_size, 3))))(key)
 
 
 def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:

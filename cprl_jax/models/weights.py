@@ -27,6 +27,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
 
 _WRONG_NETWORK = "(is config.model the network of this file?)"
 
+# The layers in which the score is linear; the first one's bias is added to it.
+_LAST_LAYERS = {"resnet": ("head",), "hyperiqa": ("fc5b_fc", "fc5w_fc")}
+
 _Tensors = dict[str, np.ndarray]
 
 
@@ -137,7 +140,9 @@ def _from_caffe(tensors: _Tensors, path: Path) -> _Tensors:
             raise UserError(f"{path}: unknown name {name!r}; those of SqueezeNet end in /w and /b")
         if layer == "conv10":
             continue  # the classifier
-        found[f"params/backbone/{layer}/{leaves[leaf]}"] = value[:, :, ::-1] if name == "conv1/w" else value
+        if name == "conv1/w" and value.ndim == 4:
+            value = value[:, :, ::-1]
+        found[f"params/backbone/{layer}/{leaves[leaf]}"] = value
     return {**found, **_input_normalization(_CAFFE_MEAN, _CAFFE_STD)}
 
 
@@ -179,13 +184,13 @@ def _from_torch(tensors: _Tensors, ours: Mapping[str, Any], path: Path, config_m
 
 
 def _rescale_head(found: _Tensors, network: str, *, mean: float, std: float) -> None:
-    """Makes mean + std * output the output that the last layer, which is linear in these, had before."""
-    weights, bias = {"resnet": (("head",), "head"), "hyperiqa": (("fc5w_fc",), "fc5b_fc")}.get(network, ((), ""))
-    if not bias or f"params/{bias}/bias" not in found:
-        return
-    found[f"params/{bias}/bias"] = found[f"params/{bias}/bias"] - mean
-    for name in {f"params/{layer}/{leaf}" for layer in (*weights, bias) for leaf in ("kernel", "bias")} & set(found):
-        found[name] = found[name] / std
+    """Makes mean + std * output what the output was before."""
+    for layer in _LAST_LAYERS.get(network, ()):
+        for leaf in ("kernel", "bias"):
+            name = f"params/{layer}/{leaf}"
+            if name in found:
+                offset = mean if (layer, leaf) == (_LAST_LAYERS[network][0], "bias") else 0.0
+                found[name] = (found[name] - offset) / std
 
 
 def _input_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> _Tensors:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from cprl_jax.report.results import (
+    AGAINST,
     CLEAN,
     Condition,
     Row,
@@ -31,14 +32,15 @@ def gradient_vanished(row: Row | None) -> bool:
     return value(row, "zero_gradient_fraction") > VANISHED
 
 
-def says_the_same(row: Row | None) -> bool:
-    """Whether the predictions hardly differ between images, so that there is nothing to attack."""
-    return value(row, "score_std") < NARROW
+def says_the_same(rows: Sequence[Row], method: str) -> bool:
+    """Whether a model's clean scores hardly differ between images, so that there is little to attack."""
+    return value(find(rows, method, CLEAN, "mos"), "score_std") < NARROW
 
 
-def doubtful(row: Row | None) -> bool:
-    """Whether a row's numbers do not mean what they seem to; such a row is never marked as the best."""
-    return gradient_vanished(row) or says_the_same(row)
+def doubtful(rows: Sequence[Row], method: str, pair: Condition) -> bool:
+    """Whether a method's numbers there do not mean what they seem to; they are never marked as the best."""
+    found = (find(rows, method, pair, against) for against in AGAINST)
+    return says_the_same(rows, method) or any(map(gradient_vanished, found))
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
@@ -54,12 +56,12 @@ def warnings(rows: Sequence[Row]) -> list[str]:
 
 
 def _narrow(rows: Sequence[Row], method: str) -> list[str]:
-    own = _of(rows, method)
-    if not own or not says_the_same(own[0]):  # the clean row comes first
+    if not says_the_same(rows, method):
         return []
+    spread = decimals(value(find(rows, method, CLEAN, "mos"), "score_std"), 2)
     return [
-        f"{method} says nearly the same of every image: its scores have a standard deviation of "
-        f"{decimals(value(own[0], 'score_std'), 2)} on the 0..100 scale. Hardly moving under attack is no merit then."
+        f"{method} says nearly the same of every image: its scores have a standard deviation of {spread} on the "
+        f"0..100 scale. Hardly moving under attack is no merit then."
     ]
 
 
@@ -127,19 +129,22 @@ def verdict(rows: Sequence[Row]) -> str:
     falls = [
         f"{name} {decimals(clean[name], 2)} → {decimals(value(attacked[name], 'srcc'), 2)}, "
         f"{_fate(clean[name], value(attacked[name], 'srcc'))}"
-        + (" (but see the warnings)" if doubtful(attacked[name]) else "")
+        + (" (see the warnings)" if doubtful(rows, name, pair) else "")
         for name in names
     ]
+    trusted = [name for name in names if name == _baseline(names) or not doubtful(rows, name, pair)]
     return (
         f"How much of a model's ranking survives when an attacker may change every pixel by at most {pair[1]:g}/255? "
         f"In SRCC against the labels (1: the same order, 0: no relation, -1: the reverse), before → after "
-        f"{attack_name(pair[0])}: {'; '.join(falls)}.{_comparison(names, clean, attacked)}"
+        f"{attack_name(pair[0])}: {'; '.join(falls)}.{_comparison(trusted, clean, attacked)}"
     )
 
 
 def _fate(clean: float, attacked: float) -> str:
     if not math.isfinite(attacked):
         return "which has no value"
+    if clean < NOTHING:
+        return "but there was no ranking to lose"
     if attacked < -NOTHING:
         return "turned upside down"
     if attacked < NOTHING:
@@ -152,11 +157,15 @@ def _fate(clean: float, attacked: float) -> str:
     return "most of it survives" if kept >= 0.6 else "part of it survives" if kept >= 0.3 else "little of it survives"
 
 
+def _baseline(names: list[str]) -> str:
+    return "plain" if "plain" in names else names[0]
+
+
 def _comparison(names: list[str], clean: dict[str, float], attacked: dict[str, Row | None]) -> str:
     """The best of the others next to the baseline: 'plain' if it is there, else the first method."""
     scored = [name for name in names if math.isfinite(value(attacked[name], "srcc"))]
-    baseline = "plain" if "plain" in scored else names[0]
-    others = [name for name in scored if name != baseline and not doubtful(attacked[name])]
+    baseline = _baseline(names)
+    others = [name for name in scored if name != baseline]
     if baseline not in scored or not others:
         return ""
     best = max(others, key=lambda name: value(attacked[name], "srcc"))

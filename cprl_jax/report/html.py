@@ -123,7 +123,7 @@ def _falls(rows: Sequence[Row], names: Sequence[str]) -> str:
         text = f"{_number(clean, 2)} → {_number(attacked, 2)}"
         lines.append(
             f'<div class="fall" style="--tone: {figures.colour(names, method)}">'
-            f'<div class="name">{_name(method)}{_flag(row)}</div>'
+            f'<div class="name">{_name(method)}{_flag(rows, method, pair)}</div>'
             f'<div class="track" role="img" aria-label="SRCC {text}"><i class="zero"></i>{"".join(marks)}</div>'
             f'<div class="values">{text}</div></div>'
         )
@@ -174,10 +174,9 @@ def _table(rows: Sequence[Row]) -> str:
         return ""
     hint = f"In brackets the {_term('95 % interval')}. Change is the largest of any pixel, in 1/255."
     if len(methods(rows)) > 1:
-        flagged = ', where rows marked <span class="flag">!</span> do not compete'
-        hint += (
-            f" Bold is the best of the methods under that attack{flagged if any(map(findings.doubtful, rows)) else ''}."
-        )
+        doubts = any(findings.doubtful(rows, name, pair) for name in methods(rows) for pair in conditions(rows))
+        flagged = ', where rows marked <span class="flag">!</span> do not compete' if doubts else ""
+        hint += f" Bold is the best of the methods under that attack{flagged}."
     return _section("The numbers", hint, f'<div class="card scroll"><table>{head}{"".join(body)}</table></div>')
 
 
@@ -186,7 +185,7 @@ def _table_row(rows: Sequence[Row], name: str, pair: Condition) -> str:
     either = found["mos"] or found["prediction"]
     if either is None:
         return ""
-    cells = [f'<th scope="row">{_name(name)}{_flag(*found.values())}</th>']
+    cells = [f'<th scope="row">{_name(name)}{_flag(rows, name, pair)}</th>']
     for against, row in found.items():
         for metric in tables.METRICS:
             content = value(row, metric)
@@ -339,8 +338,8 @@ def _anchor(name: str) -> str:
     return "x" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _flag(*rows: Row | None) -> str:
-    return ' <span class="flag" title="see the warnings">!</span>' if any(map(findings.doubtful, rows)) else ""
+def _flag(rows: Sequence[Row], method: str, pair: Condition) -> str:
+    return ' <span class="flag" title="see the warnings">!</span>' if findings.doubtful(rows, method, pair) else ""
 
 
 def _name(name: Any) -> str:

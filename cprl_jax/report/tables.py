@@ -59,7 +59,7 @@ def best(rows: Sequence[Row], pair: Condition, against: str, metric: str) -> set
     values = {
         name: sign * round(value(row, metric), DIGITS[metric])
         for name, row in found.items()
-        if math.isfinite(value(row, metric)) and not findings.doubtful(row)
+        if math.isfinite(value(row, metric)) and not findings.doubtful(rows, name, pair)
     }
     if len(values) < 2:
         return set()
@@ -135,7 +135,7 @@ def interval(row: Row | None, metric: str) -> str:
 def _terminal_cells(rows: Sequence[Row], name: str, pair: Condition) -> list[str]:
     """Name; SRCC, interval, PLCC, RMSE against MOS and prediction; SSIM; change. A mark or a space ends each metric."""
     found = {against: find(rows, name, pair, against) for against in AGAINST}
-    cells = [shorten(name, 32) + (" !" if any(map(findings.doubtful, found.values())) else "")]
+    cells = [shorten(name, 32) + (" !" if findings.doubtful(rows, name, pair) else "")]
     for against, row in found.items():
         for metric in METRICS:
             mark = "*" if name in best(rows, pair, against, metric) else " "
@@ -147,7 +147,7 @@ def _terminal_cells(rows: Sequence[Row], name: str, pair: Condition) -> list[str
 
 def _markdown_cells(rows: Sequence[Row], name: str, pair: Condition) -> list[str]:
     found = {against: find(rows, name, pair, against) for against in AGAINST}
-    cells = [_plain(name) + (" !" if any(map(findings.doubtful, found.values())) else "")]
+    cells = [_plain(name) + (" !" if findings.doubtful(rows, name, pair) else "")]
     for against, row in found.items():
         for metric in METRICS:
             text = decimals(value(row, metric), DIGITS[metric])

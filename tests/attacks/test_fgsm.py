@@ -87,8 +87,11 @@ def test_jit_vmap_and_grad():
     for a, b, c in zip(eager, jax.jit(attack)(images), mapped, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
         np.testing.assert_allclose(a, c[0], rtol=1e-6)
-    gradient = jax.grad(lambda weights: jnp.sum(attacks.fgsm(Partial(linear, weights), images, radius=0.1,
-                                                             direction=attacks.up()).after))(WEIGHTS)
+    gradient = jax.grad(
+        lambda weights: jnp.sum(
+            attacks.fgsm(Partial(linear, weights), images, radius=0.1, direction=attacks.up()).after
+        )
+    )(WEIGHTS)
     np.testing.assert_array_equal(gradient, np.zeros_like(WEIGHTS))
 
 

@@ -99,8 +99,7 @@ def test_quadratic_score_linf_ends_within_a_step_of_its_peak():
     assert np.abs(result.images - best).max() <= step + 1e-6
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize(("norm", "name"), [*(("linf", name) for name in DIRECTIONS), ("l2", "reflect")])
 def test_equals_a_literal_transcription_in_numpy(norm, name):
     """The published update rules in float64, with an analytic gradient."""
     rng = np.random.default_rng(2)
@@ -174,18 +173,14 @@ def test_equals_pytorch_on_a_convolutional_network():
     np.testing.assert_allclose(single.after, score(attacked).numpy(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize(("norm", "name"), [("l2", "up"), ("linf", "reflect"), ("l2", "target_free")])
 def test_moves_scores_where_the_direction_says(norm, name):
     images = images_like_photographs()
-    result = attacks.pgd(
-        SCORE, images, radius=0.02 if norm == "linf" else 0.2, norm=norm, direction=DIRECTIONS[name]
-    )
+    result = attacks.pgd(SCORE, images, radius=0.02 if norm == "linf" else 0.2, norm=norm, direction=DIRECTIONS[name])
     np.testing.assert_allclose(result.before, network(SCORE.args[0], images), rtol=1e-6)
     np.testing.assert_allclose(result.after, network(SCORE.args[0], result.images), rtol=1e-6)
     rises = {
         "up": [True] * 3,
-        "down": [False] * 3,
         "reflect": [True, False, False],
         "target_free": list(np.asarray(result.before) <= 50),
     }[name]
@@ -199,7 +194,7 @@ def test_a_direction_may_be_any_function_of_the_scores():
 
 
 def test_clean_scores_stay_those_of_the_clean_image():
-    """The squared distance from the clean score has no gradient at the image itself, but has one after a random start."""
+    """The squared change of the score has no gradient at the image itself, but has one after a random start."""
     images = images_like_photographs()
 
     def away(scores, clean):
@@ -236,7 +231,7 @@ def test_radius_zero_gives_the_images_back_bit_for_bit(norm, start):
 
 @pytest.mark.parametrize("start", [None, 0])
 def test_linf_radius_and_range_hold_in_exact_arithmetic(start):
-    images = images_like_photographs(height=16, width=16)
+    images = images_like_photographs()
     key = None if start is None else jax.random.key(start)
     for radius in [0.5 / 255, 1 / 255, 4 / 255, 0.1, 1 / 3]:
         result = attacks.pgd(SCORE, images, radius=radius, direction=attacks.up(), key=key)
@@ -249,7 +244,7 @@ def test_linf_radius_and_range_hold_in_exact_arithmetic(start):
 
 @pytest.mark.parametrize("start", [None, 0])
 def test_l2_radius_and_range_hold(start):
-    images = images_like_photographs(height=16, width=16)
+    images = images_like_photographs()
     key = None if start is None else jax.random.key(start)
     for radius in [0.01, 0.3, 2.0]:
         result = attacks.pgd(SCORE, images, radius=radius, norm="l2", direction=attacks.up(), key=key)
@@ -264,24 +259,22 @@ def test_one_radius_and_step_size_per_image():
     together = attacks.pgd(SCORE, images, radius=radii, step_size=steps, direction=attacks.up())
     np.testing.assert_allclose(together.max_change, radii, rtol=1e-5)
     for i in range(3):
-        alone = attacks.pgd(
-            SCORE, images[i : i + 1], radius=radii[i], step_size=steps[i], direction=attacks.up()
-        )
+        alone = attacks.pgd(SCORE, images[i : i + 1], radius=radii[i], step_size=steps[i], direction=attacks.up())
         np.testing.assert_allclose(together.images[i], alone.images[0], atol=1e-7)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_random_start_fills_the_ball(norm):
-    images = np.full((4, 8, 8, 3), 0.5, np.float32)
+    images = np.full((3, 6, 5, 3), 0.5, np.float32)
     key = jax.random.key(0)
     arguments = dict(radius=0.1, steps=1, step_size=0.0, norm=norm, direction=attacks.up())
     change = np.asarray(attacks.pgd(SCORE, images, key=key, **arguments).images) - images
     if norm == "linf":
-        assert np.abs(change).max() > 0.099 and abs(np.abs(change).mean() - 0.05) < 0.005
-        assert abs(change.mean()) < 0.01
+        assert np.abs(change).max() > 0.099 and abs(np.abs(change).mean() - 0.05) < 0.008
+        assert abs(change.mean()) < 0.015
     else:
-        lengths = np.linalg.norm(change.reshape(4, -1), axis=1)
-        assert np.all(lengths <= 0.1) and np.all(lengths > 0.09)  # in 192 dimensions a ball is nearly all surface
+        lengths = np.linalg.norm(change.reshape(3, -1), axis=1)
+        assert np.all(lengths <= 0.1) and np.all(lengths > 0.09)  # in 90 dimensions a ball is nearly all surface
     again = np.asarray(attacks.pgd(SCORE, images, key=key, **arguments).images) - images
     np.testing.assert_array_equal(change, again)
     other = np.asarray(attacks.pgd(SCORE, images, key=jax.random.key(1), **arguments).images) - images
@@ -345,7 +338,9 @@ def test_step_function_is_reported_as_all_zero_gradient():
 
 def test_zero_gradient_fraction_counts_values():
     images = np.random.default_rng(0).random((2, 4, 6, 3)).astype(np.float32)
-    result = attacks.pgd(lambda x: jnp.sum(x[:, :, :2, :1], axis=(1, 2, 3)), images, radius=0.01, direction=attacks.up())
+    result = attacks.pgd(
+        lambda x: jnp.sum(x[:, :, :2, :1], axis=(1, 2, 3)), images, radius=0.01, direction=attacks.up()
+    )
     np.testing.assert_allclose(result.zero_gradient_fraction, [1 - 8 / 72] * 2, rtol=1e-6)
     np.testing.assert_array_equal(result.images[:, :, 2:], images[:, :, 2:])
 
@@ -443,16 +438,13 @@ def test_pmap_on_two_devices_gives_the_same():
 
 
 @two_devices
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("steps", [2, 20])
+@pytest.mark.parametrize(("check_vma", "steps"), [(True, 2), (True, 20), (False, 2)])
 def test_shard_map_on_two_devices_gives_the_same(check_vma, steps):
     images = images_like_photographs(batch=4)
     mos = jnp.array([10.0, 90.0, 60.0, 20.0])
 
     def attack(score_fn, images, mos):
-        return attacks.pgd(
-            score_fn, images, radius=0.02, steps=steps, direction=attacks.reflect(mos), key=jax.random.key(0)
-        )
+        return attacks.pgd(score_fn, images, radius=0.02, steps=steps, direction=attacks.reflect(mos))
 
     mesh = Mesh(np.array(jax.local_devices()[:2]), ("batch",))
     mapped = jax.jit(
@@ -460,9 +452,7 @@ def test_shard_map_on_two_devices_gives_the_same(check_vma, steps):
             attack, mesh=mesh, in_specs=(P(), P("batch"), P("batch")), out_specs=P("batch"), check_vma=check_vma
         )
     )(SCORE, images, mos)
-    for part in (slice(0, 2), slice(2, 4)):
-        alone = attack(SCORE, images[part], mos[part])
-        assert_same(alone, jax.tree.map(lambda leaf, part=part: leaf[part], mapped), 1e-6)
+    assert_same(attack(SCORE, images, mos), mapped, 1e-6)
 
 
 @pytest.mark.parametrize("steps", [2, 20])
@@ -552,7 +542,10 @@ def test_low_precision_inside_the_score_function():
         ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
         ({"steps": 0}, "at least 1, got 0"),
         ({"steps": 2.5}, "whole number.*2.5"),
-        ({"score_fn": lambda x: x}, r"score_fn must return one float per image, shape \(2,\), got float32 of shape \(2, 6"),
+        (
+            {"score_fn": lambda x: x},
+            r"score_fn must return one float per image, shape \(2,\), got float32 of shape \(2, 6",
+        ),
         ({"score_fn": lambda x: jnp.sum(x)}, r"score_fn .* of shape \(\)"),
         ({"score_fn": lambda x: (x, x)}, "score_fn must return one array.*tuple"),
         ({"score_fn": lambda x: jnp.zeros(2, int)}, "int32"),

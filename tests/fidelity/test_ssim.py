@@ -69,28 +69,40 @@ def test_borders_equal_the_literal_formula(border, padding):
 
 
 def test_downsampling_averages_squares():
-    images, references = pairs(400, 389)  # round(389 / 256) is 2
-    halves = [
-        values[:, :400, :388].astype(np.float64).reshape(5, 200, 2, 194, 2, 3).mean((2, 4))
-        for values in (images, references)
-    ]
+    images, references = pairs(392, 386)  # round(386 / 256) is 2
+    halves = [values.astype(np.float64).reshape(5, 196, 2, 193, 2, 3).mean((2, 4)) for values in (images, references)]
     expected = [literal(*pair) for pair in zip(*halves, strict=True)]
     np.testing.assert_allclose(fidelity.ssim(images, references, downsample=True), expected, atol=2e-6)
+    odd = (np.pad(values, ((0, 0), (0, 1), (0, 1), (0, 0))) for values in (images, references))
+    np.testing.assert_allclose(fidelity.ssim(*odd, downsample=True), expected, atol=2e-6)  # leftovers are dropped
     small = pairs(300, 280)  # round(280 / 256) is 1
     np.testing.assert_array_equal(fidelity.ssim(*small, downsample=True), fidelity.ssim(*small))
 
 
-def test_constants_of_published_implementations():
-    """Computed once with piq 0.8.0 and torchmetrics 1.9.0 in float64, on scikit-image's astronaut and coffee."""
-    astronaut = data.astronaut()[None, :384:2, 100:440:2] / 255
-    coffee = data.coffee()[None, :384:2, 100:440:2] / 255
-    assert_close(fidelity.ssim(astronaut, 0.8 * astronaut + 0.2 * coffee), 0.0)
+@pytest.mark.parametrize(
+    ("options", "published"),
+    [
+        ({"downsample": True}, 0.8519808154890547),  # piq.ssim
+        ({}, 0.7645386675080537),  # piq.ssim(downsample=False)
+        (
+            {"border": "reflect"},
+            0.7653990004227009,
+        ),  # torchmetrics' structural_similarity_index_measure(data_range=1.0)
+    ],
+)
+def test_values_of_other_libraries(options, published):
+    """Computed once in float64 by piq 0.8.0 and torchmetrics 1.9.0: a photograph against eight levels of itself."""
+    photograph = data.astronaut()[None, :400, :400] / 255
+    score = fidelity.ssim(np.floor(8 * photograph) / 8, photograph, **options)
+    np.testing.assert_allclose(score, [published], atol=2e-6)
 
 
 def test_gray_as_floats():
     images, references = pairs()
     weights = np.array([0.299, 0.587, 0.114])
-    expected = [literal((a @ weights)[..., None], (b @ weights)[..., None]) for a, b in zip(images, references, strict=True)]
+    expected = [
+        literal((a @ weights)[..., None], (b @ weights)[..., None]) for a, b in zip(images, references, strict=True)
+    ]
     np.testing.assert_allclose(fidelity.ssim(images, references, gray="float"), expected, atol=2e-6)
 
 
@@ -172,6 +184,7 @@ def test_gradient_equals_finite_differences():
             return jnp.sum(fidelity.ssim(images, references, border="replicate", gray="float"))
 
         along = np.random.default_rng(2).normal(size=images.shape)
+        total = jax.jit(total)
         numeric = (total(images + 1e-6 * along) - total(images - 1e-6 * along)) / 2e-6
         np.testing.assert_allclose(jnp.sum(jax.grad(total)(images) * along), numeric, rtol=1e-6)
         assert fidelity.ssim(images, references).dtype == jnp.float64

@@ -41,8 +41,8 @@ def scores(methods=("plain", "cprl"), conditions=(("none", 0.0), ("fgsm", 2.0), 
             for i in range(images):
                 found.append(
                     {
-                        "method": method, "attack": attack, "radius": radius, "name": f"image_{i:02d}.png", "mos": mos[i],
-                        "clean": clean[i], "score": after[i], "ssim": 0.98, "max_change": radius,
+                        "method": method, "attack": attack, "radius": radius, "name": f"image_{i:02d}.png",
+                        "mos": mos[i], "clean": clean[i], "score": after[i], "ssim": 0.98, "max_change": radius,
                     }
                 )  # fmt: skip
     return found

@@ -26,6 +26,8 @@ def test_same_score_for_every_image(made):
     (text,) = findings.warnings([made.row(score_std=1.23), made.row(attack="pgd", radius=2.0, score_std=1.1)])
     assert text.startswith("plain says nearly the same of every image: its scores have a standard deviation of 1.23")
     assert findings.warnings([made.row(score_std=2.5)]) == []
+    flat = [made.row(score_std=0.4), made.row(attack="pgd", radius=4.0, score_std=5.0)]
+    assert findings.doubtful(flat, "plain", ("pgd", 4.0)), "an attack that spreads the scores makes no model of it"
     # An attack that drives all scores to one value is no fault of the model's spread.
     assert findings.warnings([made.row(), made.row(attack="pgd", radius=2.0, srcc=-0.5, score_std=0.5)]) == []
 
@@ -82,7 +84,7 @@ def test_verdict_does_not_praise_what_is_doubtful(made):
     rows = made.rows({"plain": {("none", 0): 0.86, ("pgd", 2): -0.5}})
     rows += [made.row("flat", srcc=0.5, score_std=0.3), made.row("flat", "pgd", 2, srcc=0.5, score_std=0.3)]
     text = findings.verdict(rows)
-    assert "flat 0.50 → 0.50, which holds (but see the warnings)" in text
+    assert "flat 0.50 → 0.50, which holds (see the warnings)" in text
     assert "flat ends" not in text
 
 
@@ -92,6 +94,11 @@ def test_verdict_without_attacks_or_results(made):
         "SRCC against the labels (1: the same order) is 0.86 for plain and 0.84 for cprl."
     )
     assert findings.verdict([]) == "There are no results to report."
+
+
+def test_verdict_of_a_model_that_never_ranked(made):
+    rows = [made.row(srcc=-0.2), made.row(attack="pgd", radius=2, srcc=-0.7)]
+    assert findings.verdict(rows).endswith("plain -0.20 → -0.70, but there was no ranking to lose.")
 
 
 def test_verdict_of_undefined_numbers(made):

@@ -51,19 +51,20 @@ def test_everything_is_written(tmp_path, content):
 
 
 def test_a_second_report_replaces_the_first(tmp_path, content, made):
+    content |= {"histories": {}, "scores": []}
     report.write(tmp_path, **content)
     first = (tmp_path / "report.html").read_bytes()
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
     report.write(tmp_path, **content)
     assert (tmp_path / "report.html").read_bytes() == first, "the same results give the same page"
-    fewer = {"rows": [made.row()], "scores": [], "examples": [], "histories": {}}
-    report.write(tmp_path, **content | fewer)
+    report.write(tmp_path, **content | {"rows": [made.row()], "examples": []})
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"mine.png"}
 
 
 def test_writing_is_atomic(tmp_path, content, monkeypatch):
     """A reader sees the old file or the new one, also when the disk fails in between."""
-    report.write(tmp_path, **content | {"examples": [], "histories": {}})
+    content |= {"examples": [], "histories": {}, "scores": []}
+    report.write(tmp_path, **content)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def fail(source, target):
@@ -110,9 +111,12 @@ def test_poor_results_are_reported_all_the_same(tmp_path, made):
 def test_six_methods(tmp_path, made):
     names = [f"method_{i}_with_a_rather_long_name" for i in range(6)]
     rows = made.rows({name: {("none", 0): 0.9, ("pgd", 2): 0.1 * i} for i, name in enumerate(names)})
-    report.write(tmp_path, title="t", summary="s", rows=rows, scores=made.scores(names, (("pgd", 2.0),)), examples=[],
-                 histories={name: made.history(20) for name in names}, config_text="c", notes=[])  # fmt: skip
-    assert len(list((tmp_path / "figures").iterdir())) == 6 + 1 + 1 + 6 + 1
+    report.write(tmp_path, title="t", summary="s", rows=rows, scores=made.scores(names[-1:], (("pgd", 2.0),)),
+                 examples=[], histories={}, config_text="c", notes=[])  # fmt: skip
+    scatter = f"scatter_{names[-1]}.png"
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"srcc_pgd.png", scatter, "change.png"}
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert all(name.replace("_", "_<wbr>") in text for name in names)
 
 
 def test_public_names(made):

@@ -1,0 +1,120 @@
+"""Networks made from a configuration, and their score functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+
+from cprl_jax import models
+from cprl_jax.errors import UserError
+
+
+def test_networks_take_the_configuration(config_model):
+    for name in ("hyperiqa", "resnet", "squeezenet", "compact"):
+        config = config_model(name, backbone="resnet34", dtype="bfloat16", dropout=0.25, score_mean=50.0)
+        config.sort_mask.rate = 0.1
+        module = models.create(config, axis_name="batch")
+        assert module.dtype == jnp.bfloat16 and module.dropout == 0.25 and module.axis_name == "batch"
+        assert (module.score_mean, module.score_std, module.sort_mask.rate) == (50.0, 1.0, 0.1)
+        assert getattr(module, "backbone", "resnet34") == "resnet34"
+        again = models.create(config, axis_name="batch")
+        assert module == again and hash(module) == hash(again) and module != models.create(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "vgg"}, "config.model.name 'vgg' is unknown; allowed: hyperiqa, resnet, squeezenet, compact"),
+        ({"backbone": "resnet101"}, "backbone 'resnet101' is unknown; allowed: resnet18, resnet34, resnet50"),
+        ({"dtype": "float16"}, "config.model.dtype 'float16' is unknown; allowed: float32, bfloat16"),
+        ({"dropout": 1.0}, "config.model.dropout is 1.0"),
+        ({"score_std": 0.0}, "config.model.score_std is 0.0"),
+        ({"sort_mask": {"rate": 1.0}}, r"config.model.sort_mask: rate must be in \[0, 1\)"),
+        ({"sort_mask": {"selection": "slow"}}, "config.model.sort_mask: selection 'slow' is not one of fast, top_k"),
+    ],
+)
+def test_refusals_name_the_field(config_model, changes, message):
+    with pytest.raises(UserError, match=message):
+        models.create(config_model(**changes))
+
+
+def test_score_functions_of_equal_modules_share_their_compiled_code(config_model, getkey, random_variables):
+    config = config_model("squeezenet")
+    variables = random_variables(models.create(config))
+    images = jax.random.uniform(getkey(), (2, 32, 32, 3))
+    traces = []
+
+    @jax.jit
+    def through_jit(score_fn, images):
+        traces.append(1)
+        return score_fn(images)
+
+    first = models.score_fn(models.create(config), variables)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, variables)
+    second = models.score_fn(models.create(config), doubled)
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    one, two = through_jit(first, images), through_jit(second, images)
+    assert len(traces) == 1 and not np.allclose(one, two)
+    expected = jax.jit(lambda images: models.create(config).apply(variables, images))(images)
+    np.testing.assert_allclose(one, expected, rtol=1e-4)
+    through_jit(models.score_fn(models.create(config_model("squeezenet", score_mean=1.0)), variables), images)
+    assert len(traces) == 2
+
+
+def test_trunks_are_named_backbone_and_masks_do_not_change_the_variables(config_model):
+    for name, size in (("resnet", 32), ("squeezenet", 32), ("hyperiqa", 224), ("compact", 32)):
+        plain, masked = config_model(name), config_model(name)
+        masked.sort_mask.update(rate=0.1, min_channels=16, stages=(1, 2, 3))
+        shapes, masked_shapes = (
+            jax.eval_shape(lambda c=c, s=size: models.initialize(models.create(c), jax.random.key(0), s))
+            for c in (plain, masked)
+        )
+        assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, masked_shapes)
+        assert "backbone" in shapes["params"] and len(shapes["params"]) > 1
+
+
+def test_masked_convolutions_are_those_of_the_placement(config_model):
+    config = config_model("resnet")
+    config.sort_mask.rate = 0.1
+    # Stages 2 and 3, 128 channels or more: all but the first convolution of stage 2, which reads 64 channels.
+    expected = ["layer2_0/conv2", "layer2_1/conv1", "layer2_1/conv2", "layer3_0/conv1", "layer3_0/conv2",
+                "layer3_1/conv1", "layer3_1/conv2"]  # fmt: skip
+    expected = [f"backbone/{name}" for name in expected]
+    assert models.masked_convolutions(models.create(config), 32) == expected
+    config = config_model("squeezenet", sort_mask={"rate": 0.1, "min_channels": 64, "stages": (3,)})
+    expected = ["backbone/fire8/expand3x3", "backbone/fire9/expand3x3"]
+    assert models.masked_convolutions(models.create(config), 32) == expected
+    assert models.masked_convolutions(models.create(config_model()), 32) == []
+
+
+def test_a_placement_that_covers_nothing_is_warned_of(config_model, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda message, *values: warnings.append(message % values))
+    config = config_model("squeezenet", score_mean=12.0)  # no other test has this module: it warns only once
+    jax.eval_shape(lambda: models.initialize(models.create(config), jax.random.key(0), 32))
+    assert warnings == []
+    config.sort_mask.rate = 0.1
+    for _ in range(2):
+        jax.eval_shape(lambda: models.initialize(models.create(config), jax.random.key(0), 32))
+    assert len(warnings) == 1 and "min_channels" in warnings[0]
+
+
+def test_masks_are_random_in_training_and_sorted_in_evaluation(config_model, getkey, random_variables):
+    config = config_model("squeezenet")
+    config.sort_mask.update(rate=0.3, min_channels=64)
+    module = models.create(config)
+    variables = random_variables(module)
+    images = jax.random.uniform(getkey(), (2, 32, 32, 3))
+
+    @jax.jit
+    def train(key):
+        return module.apply(variables, images, train=True, rngs={"mask": key}, mutable=["batch_stats"])[0]
+
+    first, second = getkey(), getkey()
+    assert not np.array_equal(train(first), train(second))
+    np.testing.assert_array_equal(train(first), train(first))
+    evaluate = jax.jit(models.score_fn(module, variables))
+    np.testing.assert_array_equal(evaluate(images), evaluate(images))
+    plain = jax.jit(models.score_fn(models.create(config_model("squeezenet")), variables))
+    assert not np.allclose(evaluate(images), plain(images), rtol=1e-5)
