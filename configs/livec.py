@@ -1,7 +1,7 @@
 """CPRL on the LIVE In-the-Wild Challenge database (1,162 authentically distorted photographs).
 
-Paper: Wang et al., "Causal Perception Inspired Representation Learning for Trustworthy Image Quality Assessment", Table 3,
-column LIVEC. Needs the official release (docs/datasets.md):
+Paper: Wang et al., "Causal Perception Inspired Representation Learning for Trustworthy Image Quality Assessment",
+Table 3, column LIVEC. Needs the official release (docs/datasets.md):
 
   python -m cprl_jax.main --config=configs/livec.py --config.dataset.manual_dir=DIR
   python -m cprl_jax.main --config=configs/livec.py:backbone=squeezenet --config.model.weights=FILE   # for a laptop

@@ -1,8 +1,8 @@
 """The whole story in minutes, without any download: `make quickstart`.
 
 Trains a compact network on the embedded data set (photographs and procedural scenes, three degrees of six distortions,
-labels from a full-reference formula: no human opinion), once plainly and once with CPRL, attacks both with FGSM and PGD,
-and writes runs/quickstart/report/report.html.
+labels from a full-reference formula: no human opinion), once plainly and once with CPRL, attacks both with FGSM and
+PGD, and writes runs/quickstart/report/report.html.
 
 Arguments (--config=configs/quickstart.py:key=value):
   methods    of plain, cprl and at, joined by + (default plain+cprl)
@@ -22,7 +22,7 @@ def get_config(argument: str | None = None):
     config.model.sort_mask.min_channels, config.model.sort_mask.stages = 48, (3,)
 
     train = config.train
-    train.batch_size, train.crop_size = 32, 96
+    train.batch_size, train.crop_size = 24, 96
     train.steps = 400
     train.backbone_learning_rate = train.head_learning_rate = 2e-3
     train.schedule, train.warmup_steps = "cosine", 30
@@ -32,12 +32,12 @@ def get_config(argument: str | None = None):
 
     # Directions of two ascent steps and a loss free of the scores' scale: docs/papers.md tells why.
     cprl = config.cprl
-    cprl.start_from, cprl.steps = "plain", 300
+    cprl.start_from, cprl.steps = "plain", 250
     cprl.sort_mask = False
     cprl.weight, cprl.relative = 20.0, True
     cprl.epsilon, cprl.alphas, cprl.alpha_law, cprl.direction_steps = 3.0, 1, "edge", 2
     cprl.validation_radius = 2.0
-    config.at.start_from, config.at.steps, config.at.epsilon = "plain", 300, 3.0
+    config.at.start_from, config.at.steps, config.at.epsilon = "plain", 250, 3.0
     config.at.validation_radius = 2.0
 
     config.evaluation.crop_size, config.evaluation.crops, config.evaluation.crops_drawn = 96, 1, 5

@@ -1,6 +1,6 @@
 """The defaults that every experiment starts from, and the checks that a configuration passes before anything runs.
 
-A file of `configs/` calls `default()`, changes what its experiment needs and returns the result from `get_config(argument)`.
+A file of `configs/` calls `default()`, changes what its experiment needs and returns that from `get_config(argument)`.
 Radii and epsilons are in units of 1/255 here (as in the papers' tables); in Python they are in [0, 1] pixel units.
 """
 
@@ -63,7 +63,9 @@ def default() -> ml_collections.ConfigDict:
     train.crops_per_epoch = 25  # random crops of each training image in an epoch
     train.mos_loss = "l1"  # or "l2", "huber"; in MOS points
     train.huber_delta = 10.0  # MOS points
-    train.correlation_weight = 0.0  # weight of (1 - PLCC of the batch), a loss that does not depend on the score's scale
+    train.correlation_weight = (
+        0.0  # weight of (1 - PLCC of the batch), a loss that does not depend on the score's scale
+    )
     train.backbone_learning_rate = 2e-5  # Adam
     train.head_learning_rate = 2e-4
     train.weight_decay = 0.0  # added to the gradient, before Adam's moments
@@ -236,7 +238,9 @@ def parse_argument(argument: str | None, allowed: Mapping[str, Sequence[str] | N
         if not separator:
             raise UserError(f"config argument {item!r}: write key=value; keys: {_listed(allowed)}")
         if key not in allowed:
-            raise UserError(f"config argument {item!r}: unknown key {key!r}{_near(key, allowed)}; keys: {_listed(allowed)}")
+            raise UserError(
+                f"config argument {item!r}: unknown key {key!r}{_near(key, allowed)}; keys: {_listed(allowed)}"
+            )
         if key in values:
             raise UserError(f"config argument {key!r} is given twice")
         choices = allowed[key]
@@ -296,8 +300,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ),
         0: (
             "seed", "model.dropout", "model.score_std", "model.sort_mask.rate", "train.steps", "train.warmup_steps",
-            "train.weight_decay", "train.clip_norm", "train.ema_decay", "train.evaluate_every", "plain.steps", "cprl.steps",
-            "at.steps", "cprl.weight", "cprl.warmup_steps", "cprl.epsilon", "at.epsilon", "at.weight",
+            "train.weight_decay", "train.clip_norm", "train.ema_decay", "train.evaluate_every", "plain.steps",
+            "cprl.steps", "at.steps", "cprl.weight", "cprl.warmup_steps", "cprl.epsilon", "at.epsilon", "at.weight",
             "evaluation.examples",
         ),
     }  # fmt: skip
@@ -313,17 +317,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if attack not in ATTACKS[1:]:
             raise UserError(f"config.evaluation.attacks names {attack!r}; allowed: {_listed(ATTACKS[1:])}")
     if any(radius <= 0 or radius > 255 for radius in config.evaluation.radii):
-        raise UserError(f"config.evaluation.radii is {tuple(config.evaluation.radii)}; each is in (0, 255], units of 1/255")
+        raise UserError(
+            f"config.evaluation.radii is {tuple(config.evaluation.radii)}; each is in (0, 255], units of 1/255"
+        )
     if config.evaluation.crops > config.evaluation.crops_drawn:
         raise UserError(
-            f"config.evaluation.crops is {config.evaluation.crops}, more than the {config.evaluation.crops_drawn} that are "
-            "drawn (config.evaluation.crops_drawn)"
+            f"config.evaluation.crops is {config.evaluation.crops}, more than the {config.evaluation.crops_drawn} that "
+            "are drawn (config.evaluation.crops_drawn)"
         )
     for method in config.methods:
         if config[method].start_from == "plain" and "plain" not in config.methods:
             raise UserError(
-                f"config.{method}.start_from is 'plain', but the methods are {'+'.join(config.methods)}: add plain, or set "
-                f"--config.{method}.start_from=weights"
+                f"config.{method}.start_from is 'plain', but the methods are {'+'.join(config.methods)}: add plain, or "
+                f"set --config.{method}.start_from=weights"
             )
 
 

@@ -31,7 +31,9 @@ class Scorer:
 
     def __init__(self, module: nn.Module, *, batch_size: int, pgd_steps: int, mid: float):
         self._batch_size, self._mid = batch_size, mid
-        self._score = _on_devices(jax.jit(lambda variables, batch: {"scores": models.score_fn(module, variables)(_pixels(batch))}))
+        self._score = _on_devices(
+            jax.jit(lambda variables, batch: {"scores": models.score_fn(module, variables)(_pixels(batch))})
+        )
         # Not under jit here: the attacks compile their step, and loop over it in the way that suits the device.
         self._attack = {
             name: _on_devices(lambda variables, batch, options=options, attack=attack: self._attacked(
@@ -87,7 +89,9 @@ class Scorer:
 
     def _attacked(self, attack, options, score_fn, batch):
         images = _pixels(batch)
-        result = attack(score_fn, images, radius=batch["radius"], direction=attacks.reflect(batch["mos"], self._mid), **options)
+        result = attack(
+            score_fn, images, radius=batch["radius"], direction=attacks.reflect(batch["mos"], self._mid), **options
+        )
         return {**result._asdict(), "ssim": fidelity.ssim(result.images, images)}
 
     def _run(self, function: Callable, variables, arrays: dict[str, np.ndarray], progress: str, without=()):
@@ -162,11 +166,24 @@ def evaluate(
     scorer = Scorer(module, batch_size=evaluation.batch_size, pgd_steps=evaluation.pgd_steps, mid=evaluation.mid)
     clean = scorer.scores(variables, crops, progress=f"{label}: clean")
     ones = np.ones_like(clean)
-    results = {("none", 0.0): {"before": clean, "after": clean, "ssim": ones, "max_change": 0 * ones, "zero_gradient_fraction": 0 * ones}}
+    results = {
+        ("none", 0.0): {
+            "before": clean,
+            "after": clean,
+            "ssim": ones,
+            "max_change": 0 * ones,
+            "zero_gradient_fraction": 0 * ones,
+        }
+    }
     for attack, radius in conditions(config):
         if attack != "none":
             results[attack, radius] = scorer.attack(
-                variables, crops, mos, attack=attack, radius=radius / 255.0, progress=f"{label}: {attack} at {radius:g}/255"
+                variables,
+                crops,
+                mos,
+                attack=attack,
+                radius=radius / 255.0,
+                progress=f"{label}: {attack} at {radius:g}/255",
             )
     if cache is not None and parallel.is_main_process():
         _write_cache(cache, stamp, results)

@@ -5,7 +5,6 @@ A run's folder holds: config.json, split.json and crops.json (written once, at t
 """
 
 import json
-import textwrap
 import time
 from pathlib import Path
 
@@ -53,8 +52,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
                 write(workdir / name)
     parallel.barrier("workdir made")
 
-    _log(f"{dataset.name}: {len(split.train)} training, {len(split.validation)} validation and {len(split.test)} test "
-         f"images; methods {', '.join(config.methods)}; {parallel.device_count()} {jax.default_backend()} device(s)")  # fmt: skip
+    if parallel.is_main_process():
+        logging.info(
+            "%s: %d training, %d validation and %d test images; methods %s; %d %s device(s)",
+            dataset.name, len(split.train), len(split.validation), len(split.test), ", ".join(config.methods),
+            parallel.device_count(), jax.default_backend(),
+        )  # fmt: skip
     if config.job != "evaluate":
         for method in config.methods:
             _train(config, method, dataset, split, workdir)
@@ -70,7 +73,11 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not path.exists():
         if config.job == "evaluate":
             raise UserError(f"there is no run in {workdir} to evaluate; train one first, or give its --workdir")
-        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())) and not (workdir / "split.json").exists():
+        if (
+            workdir.exists()
+            and (not workdir.is_dir() or any(workdir.iterdir()))
+            and not (workdir / "split.json").exists()
+        ):
             raise UserError(f"{workdir} holds something else than a run; give another --workdir")
         return
     old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
@@ -79,8 +86,8 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
             values.pop(name, None)
     if changed := config_lib.differences(old, new):
         raise UserError(
-            f"{workdir} holds a run of another configuration ({'; '.join(changed[:4])}{'; ...' if changed[4:] else ''}); "
-            "give another --workdir, or delete that folder"
+            f"{workdir} holds a run of another configuration ({'; '.join(changed[:4])}"
+            f"{'; ...' if changed[4:] else ''}); give another --workdir, or delete that folder"
         )
 
 
@@ -161,7 +168,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, wor
     if parallel.is_main_process():
         report.write(
             workdir / "report",
-            title=f"{dataset.name}: {', '.join(config.methods)}",
+            title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
             summary=_summary(config, dataset, split),
             rows=table,
             scores=scores,
@@ -177,25 +184,21 @@ def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
     model = config.model
     network = f"{model.name} ({model.backbone})" if model.name in ("hyperiqa", "resnet") else model.name
     start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
+    crops = "one crop" if config.evaluation.crops == 1 else f"{config.evaluation.crops} crops"
     return (
-        f"{network}, starting from {start}, trained on {len(split.train)} images of the {dataset.name} data set and tested on "
-        f"{len(split.test)} images of scenes that training did not see (seed {config.seed}). Each test image is scored on "
-        f"{config.evaluation.crops} crop(s) of {config.evaluation.crop_size} pixels; the attacks know the model and the label."
+        f"{network}, starting from {start}, trained on {len(split.train)} images of the {dataset.name} data set and "
+        f"tested on {len(split.test)} images of scenes that training did not see (seed {config.seed}). Each test image "
+        f"is scored on {crops} of {config.evaluation.crop_size} pixels; the attacks know the model and the label."
     )
 
 
 def _notes(config: ml_collections.ConfigDict) -> list[str]:
     notes = [
-        "Intervals are 95 % bootstrap intervals over test images: they tell of the test set's size, not of other splits or "
-        "training seeds.",
-        f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see through "
-        "the mask) may lower every attacked number: these are upper bounds on robustness.",
+        "Intervals are 95 % bootstrap intervals over test images: they tell of the test set's size, not of other "
+        "splits or training seeds.",
+        f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see "
+        "through the mask) may lower every attacked number: these are upper bounds on robustness.",
     ]
     if config.dataset.name == "embedded":
         notes.insert(0, "The labels of the embedded data set come from a full-reference formula, not from people.")
     return notes
-
-
-def _log(text: str) -> None:
-    if parallel.is_main_process():
-        logging.info(textwrap.shorten(text, 2000))

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
-from cprl_jax.errors import UserError
+from cprl_jax.errors import TrainingDiverged, UserError
 
 AXIS = "batch"
 """Name of the axis over which a step sees the devices: `jax.lax.pmean(gradients, parallel.AXIS)`."""
@@ -77,8 +77,8 @@ def cluster() -> Iterator[None]:
     """Runs its body as one process among those of the run, and ends them together.
 
     In a run of one process it changes nothing: exceptions pass through. In a run of several, a process that fails
-    leaves at once, without waiting for peers that may be waiting for it: exit code 2 and one line for a `UserError`,
-    3 and a line that tells how to go on when a peer was lost, 1 and a traceback for anything else.
+    leaves at once, without waiting for peers that may be waiting for it: one line and exit code 2 for a `UserError`,
+    1 for `TrainingDiverged`, 3 when a peer was lost (the line tells how to go on); a traceback and 1 for anything else.
     """
     initialize()
     try:
@@ -293,9 +293,9 @@ def _leave(error: BaseException) -> None:
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif isinstance(error, UserError):
-        print(error, file=sys.stderr)
-        code = 2
+    elif isinstance(error, UserError | TrainingDiverged):
+        print(f"error: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, UserError) else 1
     elif message := lost_peer_message(error):
         print(message, file=sys.stderr)
         code = 3

@@ -51,7 +51,7 @@ def fit(
       TrainingDiverged: naming the step, and what was not finite.
       UserError: a batch that the devices cannot share, or no training image.
     """
-    train, settings = config.train, config[method]
+    train = config.train
     train_rows, validation_rows = rows(dataset, split.train), rows(dataset, split.validation)
     steps = total_steps(config, method, images=len(train_rows))
     if train.batch_size % parallel.device_count():
@@ -167,8 +167,8 @@ def _initial_or_restored(config, method, optimizer, checkpoints: Checkpoints, st
             variables = models.load_weights(variables, config.model.weights, config_model=config.model)
         else:
             logging.warning(
-                "%s starts from random weights: no config.model.weights given. Expect a clearly lower accuracy, and many "
-                "more steps to reach it, than from weights trained on ImageNet.", method,
+                "%s starts from random weights: no config.model.weights given. Expect a clearly lower accuracy, and "
+                "many more steps to reach it, than from weights trained on ImageNet.", method,
             )  # fmt: skip
     return create_state(variables, optimizer), {}
 
@@ -190,7 +190,7 @@ class Validation:
         self._scorer = Scorer(module, batch_size=evaluation.batch_size, pgd_steps=5, mid=evaluation.mid)
 
     def __call__(self, variables: dict) -> dict[str, float | None]:
-        """Returns validation_srcc, validation_attacked_srcc (of PGD with 5 steps) and `selection`, the higher the better."""
+        """Returns validation_srcc, validation_attacked_srcc (5 steps of PGD) and `selection`, the higher the better."""
         if self._count < 3:  # a correlation of fewer images says nothing: no best checkpoint, the last one counts
             return {"selection": None}
         clean = statistics.srcc(self._scorer.scores(variables, self._crops), self._mos)
@@ -270,7 +270,7 @@ def _check_finite(method: str, step: int, values: dict[str, float]) -> None:
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise TrainingDiverged(
-            f"{method} diverged at step {step}: {', '.join(f'{name} = {values[name]}' for name in wrong)}. The parameters "
-            "before this step are in the last checkpoint. Lower config.train.backbone_learning_rate or "
+            f"{method} diverged at step {step}: {', '.join(f'{name} = {values[name]}' for name in wrong)}. The "
+            "parameters before this step are in the last checkpoint. Lower config.train.backbone_learning_rate or "
             "head_learning_rate, or set config.train.clip_norm=1, and start in a new --workdir."
         )

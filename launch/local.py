@@ -22,6 +22,9 @@ import time
 USER_ERROR = 2
 """Exit code for a mistake in the configuration, which starting again does not mend."""
 
+LOST_PEER = 3
+"""Exit code of a process that ended because another one did."""
+
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
@@ -127,9 +130,11 @@ def _watch(children: list[subprocess.Popen], received: list[int], grace: float) 
     """Waits for all to end well, one to fail or a signal to come; the launcher's exit code."""
     while not received:
         codes = [child.poll() for child in children]
-        failed = next((index for index, code in enumerate(codes) if code), None)
-        if failed is not None:
-            return _report(children, failed, grace)
+        failed = [index for index, code in enumerate(codes) if code]
+        if failed:
+            # Several may have ended since the last look; the cause is not the one that lost another.
+            cause = min(failed, key=lambda index: codes[index] == LOST_PEER)
+            return _report(children, cause, grace)
         if all(code == 0 for code in codes):
             return 0
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Whole runs of `cprl_jax.main` on a tiny embedded data set: the files they leave, kills and resumes, several devices."""
+"""Whole runs of `cprl_jax.main` on a tiny embedded data set: what they leave, kills and resumes, several devices."""
 
 import csv
 import json
@@ -47,7 +47,9 @@ def environment(**extra):
 
 
 def finish(arguments, **variables):
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=environment(**variables), timeout=400)
+    done = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, env=environment(**variables), timeout=400
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -66,7 +68,14 @@ def rows(path):
 
 def test_a_run_leaves_everything_that_it_promises(reference):
     workdir, done = reference
-    for name in ("config.json", "split.json", "crops.json", "report/table.md", "report/report.html", "report/scores.csv"):
+    for name in (
+        "config.json",
+        "split.json",
+        "crops.json",
+        "report/table.md",
+        "report/report.html",
+        "report/scores.csv",
+    ):
         assert (workdir / name).stat().st_size > 0, name
     for method in ("plain", "cprl"):
         assert len(rows(workdir / method / "metrics.csv")) == STEPS
@@ -94,7 +103,11 @@ def test_the_table_agrees_with_the_scores_of_the_images(reference):
 
     scores = rows(reference[0] / "report" / "scores.csv")
     for row in rows(reference[0] / "report" / "table.csv"):
-        same = [s for s in scores if (s["method"], s["attack"], s["radius"]) == (row["method"], row["attack"], row["radius"])]
+        same = [
+            s
+            for s in scores
+            if (s["method"], s["attack"], s["radius"]) == (row["method"], row["attack"], row["radius"])
+        ]
         predicted = [float(s["score"]) for s in same]
         target = [float(s["mos" if row["against"] == "mos" else "clean"]) for s in same]
         assert int(float(row["images"])) == len(same)
@@ -103,10 +116,14 @@ def test_the_table_agrees_with_the_scores_of_the_images(reference):
 
 
 def test_no_scene_is_in_two_parts(reference):
+    from cprl_jax.data.embedded import make_embedded
+
+    dataset = make_embedded(seed=0, image_size=32, scenes=10, levels=2, progress=False)
+    scene_of = dict(zip(dataset.names, dataset.references, strict=True))
     split = json.loads((reference[0] / "split.json").read_text())
-    scenes = [{name.split("_")[0].rsplit("-", 1)[0] for name in split[part]} for part in ("train", "validation", "test")]
-    assert all(scenes)
-    assert not scenes[0] & scenes[1] and not scenes[0] & scenes[2] and not scenes[1] & scenes[2]
+    train, validation, test = ({scene_of[name] for name in split[part]} for part in ("train", "validation", "test"))
+    assert train and validation and test
+    assert not train & validation and not train & test and not validation & test
 
 
 def test_a_finished_run_is_not_trained_again(reference):
@@ -120,7 +137,9 @@ def test_a_finished_run_is_not_trained_again(reference):
 
 def test_another_configuration_does_not_get_into_the_folder(reference):
     workdir, _ = reference
-    done = subprocess.run(command(workdir, "--config.cprl.weight=77"), cwd=ROOT, capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        command(workdir, "--config.cprl.weight=77"), cwd=ROOT, capture_output=True, text=True, env=environment()
+    )
     assert done.returncode == 2
     assert "cprl.weight" in done.stderr and done.stderr.count("\n") == 1
 
@@ -128,7 +147,9 @@ def test_another_configuration_does_not_get_into_the_folder(reference):
 @pytest.mark.parametrize("moment", ["training", "writing a checkpoint", "second method"])
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(reference, tmp_path, moment):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(command(workdir), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(workdir), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     happened = {
         "training": lambda: (workdir / "plain" / "checkpoints" / "8").exists(),
         "writing a checkpoint": lambda: any((workdir / "plain" / "checkpoints").glob("*tmp*")),
@@ -163,13 +184,18 @@ def test_losses_do_not_depend_on_the_number_of_devices(reference, tmp_path, kind
         assert len(new) == len(old) == STEPS
         for name in ("loss", "mos_loss"):
             np.testing.assert_allclose(
-                [float(row[name]) for row in new], [float(row[name]) for row in old], rtol=1e-5, err_msg=f"{method} {name}"
+                [float(row[name]) for row in new],
+                [float(row[name]) for row in old],
+                rtol=1e-5,
+                err_msg=f"{method} {name}",
             )
 
 
 def test_nan_stops_the_run_with_step_and_cause(tmp_path):
     extra = ["--config.train.head_learning_rate=1e30", "--config.job=train"]
-    done = subprocess.run(command(tmp_path / "run", *extra), cwd=ROOT, capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        command(tmp_path / "run", *extra), cwd=ROOT, capture_output=True, text=True, env=environment()
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: plain diverged at step ") and "loss = " in last and "learning_rate" in last

@@ -60,17 +60,17 @@ def _platform(tree) -> str:
 
 
 def as_pytree(function: Callable) -> Partial:
-    """The function as a pytree: the arrays (and real numbers) that it carries as leaves, all the rest as structure.
+    """The function as a pytree: the arrays that it carries as leaves, all the rest as structure.
 
     A `Partial` or a callable pytree can then be an argument of a compiled function, which is compiled again only when
     something other than an array changes. A plain function becomes a pytree without leaves. Options that a function
-    branches on (`train=False`) remain Python values, which a bare `Partial` would lose on its way through `jit`.
+    branches on (`train=False`, a rate) remain Python values, which a bare `Partial` would lose on its way through `jit`.
 
     Raises:
       ValueError: it carries something that is neither an array nor hashable.
     """
     leaves, structure = jax.tree.flatten(function)
-    is_array = tuple(isinstance(leaf, (jax.Array, np.ndarray, np.generic, float)) for leaf in leaves)
+    is_array = tuple(isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves)
     options = tuple((type(leaf), leaf) for leaf, dynamic in zip(leaves, is_array, strict=True) if not dynamic)
     for kind, option in options:
         if not _is_hashable(option):

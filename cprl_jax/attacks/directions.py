@@ -31,7 +31,7 @@ def reflect(mos: Float[ArrayLike, " batch"], mid: float = 50.0) -> Partial:
       mos: labels, higher is better, on the scale of the score function; one per image, or one number for all.
       mid: the middle of that scale.
     """
-    return Partial(_reflect, jnp.asarray(mos), mid)
+    return Partial(_reflect, jnp.asarray(mos), jnp.asarray(mid))
 
 
 def target_free(mid: float = 50.0) -> Partial:
@@ -43,7 +43,7 @@ def target_free(mid: float = 50.0) -> Partial:
     Args:
       mid: the middle of the scale of the score function.
     """
-    return Partial(_target_free, mid)
+    return Partial(_target_free, jnp.asarray(mid))
 
 
 def _raise(scores, clean_scores):

@@ -50,8 +50,8 @@ class CompactTrunk(nn.Module):
             for index, stride in enumerate((2, 1), start=1):
                 name = f"stage{stage}_conv{index}"
                 x = conv(
-                    x, width, 3, name=name, train=train, stage=stage, sort_mask=self.sort_mask, stride=stride, padding=1,
-                    use_bias=False, dtype=self.dtype, axis_name=self.axis_name, kernel_init=kaiming_normal,
+                    x, width, 3, name=name, train=train, stage=stage, sort_mask=self.sort_mask, stride=stride,
+                    padding=1, use_bias=False, dtype=self.dtype, axis_name=self.axis_name, kernel_init=kaiming_normal,
                 )  # fmt: skip
                 x = batch_norm(x, name=f"{name}_norm", train=train, dtype=self.dtype, axis_name=self.axis_name)
                 x = nn.relu(x)
@@ -62,7 +62,7 @@ class CompactTrunk(nn.Module):
 class CompactScore(nn.Module):
     """The compact trunk; log means and deviations of its stages and of the image; two linear layers.
 
-    Logarithms, because quality goes with ratios of the energies of frequency bands, as in the statistics of natural scenes.
+    Logarithms, because quality goes with ratios of the energies of frequency bands, as in natural scene statistics.
 
     Attributes:
       sort_mask: which convolutions of the backbone are masked, see `CompactTrunk`.

@@ -11,9 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 
-
-
-
 def intervention(
     score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]],
     images: Float[Array, "batch height width 3"],
@@ -28,7 +25,7 @@ def intervention(
     label). That gradient says nothing about |f(x + d) - f(x)| beyond first order; with `steps` > 1 the change itself is
     climbed by that many projected sign steps from a random start (one key an image).
 
-    Images outside [0, 1] after the perturbation are left so here: `perturb` clips. The result is a constant for autodiff.
+    images + result may leave [0, 1]: `perturb` clips. The result is a constant for autodiff.
 
     Args:
       score_fn: the model being trained, as a function of images in [0, 1].

@@ -96,13 +96,13 @@ def make_step(
       module: takes (images, train) and gives scores.
       optimizer: from `make_optimizer`.
       config: the whole configuration; `config.train` and `config[method]` say what is minimised.
-      method: 'plain': the loss on MOS alone. 'cprl': plus the invariance loss under causal interventions. 'at': the loss
-        on MOS of clean images and of images attacked by FGSM towards the wrong side of the scale (CPRL, Table 1).
+      method: 'plain': the loss on MOS alone. 'cprl': plus the invariance loss under causal interventions. 'at': the
+        loss on MOS of clean images and of images attacked by FGSM towards the wrong side of the scale (CPRL, Table 1).
       axis_name: the named axis over which the devices average; None for a single device without pmap.
 
     Returns:
-      `(state, batch) -> (state, metrics)`; batch: image uint8 [b, h, w, 3] and mos [b] of this device; metrics: scalars,
-      the same on every device.
+      `(state, batch) -> (state, metrics)`; batch: image uint8 [b, h, w, 3] and mos [b] of this device; metrics:
+      scalars, the same on every device.
     """
     train, settings = config.train, config[method]
     root_key = jax.random.key(config.seed)
@@ -119,7 +119,9 @@ def make_step(
         example = device * images.shape[0] + jnp.arange(images.shape[0])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, example)
         # The layers fold the device's place in themselves, see SortMaskConv.
-        streams = {name: jax.random.fold_in(step_key, number) for number, name in enumerate(("mask", "dropout"), 1 << 20)}
+        streams = {
+            name: jax.random.fold_in(step_key, number) for number, name in enumerate(("mask", "dropout"), 1 << 20)
+        }
 
         def forward(params, x):
             """Scores of this device in training mode, and the batch statistics after it."""
@@ -200,7 +202,10 @@ def _cprl(*, settings, params, images, keys, ramp, forward, gather, label_loss, 
 
 def _adversarial(*, settings, params, images, own_mos, forward, gather, label_loss, mid, **_):
     attacked = attacks.fgsm(
-        lambda x: forward(params, x)[0], images, radius=settings.epsilon / 255.0, direction=attacks.reflect(own_mos, mid)
+        lambda x: forward(params, x)[0],
+        images,
+        radius=settings.epsilon / 255.0,
+        direction=attacks.reflect(own_mos, mid),
     ).images
 
     def loss_of(params):

@@ -92,13 +92,15 @@ def test_a_function_and_its_options_survive_compilation():
         assert compiled(as_pytree(Partial(affine, weights, **options)), x) == expected
 
 
-def test_arrays_and_real_numbers_are_leaves_and_the_rest_is_structure():
+def test_arrays_are_leaves_and_the_rest_is_structure():
     def structure(**options):
         return jax.tree.structure(as_pytree(Partial(affine, jnp.ones(3), **options)))
 
-    function = as_pytree(Partial(affine, np.ones(3), slope=2.0, flip=True, power=2))
+    function = as_pytree(Partial(affine, np.ones(3), slope=np.float32(2), flip=True, power=2))
     assert len(jax.tree.leaves(function)) == 2
-    assert structure(slope=2.0) == structure(slope=3.0)
+    assert structure(slope=2.0) == structure(slope=2.0)
+    assert structure(slope=2.0) != structure(slope=3.0)
+    assert structure(slope=np.float32(2)) == structure(slope=jnp.float32(3))
     assert structure(power=2) != structure(power=3)
     assert structure(flip=True) != structure(flip=1)
 

@@ -54,16 +54,12 @@ def test_training_mode_normalises_by_the_batch_and_updates_the_running_statistic
     np.testing.assert_allclose(ours["var"], 0.9 * before["bn1.running_var"] + change, rtol=1e-4)
 
 
-def test_images_do_not_see_each_other_in_evaluation_and_gradients_are_finite(getkey, random_variables):
+def test_images_do_not_see_each_other_in_evaluation(getkey, random_variables):
     module = ResNetScore("resnet18")
-    score = models.score_fn(module, random_variables(module))
-    images = jax.random.uniform(getkey(), (3, 32, 32, 3)).at[1].set(0.0).at[2].set(0.5)
-    # Each score's gradient with respect to all three images, two of them flat.
-    jacobian = np.asarray(jax.jit(jax.jacrev(score))(images))
-    assert np.isfinite(jacobian).all()
-    for one in range(3):
-        assert np.abs(jacobian[one, one]).max() > 0
-        np.testing.assert_array_equal(np.delete(jacobian[one], one, axis=0), 0.0)
+    score = jax.jit(models.score_fn(module, random_variables(module)))
+    images = jax.random.uniform(getkey(), (3, 32, 32, 3))
+    others = images.at[1:].set(jax.random.uniform(getkey(), (2, 32, 32, 3)))
+    np.testing.assert_array_equal(score(images)[0], score(others)[0])
 
 
 def test_gradients_of_training_are_finite_at_flat_images(random_variables):
@@ -80,16 +76,18 @@ def test_gradients_of_training_are_finite_at_flat_images(random_variables):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(getkey, random_variables):
-    images = jax.random.uniform(getkey(), (2, 32, 32, 3))
-    module, low = (ResNetScore("resnet18", dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
-    shapes = jax.eval_shape(lambda: models.initialize(low, jax.random.key(0), 32))
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
-    variables = random_variables(module)
-    expected, scores = (jax.jit(models.score_fn(network, variables))(images) for network in (module, low))
+def test_bfloat16_is_for_the_trunk_s_computation_alone():
+    """Its numbers are checked with SqueezeNet, which is quicker."""
+    images = jnp.zeros((2, 32, 32, 3))
+    module = ResNetScore("resnet18", dtype=jnp.bfloat16)
+    scores, variables = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), images))
     assert scores.dtype == jnp.float32
-    np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())
-    assert not np.array_equal(scores, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    trunk = ResNet("resnet18", dtype=jnp.bfloat16)
+    maps, _ = jax.eval_shape(lambda: trunk.init_with_output(jax.random.key(0), images, train=False))
+    assert [(stage.dtype, stage.shape) for stage in maps] == [
+        (jnp.bfloat16, (2, 8 >> stage, 8 >> stage, 64 << stage)) for stage in range(4)
+    ]
 
 
 def test_unknown_architecture():

@@ -114,6 +114,17 @@ def test_gradients_are_finite_also_at_flat_images(getkey, random_variables):
     assert np.abs(gradients[1][2]).max() > 0
 
 
+def test_bfloat16_computes_near_float32(getkey, random_variables):
+    images = jax.random.uniform(getkey(), (2, 32, 32, 3))
+    variables = random_variables(SqueezeNetScore())
+    expected, scores = (
+        jax.jit(models.score_fn(SqueezeNetScore(dtype=dtype), variables))(images) for dtype in ("float32", "bfloat16")
+    )
+    assert scores.dtype == jnp.float32
+    np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())
+    assert not np.array_equal(scores, expected)
+
+
 @pytest.mark.parametrize(
     ("options", "size", "message"),
     [

@@ -21,7 +21,9 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        x = SortMaskConv(4, (3, 3), use_bias=False, rate=self.rate, axis_name=self.axis_name, name="backbone")(images, train)
+        x = SortMaskConv(4, (3, 3), use_bias=False, rate=self.rate, axis_name=self.axis_name, name="backbone")(
+            images, train
+        )
         x = nn.BatchNorm(not train, axis_name=self.axis_name, use_fast_variance=False, name="norm")(x)
         x = jnp.mean(nn.softplus(x), axis=(1, 2))
         return 50 + 20 * nn.Dense(1, name="head")(x)[:, 0]
