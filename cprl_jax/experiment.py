@@ -5,6 +5,7 @@ A run's folder holds: config.json, split.json and crops.json (written once, at t
 """
 
 import json
+import textwrap
 import time
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, wor
             config_text=config_lib.to_json(config),
             notes=_notes(config),
         )
-    return report.format_table(table)
+    return f"{report.format_table(table)}\n\n{textwrap.fill(report.verdict(table), 110)}"
 
 
 def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
