@@ -64,7 +64,7 @@ def as_pytree(function: Callable) -> Partial:
 
     A `Partial` or a callable pytree can then be an argument of a compiled function, which is compiled again only when
     something other than an array changes. A plain function becomes a pytree without leaves. Options that a function
-    branches on (`train=False`, a rate) remain Python values, which a bare `Partial` would lose on its way through `jit`.
+    branches on (`train=False`, a rate) remain Python values; a bare `Partial` would lose them on its way through `jit`.
 
     Raises:
       ValueError: it carries something that is neither an array nor hashable.
