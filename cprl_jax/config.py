@@ -163,7 +163,7 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     train.schedule, train.warmup_steps = "cosine", 20
     train.correlation_weight = 20.0
     train.ema_decay = 0.98
-    config.evaluation.crops = 3
+    config.evaluation.crops = 2
     cprl = config.cprl
     cprl.start_from = "plain"
     cprl.steps = 500

@@ -218,10 +218,9 @@ def _find(source: str) -> Path:
     except UserError:
         raise
     except Exception as error:  # of the connection, the service, the name, the cache: the library has no common class
-        reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"config.model.weights: {source!r} is no file here, and could not be had from Hugging Face "
-            f"({type(error).__name__}: {reason}); check the name and the connection, or give the path of a local file"
+            f"({_reason(error)}); check the name and the connection, or give the path of a local file"
         ) from error
 
 
@@ -262,7 +261,7 @@ def _read_npz(path: Path) -> _Tensors:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and NumPy each have their own
-        raise UserError(f"{path}: not an .npz file of plain arrays ({error})") from error
+        raise UserError(f"{path}: not an .npz file of plain arrays ({_reason(error)})") from error
 
 
 def _read_safetensors(path: Path) -> _Tensors:
@@ -272,7 +271,7 @@ def _read_safetensors(path: Path) -> _Tensors:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from error
+        raise UserError(f"{path}: not a safetensors file ({_reason(error)})") from error
 
 
 def _read_torch(path: Path) -> _Tensors:
@@ -284,8 +283,8 @@ def _read_torch(path: Path) -> _Tensors:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and torch each have their own
         raise UserError(
-            f"{path}: torch cannot read it as tensors alone ({(str(error).strip() or 'empty').splitlines()[0]}); if it "
-            "holds a whole module, save the module's state_dict() instead"
+            f"{path}: torch cannot read it as tensors alone ({_reason(error)}); if it holds a whole module, save the "
+            "module's state_dict() instead"
         ) from error
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -297,6 +296,11 @@ def _read_torch(path: Path) -> _Tensors:
     # NumPy has no bfloat16.
     content = {name: value.float() if value.is_floating_point() else value for name, value in content.items()}
     return {name: value.detach().numpy() for name, value in content.items()}
+
+
+def _reason(error: BaseException) -> str:
+    """The kind of an error and the first line of its message."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _listed(names: list[str], shown: int = 5) -> str:

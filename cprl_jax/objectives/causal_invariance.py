@@ -23,7 +23,7 @@ def intervention(
 
     With `steps=1` it is the paper's choice, epsilon * e_d with e_d = sign(grad f(x)) (FGSM on the score itself, no
     label). That gradient says nothing about |f(x + d) - f(x)| beyond first order; with `steps` > 1 the change itself is
-    climbed by that many projected sign steps from a random start (one key an image).
+    climbed by that many projected steps along the (softened) sign from a random start (one key an image).
 
     images + result may leave [0, 1]: `perturb` clips. The result is a constant for autodiff.
 
@@ -47,8 +47,18 @@ def intervention(
     step_size = 2.0 * epsilon / steps
     for _ in range(steps):
         gradient = jax.grad(lambda d: jnp.sum(jnp.abs(score_fn(perturb(images, d)) - reference)))(delta)
-        delta = jnp.clip(delta + step_size * jnp.sign(gradient), -epsilon, epsilon)
+        delta = jnp.clip(delta + step_size * _soft_sign(gradient), -epsilon, epsilon)
     return jax.lax.stop_gradient(delta)
+
+
+def _soft_sign(gradient: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+    """The sign, except close to 0, where it is continuous.
+
+    The sign of a gradient that is mere rounding error is arbitrary. One such pixel of a small crop moves the loss by
+    1e-4, and the run would depend on how many devices share it.
+    """
+    size = jnp.abs(gradient)
+    return gradient / (size + 0.01 * jnp.mean(size, axis=(1, 2, 3), keepdims=True) + jnp.finfo(gradient.dtype).tiny)
 
 
 def perturb(
