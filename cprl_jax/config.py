@@ -76,16 +76,21 @@ def default() -> ml_collections.ConfigDict:
     train.evaluate_every = 0  # steps between validations and checkpoints; 0 = a twentieth of the run
     train.validation_crops = 2  # a validation image
 
-    # What each method adds. `steps` 0 = train.steps; `start_from` "plain" = the plain model's best parameters.
+    # What each method adds. `start_from` "plain" = the plain model's best parameters; a 0 in the three fields after it
+    # means as in config.train.
     config.plain = plain = ml_collections.ConfigDict()
-    plain.steps = 0
     plain.start_from = "weights"
+    plain.steps = 0
+    plain.batch_size = 0
+    plain.crop_size = 0
     plain.sort_mask = False
     plain.validation_radius = 0.0  # 1/255; > 0: the best checkpoint is chosen by the mean of clean and attacked SRCC
 
     config.cprl = cprl = ml_collections.ConfigDict()
-    cprl.steps = 0
     cprl.start_from = "weights"
+    cprl.steps = 0
+    cprl.batch_size = 0
+    cprl.crop_size = 0
     cprl.sort_mask = True
     cprl.validation_radius = 0.0
     cprl.weight = 1.0  # of the invariance loss beside the MOS loss
@@ -99,8 +104,10 @@ def default() -> ml_collections.ConfigDict:
     cprl.mos_loss_on_interventions = 0.0  # weight of the MOS loss on the perturbed images
 
     config.at = at = ml_collections.ConfigDict()
-    at.steps = 0
     at.start_from = "weights"
+    at.steps = 0
+    at.batch_size = 0
+    at.crop_size = 0
     at.sort_mask = False
     at.validation_radius = 0.0
     at.epsilon = 2.0  # 1/255
@@ -301,7 +308,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         0: (
             "seed", "model.dropout", "model.score_std", "model.sort_mask.rate", "train.steps", "train.warmup_steps",
             "train.weight_decay", "train.clip_norm", "train.ema_decay", "train.evaluate_every", "plain.steps",
-            "cprl.steps", "at.steps", "cprl.weight", "cprl.warmup_steps", "cprl.epsilon", "at.epsilon", "at.weight",
+            "plain.batch_size", "plain.crop_size", "cprl.steps", "cprl.batch_size", "cprl.crop_size", "at.steps",
+            "at.batch_size", "at.crop_size", "cprl.weight", "cprl.warmup_steps", "cprl.epsilon", "at.epsilon",
+            "at.weight",
             "evaluation.examples",
         ),
     }  # fmt: skip

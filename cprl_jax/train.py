@@ -52,11 +52,12 @@ def fit(
       UserError: a batch that the devices cannot share, or no training image.
     """
     train = config.train
+    batch_size = config[method].batch_size or train.batch_size
     train_rows, validation_rows = rows(dataset, split.train), rows(dataset, split.validation)
     steps = total_steps(config, method, images=len(train_rows))
-    if train.batch_size % parallel.device_count():
+    if batch_size % parallel.device_count():
         raise UserError(
-            f"config.train.batch_size is {train.batch_size}; it must be a multiple of {parallel.device_count()}, the "
+            f"the batch size of {method} is {batch_size}; it must be a multiple of {parallel.device_count()}, the "
             "number of devices"
         )
 
@@ -70,7 +71,8 @@ def fit(
             return
         step_fn = parallel.map_step(make_step(module, optimizer, config, method=method, axis_name=parallel.AXIS))
         batches = training_batches(
-            dataset, train_rows, batch_size=train.batch_size, crop_size=train.crop_size, seed=config.seed,
+            dataset, train_rows, batch_size=batch_size, crop_size=config[method].crop_size or train.crop_size,
+            seed=config.seed,
             process_index=parallel.process_index(), process_count=parallel.process_count(),
         )  # fmt: skip
         validate = Validation(config, method, dataset=dataset, validation_rows=validation_rows)
@@ -102,7 +104,7 @@ def fit(
                 state, metrics = step_fn(state, device_batch)
                 settle()
                 pending = (step, metrics)
-                seen += train.batch_size
+                seen += batch_size
                 progress.update()
                 if step % every == 0 or step == steps:
                     settle()
@@ -120,7 +122,7 @@ def total_steps(config: ml_collections.ConfigDict, method: str, *, images: int) 
     if images == 0:
         raise UserError("the training part of the split is empty; lower config.dataset.test_fraction")
     train = config.train
-    epochs = train.epochs * train.crops_per_epoch * images // train.batch_size
+    epochs = train.epochs * train.crops_per_epoch * images // (config[method].batch_size or train.batch_size)
     return config[method].steps or train.steps or max(1, epochs)
 
 
