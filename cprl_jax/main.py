@@ -24,15 +24,15 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs the job, returns the exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    for name in ("jax", "orbax"):  # their notes on every start and every checkpoint would bury ours
-        standard_logging.getLogger(name).setLevel("WARNING")
+    # Notes of the libraries on every start and checkpoint would bury ours; their warnings pass.
+    logging.get_absl_handler().addFilter(
+        lambda record: record.levelno > standard_logging.INFO or "cprl_jax" in record.pathname
+    )
     try:
         config, workdir = config_lib.from_command_line(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
         config_lib.validate(config)
-        from cprl_jax import (  # only now: starting JAX takes seconds, and a mistyped flag should not
-            experiment,
-            parallel,
-        )
+        # Only now: starting JAX takes seconds, and a mistyped flag should not.
+        from cprl_jax import experiment, parallel
 
         with parallel.cluster():
             experiment.run(config, workdir)

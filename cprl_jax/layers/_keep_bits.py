@@ -34,7 +34,7 @@ def threefry2x32(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tupl
 
 def keep_bits(
     key: Array, shape: tuple[int, int, int], *, rate: float, draws: range, examples: Int[Array, " batch"]
-) -> UInt32[Array, "batch {shape[0]} {shape[1]} {shape[2]}"]:
+) -> UInt32[Array, "batch height width channels"]:
     """For each entry of `shape` and each number in `draws`, an independent bit that is 0 with probability `rate`.
 
     A bit depends on the key, on the example's number, on its place in `shape` and on the number of the draw, and on
@@ -42,14 +42,20 @@ def keep_bits(
 
     Args:
         key: a JAX random key of any kind; not to be used for anything else.
-        shape: of one example.
+        shape: (height, width, channels) of one example.
         rate: probability of 0, in [0, 1]; rounded to the nearest multiple of 2**-16, so off by at most 7.7e-6.
         draws: consecutive numbers below 1024, at most 32 of them, starting at a multiple of 32.
         examples: the number of each example.
 
     Returns:
         Words whose bit `n` is the bit of draw `draws[n]`.
+
+    Raises:
+        ValueError: draws that have no place in a word or in the counter.
     """
+    if draws.start % BITS_PER_WORD or len(draws) > BITS_PER_WORD or draws.stop > 1024:
+        raise ValueError(f"draws must be at most {BITS_PER_WORD} numbers below 1024 from a multiple of {BITS_PER_WORD} "
+                         f"on, got {draws}: a kernel has at most 1024 elements.")
     words = jax.random.key_data(key).ravel()  # Threefry keys have two words, those of other generators more
     position = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(1, *shape)
     position = jnp.broadcast_to(position, (examples.shape[0], *shape))

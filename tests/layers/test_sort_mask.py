@@ -241,13 +241,13 @@ def test_mask_is_that_of_torch_unfold_and_topk():
 DROP_IN = {
     "plain": dict(features=6, kernel_size=(3, 3)),
     "grouped": dict(features=6, kernel_size=(3, 3), feature_group_count=2),
-    "depthwise": dict(features=8, kernel_size=(3, 3), feature_group_count=4),
+    "depthwise": dict(features=4, kernel_size=(3, 3), feature_group_count=4),
     "strided": dict(features=3, kernel_size=(3, 2), strides=2, padding="VALID", use_bias=False),
-    "dilated": dict(features=3, kernel_size=(3, 3), kernel_dilation=2, input_dilation=(1, 2), padding=(1, 2)),
+    "dilated": dict(features=6, kernel_size=(3, 3), kernel_dilation=2, input_dilation=(1, 2), padding=(1, 2)),
     "circular": dict(features=3, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)),
-    "reflect": dict(features=3, kernel_size=(3, 3), padding="REFLECT"),
+    "reflect": dict(features=6, kernel_size=(3, 3), padding="REFLECT"),
     "same_lower": dict(features=3, kernel_size=(2, 4), padding="SAME_LOWER", strides=None),
-    "bfloat16": dict(features=3, kernel_size=(3, 3), dtype=jnp.bfloat16),
+    "bfloat16": dict(features=6, kernel_size=(3, 3), dtype=jnp.bfloat16),
 }
 
 
@@ -280,6 +280,7 @@ def test_any_number_of_batch_axes():
     layer = SortMaskConv(3, (3, 3), rate=0.3)
     y, variables = layer.init_with_output(jax.random.key(0), x)
     assert y.shape == (2, 3, 6, 6, 3)
+    assert layer.apply(variables, x[:, :0]).shape == (2, 0, 6, 6, 3)
     np.testing.assert_allclose(y[1, 2], layer.apply(variables, x[1, 2]), atol=1e-6)
     train = layer.apply(variables, x[0, 0], train=True, rngs={"mask": jax.random.key(0)})
     assert train.shape == (6, 6, 3)
@@ -336,10 +337,10 @@ def training_masks(key, layer, batch, output_size, channels):
     dict(features=6, kernel_size=(3, 3)),
     dict(features=6, kernel_size=(1, 1)),
     dict(features=6, kernel_size=(3, 3), feature_group_count=2, strides=2),
-    dict(features=8, kernel_size=(3, 2), feature_group_count=4, padding="VALID"),
+    dict(features=4, kernel_size=(3, 3), feature_group_count=4, padding="VALID"),
     dict(features=3, kernel_size=(5, 7), kernel_dilation=(1, 2), padding=((3, 1), (6, 6))),
-    dict(features=3, kernel_size=(3, 3), input_dilation=2, strides=(1, 2), padding=((-1, 1), (0, 2))),
-    dict(features=3, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)),
+    dict(features=6, kernel_size=(3, 3), input_dilation=2, strides=(1, 2), padding=((-1, 1), (0, 2))),
+    dict(features=6, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)),
 ], ids=lambda arguments: "-".join(str(value) for value in arguments.values()))
 def test_training_output_and_gradients_are_those_of_the_masked_unfolded_input(arguments):
     x = images(30, (2, 7, 6, 4))
@@ -441,6 +442,12 @@ def test_keep_bits_come_from_threefry():
     expected = threefry(jnp.asarray(key), jnp.asarray(counter))
     pair = _keep_bits.threefry2x32((key[0], key[1]), (jnp.asarray(counter[:100]), jnp.asarray(counter[100:])))
     np.testing.assert_array_equal(np.concatenate(pair), expected)
+
+
+def test_keep_bits_refuse_draws_without_a_place():
+    for draws in (range(8, 12), range(33), range(1024, 1030)):
+        with pytest.raises(ValueError, match="draws must be"):
+            _keep_bits.keep_bits(jax.random.key(0), (1, 1, 1), rate=0.1, draws=draws, examples=jnp.arange(1))
 
 
 def test_keep_bits_are_independent_and_fair():
