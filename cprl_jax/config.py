@@ -166,11 +166,14 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     train = config.train
     train.batch_size, train.crop_size = 24, 96
     train.steps = 400
-    train.backbone_learning_rate, train.head_learning_rate = 2e-4, 2e-3
+    train.backbone_learning_rate, train.head_learning_rate = 1e-4, 2e-3
     train.schedule, train.warmup_steps = "cosine", 20
     train.correlation_weight = 20.0
     train.ema_decay = 0.98
-    config.evaluation.crops = 2
+    config.evaluation.crops = 4
+    # A tenth of a small set is too few images to choose among checkpoints by; the schedule ends with small steps anyway.
+    config.evaluation.checkpoint = "last"
+    config.plain.batch_size, config.plain.crop_size = 16, 224
     cprl = config.cprl
     cprl.start_from = "plain"
     cprl.steps = 500

@@ -265,12 +265,11 @@ def _read_npz(path: Path) -> _Tensors:
 
 
 def _read_safetensors(path: Path) -> _Tensors:
-    import safetensors
     import safetensors.numpy
 
     try:
         return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # its own, and KeyError for a type that an older version does not know
         raise UserError(f"{path}: not a safetensors file ({_reason(error)})") from error
 
 
