@@ -171,7 +171,7 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     train.correlation_weight = 20.0
     train.ema_decay = 0.98
     config.evaluation.crops = 4
-    # A tenth of a small set is too few images to choose among checkpoints by; the schedule ends with small steps anyway.
+    # A tenth of a small set is too few images to choose a checkpoint by; the schedule ends with small steps anyway.
     config.evaluation.checkpoint = "last"
     config.plain.batch_size, config.plain.crop_size = 16, 224
     cprl = config.cprl
