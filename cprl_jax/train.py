@@ -141,8 +141,9 @@ def best_variables(config: ml_collections.ConfigDict, method: str, folder: Path)
       UserError: no checkpoint.
     """
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        best = config.evaluation.checkpoint == "best"
-        step = checkpoints.best_step() if best else checkpoints.latest_step()
+        step = checkpoints.latest_step()
+        if config.evaluation.checkpoint == "best":
+            step = checkpoints.best_step() or step  # without validation images no checkpoint is better than another
         if step is None:
             raise UserError(f"no checkpoint of {method} in {folder}; run with --config.job=train_and_evaluate first")
         optimizer = make_optimizer(config.train, steps=1)
