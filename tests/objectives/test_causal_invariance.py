@@ -33,7 +33,8 @@ def test_one_step_is_epsilon_times_the_sign_of_the_gradient(images):
 def test_several_steps_reach_the_largest_change_of_a_linear_score(images, steps):
     delta = intervention(linear, images, epsilon=0.01, steps=steps, keys=keys(4))
     change = np.abs(linear(images + delta) - linear(images))
-    np.testing.assert_allclose(change, 0.01 * np.abs(WEIGHTS).sum(), rtol=1e-4)
+    # The softened sign leaves pixels with less than a hundredth of the mean gradient on their way: 1e-3 of the change.
+    np.testing.assert_allclose(change, 0.01 * np.abs(WEIGHTS).sum(), rtol=1e-3)
     assert np.abs(delta).max() <= np.float32(0.01)
 
 
