@@ -63,9 +63,7 @@ def default() -> ml_collections.ConfigDict:
     train.crops_per_epoch = 25  # random crops of each training image in an epoch
     train.mos_loss = "l1"  # or "l2", "huber"; in MOS points
     train.huber_delta = 10.0  # MOS points
-    train.correlation_weight = (
-        0.0  # weight of (1 - PLCC of the batch), a loss that does not depend on the score's scale
-    )
+    train.correlation_weight = 0.0  # weight of (1 - PLCC of the batch), which does not depend on the scores' scale
     train.backbone_learning_rate = 2e-5  # Adam
     train.head_learning_rate = 2e-4
     train.weight_decay = 0.0  # added to the gradient, before Adam's moments

@@ -9,6 +9,7 @@ The same command again resumes a run that was stopped, and prints the table of o
 
 import logging as standard_logging
 import sys
+from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -16,6 +17,7 @@ from ml_collections import config_flags
 from cprl_jax import config as config_lib
 from cprl_jax.errors import TrainingDiverged, UserError
 
+_PACKAGE = Path(__file__).parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE[:key=value,...].", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives (default: runs/ and the name of the configuration).")
 
@@ -26,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.INFO)
     # Notes of the libraries on every start and checkpoint would bury ours; their warnings pass.
     logging.get_absl_handler().addFilter(
-        lambda record: record.levelno > standard_logging.INFO or "cprl_jax" in record.pathname
+        lambda record: record.levelno > standard_logging.INFO or Path(record.pathname).is_relative_to(_PACKAGE)
     )
     try:
         config, workdir = config_lib.from_command_line(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)

@@ -52,7 +52,7 @@ def fit(
       UserError: a batch that the devices cannot share, or no training image.
     """
     train = config.train
-    batch_size = config[method].batch_size or train.batch_size
+    batch_size = _batch_size(config, method)
     train_rows, validation_rows = rows(dataset, split.train), rows(dataset, split.validation)
     steps = total_steps(config, method, images=len(train_rows))
     if batch_size % parallel.device_count():
@@ -122,8 +122,12 @@ def total_steps(config: ml_collections.ConfigDict, method: str, *, images: int) 
     if images == 0:
         raise UserError("the training part of the split is empty; lower config.dataset.test_fraction")
     train = config.train
-    epochs = train.epochs * train.crops_per_epoch * images // (config[method].batch_size or train.batch_size)
+    epochs = train.epochs * train.crops_per_epoch * images // _batch_size(config, method)
     return config[method].steps or train.steps or max(1, epochs)
+
+
+def _batch_size(config: ml_collections.ConfigDict, method: str) -> int:
+    return config[method].batch_size or config.train.batch_size
 
 
 def create_model(config: ml_collections.ConfigDict, method: str, *, axis_name: str | None = None):
