@@ -51,8 +51,18 @@ setup(
         "tensorboard": ["tensorboard>=2.16,<3"],  # to look at the curves of a run
         "test": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.14,<0.18",
             "torch==2.13.*",  # an independent implementation to compare with
+        ],
+        # Other implementations, which tests and benchmarks compare with where they are installed.
+        "comparison": [
+            "foolbox>=3.3.4,<4",
+            "piq>=0.8,<0.9",
+            "torchmetrics>=1.4,<2",
+            "lpips>=0.1.4,<0.2",
+            "DISTS_pytorch>=0.1,<0.2",
+            "torchvision",
         ],
     },
     classifiers=[

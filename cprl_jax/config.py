@@ -7,24 +7,23 @@ Radii and epsilons are in units of 1/255 here (as in the papers' tables); in Pyt
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
 from cprl_jax.errors import UserError
 
-JOBS = ("train_and_evaluate", "train", "evaluate")
+JOBS = ("train_and_evaluate", "train", "evaluate", "perceptual_attack")
 METHODS = ("plain", "cprl", "at")
 DATASETS = ("embedded", "livec", "live", "vcl", "koniq")
 ATTACKS = ("none", "fgsm", "pgd")
+FIDELITIES = ("chebyshev", "ssim", "lpips", "dists")  # of the perceptual attack
+SCORE_MODELS = ("ma19", "brisque")  # its targets, besides models that were trained here
 
 
 def default() -> ml_collections.ConfigDict:
     """Returns the configuration that every experiment starts from (fields are locked, values may change)."""
     config = ml_collections.ConfigDict()
-    config.job = "train_and_evaluate"  # or "train", "evaluate" (again, from the checkpoints of the workdir)
+    config.job = "train_and_evaluate"  # or "train", "evaluate" (again, from the workdir), "perceptual_attack"
     config.seed = 0  # of the split, the initial weights, the batches, the crops: everything random
     config.methods = ("plain", "cprl")  # trained and compared side by side; of METHODS
     config.compilation_cache = ""  # a folder that keeps compiled programs between runs ("" = none)
@@ -42,7 +41,7 @@ def default() -> ml_collections.ConfigDict:
     dataset.levels = 5  # embedded: levels of each distortion
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "squeezenet"  # "hyperiqa", "resnet", "squeezenet", "compact"
+    model.name = "squeezenet"  # "hyperiqa", "resnet", "squeezenet", "compact", "ma19"
     model.backbone = "resnet50"  # of hyperiqa and resnet: "resnet18", "resnet34", "resnet50"
     model.weights = ""  # published weights: a path (.npz, .safetensors, .pth) or a Hugging Face owner/name[:file]
     model.dtype = "float32"  # of the computation; "bfloat16" is faster on GPU and TPU (parameters stay float32)
@@ -74,23 +73,9 @@ def default() -> ml_collections.ConfigDict:
     train.evaluate_every = 0  # steps between validations and checkpoints; 0 = a twentieth of the run
     train.validation_crops = 2  # a validation image
 
-    # What each method adds. `start_from` "plain" = the plain model's best parameters; a 0 in the three fields after it
-    # means as in config.train.
-    config.plain = plain = ml_collections.ConfigDict()
-    plain.start_from = "weights"
-    plain.steps = 0
-    plain.batch_size = 0
-    plain.crop_size = 0
-    plain.sort_mask = False
-    plain.validation_radius = 0.0  # 1/255; > 0: the best checkpoint is chosen by the mean of clean and attacked SRCC
+    config.plain = _method(sort_mask=False)
 
-    config.cprl = cprl = ml_collections.ConfigDict()
-    cprl.start_from = "weights"
-    cprl.steps = 0
-    cprl.batch_size = 0
-    cprl.crop_size = 0
-    cprl.sort_mask = True
-    cprl.validation_radius = 0.0
+    config.cprl = cprl = _method(sort_mask=True)
     cprl.weight = 1.0  # of the invariance loss beside the MOS loss
     cprl.warmup_steps = 0  # the weight and epsilon grow linearly from 0 over these steps
     cprl.epsilon = 2.0  # 1/255; |alpha| <= epsilon, also the radius r of the ball
@@ -101,13 +86,7 @@ def default() -> ml_collections.ConfigDict:
     cprl.relative = False  # divide by the spread of the batch's scores: squashing them does not pay then
     cprl.mos_loss_on_interventions = 0.0  # weight of the MOS loss on the perturbed images
 
-    config.at = at = ml_collections.ConfigDict()
-    at.start_from = "weights"
-    at.steps = 0
-    at.batch_size = 0
-    at.crop_size = 0
-    at.sort_mask = False
-    at.validation_radius = 0.0
+    config.at = at = _method(sort_mask=False)
     at.epsilon = 2.0  # 1/255
     at.weight = 0.5  # of the attacked images' MOS loss; the clean images' has 1 - weight
 
@@ -124,7 +103,55 @@ def default() -> ml_collections.ConfigDict:
     evaluation.resamples = 1000  # of the bootstrap over test images
     evaluation.examples = 3  # images shown in the report
     evaluation.example_radius = 2.0  # 1/255; of the shown images (PGD)
+    evaluation.trust_images = 8  # test images for the checks for masked gradients; 0 = no checks
+    evaluation.trust_radius = 2.0  # 1/255
+    evaluation.trust_queries = 100  # of their black-box attack; 0 = without it
+    evaluation.landscape_points = 15  # along a side of the score landscape of one test image, odd; 0 = no landscape
+    evaluation.landscape_extent = 4.0  # 1/255; half a side
+
+    config.perceptual = perceptual = ml_collections.ConfigDict()  # of the job "perceptual_attack"
+    perceptual.models = ()  # attacked: "ma19", "brisque", or "run:FOLDER:METHOD" for a model that was trained here
+    perceptual.ma19_weights = ""  # of Ma19: a path or a Hugging Face owner/name[:file]
+    perceptual.brisque_svr = ""  # BRISQUE's trained regression (libsvm, in .mat or .npz)
+    perceptual.brisque_ranges = ""  # the file with the ranges of its features ("" = the same file)
+    perceptual.brisque_rho = 0.0  # its offset, for a file that does not have it; 0 = the file has it
+    perceptual.fidelities = ("chebyshev", "ssim")  # of FIDELITIES
+    perceptual.ssim_gray = False  # SSIM of grey images, as the paper says; its code takes each colour by itself
+    perceptual.vgg16_weights = ""  # of LPIPS and DISTS: torchvision's VGG-16, or "random" to try the path out
+    perceptual.lpips_weights = ""  # the published linear weights ("" = all channels alike)
+    perceptual.dists_weights = ""  # the published alpha and beta ("" = all channels alike)
+    perceptual.images = ""  # a folder of image files ("" = the images of config.dataset; of "embedded" the photographs)
+    perceptual.labels = ""  # a CSV file `image,mos` with the MOS (0..100) of that folder's images ("" = none)
+    perceptual.count = 12  # images, evenly over their MOS (over their names where there is none); 0 = all
+    perceptual.height = 0  # pixels that images are resized to, upright ones on their side; 0 = as they are
+    perceptual.width = 0
+    perceptual.multipliers = 32  # candidates: how many of the published multipliers, evenly spread over their list
+    perceptual.steps = 200
+    perceptual.step_size = 1e-3  # in [0, 1] pixel units, as in the paper
+    perceptual.norm = "linf"  # of a step; "l2" = as the paper says for all fidelities but Chebyshev's
+    perceptual.chebyshev_radius = 8.0  # 1/255; the candidates under Chebyshev get radii up to it, in equal parts
+    perceptual.at_once = 0  # candidates computed together; 0 = one on a CPU (caches like it), else all
+    perceptual.selection = "threshold"  # of the counterexample: the largest change of score among the invisible
+    perceptual.thresholds = thresholds = ml_collections.ConfigDict()  # the largest distance that counts as invisible
+    thresholds.chebyshev = 4.0  # 1/255; the paper: nearly all changes that its observers missed were smaller
+    thresholds.ssim = 0.02  # 1 - SSIM; this one and the next two are ours
+    thresholds.lpips = 0.03
+    thresholds.dists = 0.03
+    perceptual.logarithm = "e"  # the base of R's logarithm: "e", "2" or "10"
+    perceptual.examples = 2  # images shown in the report, for each model and fidelity
     return config
+
+
+def _method(*, sort_mask: bool) -> ml_collections.ConfigDict:
+    """The fields that every method has."""
+    method = ml_collections.ConfigDict()
+    method.start_from = "weights"  # or "plain": the parameters that the plain model ended with
+    method.steps = 0  # 0 = as config.train says, here and in the next two
+    method.batch_size = 0
+    method.crop_size = 0
+    method.sort_mask = sort_mask
+    method.validation_radius = 0.0  # 1/255; > 0: the best checkpoint is chosen by the mean of clean and attacked SRCC
+    return method
 
 
 def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.ConfigDict:
@@ -168,66 +195,19 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     train.schedule, train.warmup_steps = "cosine", 20
     train.correlation_weight = 20.0
     train.ema_decay = 0.98
-    config.evaluation.crops = 4
+    train.evaluate_every = 100  # attacked validations cost as much as the training between them
+    config.evaluation.crops = 3
     # A tenth of a small set is too few images to choose a checkpoint by; the schedule ends with small steps anyway.
     config.evaluation.checkpoint = "last"
     config.plain.batch_size, config.plain.crop_size = 16, 224
     cprl = config.cprl
     cprl.start_from = "plain"
-    cprl.steps = 500
-    cprl.weight, cprl.relative = 10.0, True
+    cprl.steps = 450
+    cprl.weight, cprl.relative = 17.0, True
     cprl.epsilon, cprl.alphas, cprl.alpha_law, cprl.direction_steps = 1.5, 1, "edge", 2
     cprl.sort_mask = False
     cprl.validation_radius = 1.0
     config.at.start_from, config.at.steps = "plain", 600
-
-
-def from_command_line(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str):
-    """Parses `--config` (with its overrides) and `--workdir`.
-
-    Returns:
-      (config, workdir); the default workdir is runs/ and the name of the configuration with its argument.
-
-    Raises:
-      UserError: a flag, file, key or value that does not exist or has the wrong type, in one line.
-      SystemExit: `--help` was asked for and printed.
-    """
-    if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv[1:]):
-        print(usage)
-        raise SystemExit(0)
-    try:
-        rest = flag_values(list(argv))
-        config = flag_values.config
-        if config is not None:
-            file, _, argument = config_flags.get_config_filename(flag_values["config"]).partition(":")
-            if not Path(file).is_file():
-                raise UserError(f"there is no config file {file!r}; those of this project are in configs/")
-            config.to_dict()  # an error in the file itself is only raised on first use
-    except Exception as error:
-        raise UserError(_flag_error(error)) from error
-    if rest[1:]:
-        raise UserError(f"unexpected argument {rest[1]!r}; flags are --config=FILE, --config.a.b=value, --workdir=DIR")
-    if config is None:
-        raise UserError("--config=FILE is missing; try --config=configs/quickstart.py")
-    workdir = flag_values.workdir
-    if not workdir:
-        workdir = f"runs/{Path(file).stem}" + (f"-{argument.replace('/', '_')}" if argument else "")
-    return config, workdir
-
-
-def _flag_error(error: BaseException) -> str:
-    """One line on what is wrong with the command line: our own error if one lies beneath, else the parser's."""
-    text, cause = "", error
-    while cause is not None:
-        if isinstance(cause, UserError):  # the innermost: the ones around it repeat it with a traceback
-            text = str(cause)
-        cause = cause.__cause__ or cause.__context__
-    if text:
-        return text
-    text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
-    if isinstance(error, (AttributeError, KeyError)):
-        text = f"unknown field of --config: {text}; cprl_jax/config.py lists all fields"
-    return text
 
 
 def parse_argument(argument: str | None, allowed: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
@@ -283,7 +263,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     choices = {
         "job": JOBS,
         "dataset.name": DATASETS,
-        "model.name": ("hyperiqa", "resnet", "squeezenet", "compact"),
+        "model.name": ("hyperiqa", "resnet", "squeezenet", "compact", "ma19"),
         "model.backbone": ("resnet18", "resnet34", "resnet50"),
         "model.dtype": ("float32", "bfloat16"),
         "model.sort_mask.selection": ("fast", "top_k"),
@@ -295,6 +275,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "cprl.alpha_law": ("uniform", "edge"),
         "cprl.norm": ("absolute", "squared"),
         "evaluation.checkpoint": ("best", "last"),
+        "perceptual.norm": ("linf", "l2"),
+        "perceptual.selection": ("threshold",),
+        "perceptual.logarithm": ("e", "2", "10"),
     }
     for field, allowed in choices.items():
         value = lookup(config, field)
@@ -304,15 +287,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
         1: (
             "dataset.levels", "train.batch_size", "train.crop_size", "train.epochs", "train.crops_per_epoch",
             "train.validation_crops", "cprl.alphas", "cprl.direction_steps", "evaluation.crop_size", "evaluation.crops",
-            "evaluation.batch_size", "evaluation.pgd_steps", "evaluation.resamples",
+            "evaluation.batch_size", "evaluation.pgd_steps", "evaluation.resamples", "perceptual.multipliers",
+            "perceptual.steps",
         ),
         0: (
             "seed", "model.dropout", "model.score_std", "model.sort_mask.rate", "train.steps", "train.warmup_steps",
             "train.weight_decay", "train.clip_norm", "train.ema_decay", "train.evaluate_every", "plain.steps",
             "plain.batch_size", "plain.crop_size", "cprl.steps", "cprl.batch_size", "cprl.crop_size", "at.steps",
             "at.batch_size", "at.crop_size", "cprl.weight", "cprl.warmup_steps", "cprl.epsilon", "at.epsilon",
-            "at.weight",
-            "evaluation.examples",
+            "at.weight", "evaluation.examples", "evaluation.trust_images", "evaluation.trust_queries",
+            "evaluation.landscape_points", "perceptual.count", "perceptual.height", "perceptual.width",
+            "perceptual.step_size", "perceptual.chebyshev_radius", "perceptual.at_once", "perceptual.examples",
+            *(f"perceptual.thresholds.{name}" for name in FIDELITIES),
         ),
     }  # fmt: skip
     for bound, fields in at_least.items():
@@ -330,17 +316,50 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.evaluation.radii is {tuple(config.evaluation.radii)}; each is in (0, 255], units of 1/255"
         )
+    for field in ("evaluation.trust_radius", "evaluation.landscape_extent"):
+        if not 0 < lookup(config, field) <= 255:
+            raise UserError(f"config.{field} is {lookup(config, field)}; it must be in (0, 255], units of 1/255")
+    points = config.evaluation.landscape_points
+    if points == 1 or (points and points % 2 == 0):
+        raise UserError(f"config.evaluation.landscape_points is {points}; it must be odd and at least 3, or 0 for none")
     if config.evaluation.crops > config.evaluation.crops_drawn:
         raise UserError(
             f"config.evaluation.crops is {config.evaluation.crops}, more than the {config.evaluation.crops_drawn} that "
             "are drawn (config.evaluation.crops_drawn)"
         )
+    _validate_perceptual(config)
     for method in config.methods:
         if config[method].start_from == "plain" and "plain" not in config.methods:
             raise UserError(
                 f"config.{method}.start_from is 'plain', but the methods are {'+'.join(config.methods)}: add plain, or "
                 f"set --config.{method}.start_from=weights"
             )
+
+
+def _validate_perceptual(config: ml_collections.ConfigDict) -> None:
+    perceptual = config.perceptual
+    for name in perceptual.fidelities:
+        if name not in FIDELITIES:
+            raise UserError(
+                f"config.perceptual.fidelities names {name!r}{_near(name, FIDELITIES)}; allowed: {_listed(FIDELITIES)}"
+            )
+    for name in perceptual.models:
+        if name not in SCORE_MODELS and not name.startswith("run:"):
+            raise UserError(
+                f"config.perceptual.models names {name!r}{_near(name, SCORE_MODELS)}; allowed: "
+                f"{_listed(SCORE_MODELS)}, run:FOLDER:METHOD"
+            )
+    for field in ("models", "fidelities"):
+        names = perceptual[field]
+        if len(set(names)) != len(names) or (config.job == "perceptual_attack" and not names):
+            raise UserError(f"config.perceptual.{field} is {tuple(names)}; name at least one, and each once")
+    if (perceptual.height > 0) != (perceptual.width > 0):
+        raise UserError(
+            f"config.perceptual.height is {perceptual.height} and .width is {perceptual.width}; give both, or 0 for "
+            "both to leave images as they are"
+        )
+    if perceptual.labels and not perceptual.images:
+        raise UserError("config.perceptual.labels is for a folder of images: give config.perceptual.images too")
 
 
 def lookup(config: ml_collections.ConfigDict, field: str):

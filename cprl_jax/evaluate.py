@@ -15,8 +15,10 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from cprl_jax import attacks, fidelity, metrics, models, parallel
+from cprl_jax.robustness import metrics as robustness_metrics
 
 _MEASURES = ("srcc", "plcc", "rmse")
+_LOWEST, _HIGHEST = 0.0, 100.0  # of the scores' scale
 
 
 class Scorer:
@@ -200,7 +202,8 @@ def table_rows(
 ) -> list[dict]:
     """The rows of table.csv for one method: every condition, against MOS and against the clean prediction.
 
-    The columns are those of `cprl_jax.report`; intervals are 95 % percentile bootstrap intervals over test images.
+    The columns are those of `cprl_jax.report`; intervals are 95 % percentile bootstrap intervals over test images. `r`
+    is R of `robustness.metrics` on 0..100 with the natural logarithm, infinite where some score did not change.
     """
     rows = []
     clean = results["none", 0.0]["after"]
@@ -217,6 +220,7 @@ def table_rows(
             row["max_change"] = float(result["max_change"].max() * 255.0)
             row["zero_gradient_fraction"] = float(result["zero_gradient_fraction"].mean())
             row["score_std"] = float(result["after"].std())
+            row["r"] = _r(clean, result["after"])
             row["images"] = len(mos)
             rows.append(row)
     return rows
@@ -253,8 +257,7 @@ def examples(
     count = min(evaluation.examples, len(names))
     if count == 0:
         return []
-    places = np.linspace(0, 1, count + 2)[1:-1] * (len(names) - 1)
-    chosen = np.argsort(mos, kind="stable")[np.round(places).astype(int)]
+    chosen = spread(mos, count)
     scorer = Scorer(module, batch_size=count, pgd_steps=evaluation.pgd_steps, mid=evaluation.mid)
     result = scorer.attack(variables, crops[chosen, :1], mos[chosen], attack="pgd",
                            radius=evaluation.example_radius / 255.0, keep_images=True)  # fmt: skip
@@ -268,13 +271,31 @@ def examples(
     ]  # fmt: skip
 
 
+def spread(mos: Float[np.ndarray, " images"], count: int) -> np.ndarray:
+    """Rows of `count` images, evenly over the ranks of the MOS, the extremes left out."""
+    places = np.linspace(0, 1, count + 2)[1:-1] * (len(mos) - 1)
+    return np.argsort(mos, kind="stable")[np.round(places).astype(int)]
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an .npz file that appears whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, path)
+
+
+def _r(before: Float[np.ndarray, " images"], after: Float[np.ndarray, " images"]) -> float:
+    """R, NaN for a model whose scores have left their scale."""
+    if not _LOWEST <= np.median(before) <= _HIGHEST or not np.all(np.isfinite([before, after])):
+        return math.nan
+    return robustness_metrics.r(before, after, lowest=_LOWEST, highest=_HIGHEST)
+
+
 def _write_cache(path: Path, stamp: str, results: dict) -> None:
     arrays = {f"{attack}/{radius!r}/{name}": values
               for (attack, radius), result in results.items() for name, values in result.items()}  # fmt: skip
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, stamp=np.array(stamp), **arrays)
-    os.replace(temporary, path)
+    write_arrays(path, {"stamp": np.array(stamp), **arrays})
 
 
 def _read_cache(path: Path, stamp: str) -> dict | None:

@@ -1,7 +1,7 @@
 """The jobs of `cprl_jax.main`: every method of a configuration trained, attacked and reported side by side.
 
 A run's folder holds: config.json, split.json and crops.json (written once, at the start), one folder a method
-(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation.npz) and report/.
+(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation.npz, robustness.npz) and report/.
 """
 
 import json
@@ -17,13 +17,14 @@ from cprl_jax import config as config_lib
 from cprl_jax import data, models, parallel, report
 from cprl_jax.data import crops as crops_lib
 from cprl_jax.data import splits
-from cprl_jax.data.files import write_text
+from cprl_jax.data.files import write_file
 from cprl_jax.errors import UserError
 from cprl_jax.evaluate import evaluate, examples, score_rows, table_rows
+from cprl_jax.evaluate_robustness import integrals, robustness
 from cprl_jax.train import best_variables, create_model, fit, read_history
 
 # What may differ between the commands that share a folder: how an already trained model is judged.
-_MAY_CHANGE = ("job", "evaluation", "compilation_cache")
+_MAY_CHANGE = ("job", "evaluation", "perceptual", "compilation_cache")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -47,7 +48,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         for name, write in (
             ("split.json", lambda path: splits.save_split(split, path)),
             ("crops.json", lambda path: crops_lib.save_crops(test_crops, path)),
-            ("config.json", lambda path: write_text(path, config_lib.to_json(config))),
+            ("config.json", lambda path: write_file(path, config_lib.to_json(config))),
         ):
             if not (workdir / name).exists():
                 write(workdir / name)
@@ -153,20 +154,29 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, wor
     pixels = crops_lib.extract(test_crops, dataset, evaluation.crops)
     names = list(test_crops.names)
     mos = dataset.mos[splits.rows(dataset, names)]
-    table, scores, shown, histories = [], [], [], {}
+    table, scores, shown, histories, networks, identities = [], [], [], {}, {}, {}
     for method in config.methods:
         folder = workdir / method
         variables, step = best_variables(config, method, folder)
         module = create_model(config, method)
+        networks[method] = module, variables
+        identities[method] = {"step": step, "sort_mask": config[method].sort_mask}
         results = evaluate(
             config, module, variables, pixels, mos, label=method, cache=folder / "evaluation.npz",
-            identity={"step": step, "sort_mask": config[method].sort_mask},
+            identity=identities[method],
         )  # fmt: skip
         table += table_rows(method, results, mos, seed=config.seed, resamples=evaluation.resamples)
         scores += score_rows(method, results, names, mos)
         shown += examples(config, method, module, variables, pixels, names, mos)
         histories[method] = read_history(folder)
+    checked = []
     if parallel.is_main_process():
+        for method in config.methods:
+            found = robustness(
+                config, method, networks, pixels, names, mos, cache=workdir / method / "robustness.npz",
+                identity={"method": method, "methods": identities},
+            )  # fmt: skip
+            checked.append({**found, "integrals": integrals(table, method)})
         report.write(
             workdir / "report",
             title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
@@ -175,10 +185,12 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, wor
             scores=scores,
             examples=shown,
             histories=histories,
+            robustness=checked,
             config_text=config_lib.to_json(config),
             notes=_notes(config),
         )
-    return f"{report.format_table(table)}\n\n{textwrap.fill(report.verdict(table), 110)}"
+    words = [report.verdict(table), report.trust_verdict(checked)]
+    return "\n\n".join([report.format_table(table), *(textwrap.fill(text, 110) for text in words if text)])
 
 
 def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:

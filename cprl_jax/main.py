@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
+from cprl_jax import command_line
 from cprl_jax import config as config_lib
 from cprl_jax.errors import TrainingDiverged, UserError
 
@@ -31,13 +32,17 @@ def main(argv: list[str] | None = None) -> int:
         lambda record: record.levelno > standard_logging.INFO or Path(record.pathname).is_relative_to(_PACKAGE)
     )
     try:
-        config, workdir = config_lib.from_command_line(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
+        config, workdir = command_line.parse(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
         config_lib.validate(config)
         # Only now: starting JAX takes seconds, and a mistyped flag should not.
-        from cprl_jax import experiment, parallel
+        from cprl_jax import parallel
 
+        if config.job == "perceptual_attack":
+            from cprl_jax.perceptual_experiment import run
+        else:
+            from cprl_jax.experiment import run
         with parallel.cluster():
-            experiment.run(config, workdir)
+            run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -77,6 +77,11 @@ def test_a_wrong_argument_is_named(argument, message):
         ("evaluation.attacks", ("fgms",), "'fgms'; allowed: fgsm, pgd"),
         ("evaluation.radii", (0.0, 1.0), "units of 1/255"),
         ("evaluation.crops", 26, "crops_drawn"),
+        ("evaluation.trust_radius", 0.0, r"config.evaluation.trust_radius is 0.0; it must be in \(0, 255\]"),
+        ("evaluation.landscape_extent", 300.0, "landscape_extent"),
+        ("evaluation.landscape_points", 10, "landscape_points is 10; it must be odd and at least 3, or 0"),
+        ("evaluation.landscape_points", 1, "odd"),
+        ("evaluation.trust_images", -1, "trust_images is -1; it must be at least 0"),
         ("methods", ("cprl",), "start_from is 'plain'.*add plain"),
     ],
 )

@@ -71,7 +71,8 @@ def test_so_does_what_surrounds_it(arguments, folder):
     modules = imported_modules(ROOT / folder)
     for known in ("cprl_jax", "packaging"):  # pytest brings the latter
         modules.pop(known, None)
-    names = declared(arguments["install_requires"] + arguments["extras_require"]["test"])
+    extras = arguments["extras_require"]
+    names = declared(arguments["install_requires"] + extras["test"] + extras["comparison"])
     assert undeclared(modules, names) == {}
 
 

@@ -35,6 +35,9 @@ TINY = [
     "--config.evaluation.radii=(1.,2.)",
     "--config.evaluation.pgd_steps=3",
     "--config.evaluation.examples=2",
+    "--config.evaluation.trust_images=3",
+    "--config.evaluation.trust_queries=10",
+    "--config.evaluation.landscape_points=5",
 ]
 
 
@@ -75,6 +78,9 @@ def test_a_run_leaves_everything_that_it_promises(reference):
         "report/table.md",
         "report/report.html",
         "report/scores.csv",
+        "report/trust.csv",
+        "plain/robustness.npz",
+        "cprl/robustness.npz",
     ):
         assert (workdir / name).stat().st_size > 0, name
     for method in ("plain", "cprl"):
@@ -82,6 +88,7 @@ def test_a_run_leaves_everything_that_it_promises(reference):
         assert list((workdir / method / "tensorboard").iterdir())
         assert np.load(workdir / method / "weights.npz").files
     assert "report.html" in done.stdout
+    assert "Checks for masked gradients: plain" in done.stdout
 
 
 def test_the_table_has_every_method_attack_and_radius(reference):
@@ -113,6 +120,48 @@ def test_the_table_agrees_with_the_scores_of_the_images(reference):
         assert int(float(row["images"])) == len(same)
         np.testing.assert_allclose(float(row["srcc"]), scipy.stats.spearmanr(predicted, target).statistic, atol=1e-9)
         np.testing.assert_allclose(float(row["rmse"]), np.sqrt(np.mean(np.subtract(predicted, target) ** 2)), rtol=1e-5)
+
+
+def test_files_get_the_scores_that_the_run_gave_the_same_images(reference, tmp_path):
+    """The crops depend on seed, name and size, so a test image written to a file has to score as in the report."""
+    from PIL import Image
+
+    from cprl_jax.data.embedded import make_embedded
+
+    workdir, _ = reference
+    dataset = make_embedded(seed=0, image_size=32, scenes=10, levels=2, progress=False)
+    clean = {
+        row["name"]: float(row["score"])
+        for row in rows(workdir / "report" / "scores.csv")
+        if (row["method"], row["attack"]) == ("plain", "none")
+    }
+    names = list(clean)[:3]
+    for name in names:
+        image = dataset.images[list(dataset.names).index(name)]
+        Image.fromarray(image).save(tmp_path / name, format="PNG")
+    paths = [str(tmp_path / name) for name in names]
+    arguments = [sys.executable, "-m", "cprl_jax.score", *paths, f"--checkpoint={workdir}", "--method=plain"]
+    lines = [line.split("\t") for line in finish(arguments).stdout.splitlines()]
+    assert [path for _, path in lines] == paths
+    np.testing.assert_allclose([float(score) for score, _ in lines], [clean[name] for name in names], atol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["photo.png", "--checkpoint={run}"], "photo.png cannot be read"),
+        (["{run}/config.json", "--checkpoint={run}"], "config.json cannot be read: not an image"),
+        (["photo.png", "--checkpoint={run}/report"], "not the folder of a run"),
+        (["photo.png", "--checkpoint={run}", "--method=at"], "was not trained"),
+        (["photo.png", "--checkpoint={run}", "--method=crpl"], "unknown method 'crpl'"),
+    ],
+)
+def test_mistakes_in_scoring_end_in_one_line(reference, capsys, arguments, complaint):
+    from cprl_jax import score
+
+    assert score.main([argument.format(run=reference[0]) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
 
 
 def test_no_scene_is_in_two_parts(reference):

@@ -11,6 +11,10 @@ means better quality. Normalisation, resizing and channel order belong inside it
 
 Every attack keeps its radius and [0, 1] exactly, gives the images back bit for bit at radius 0, treats the images of a
 batch separately, works eagerly and under `jit`, `vmap`, `grad`, `pmap` and `shard_map`, and lets no gradient through.
+A radius is one number, an array with one per image, or a list of several radii, which become the first axis of
+everything in the result; `progress=True` shows a bar. A score without a gradient is told of in a warning (where there
+are values, not while tracing) and in `zero_gradient_fraction`. Under `shard_map`, with images that are the same on all
+devices and a score function that is not, give the function's parameters as arguments too, as follows.
 
 Called from Python, an attack compiles once for each image shape and score function. Functions count as the same when
 they compare equal, so pass one function object again and again, and give parameters that change between calls as
@@ -21,9 +25,45 @@ over. Inside a function that is itself compiled, closures are as good as anythin
 This package imports nothing else of `cprl_jax`.
 """
 
-from cprl_jax.attacks.directions import down, reflect, target_free, up
+from cprl_jax.attacks import adaptive
+from cprl_jax.attacks.carlini_wagner import CarliniWagnerResult, carlini_wagner
+from cprl_jax.attacks.directions import away, down, reflect, target_free, towards, up
+from cprl_jax.attacks.eigen_distortion import EigenDistortions, eigen_distortion
+from cprl_jax.attacks.enhance import EnhanceResult, enhance
 from cprl_jax.attacks.fgsm import fgsm
+from cprl_jax.attacks.maximum_differentiation import MaximumDifferentiationResult, maximum_differentiation
+from cprl_jax.attacks.perceptual import Counterexamples, PerceptualResult, perceptual, select_counterexample
 from cprl_jax.attacks.pgd import pgd
 from cprl_jax.attacks.result import AttackResult
+from cprl_jax.attacks.score_reflection import score_reflection
+from cprl_jax.attacks.square import square
+from cprl_jax.attacks.universal import UniversalPerturbation, universal
 
-__all__ = ["AttackResult", "down", "fgsm", "pgd", "reflect", "target_free", "up"]
+__all__ = [
+    "AttackResult",
+    "CarliniWagnerResult",
+    "Counterexamples",
+    "EigenDistortions",
+    "EnhanceResult",
+    "MaximumDifferentiationResult",
+    "PerceptualResult",
+    "UniversalPerturbation",
+    "adaptive",
+    "away",
+    "carlini_wagner",
+    "down",
+    "eigen_distortion",
+    "enhance",
+    "fgsm",
+    "maximum_differentiation",
+    "perceptual",
+    "pgd",
+    "reflect",
+    "score_reflection",
+    "select_counterexample",
+    "square",
+    "target_free",
+    "towards",
+    "universal",
+    "up",
+]

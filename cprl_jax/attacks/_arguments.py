@@ -61,8 +61,8 @@ def check_distance(name: str, value: Any, images: jax.Array, *, highest: float =
     return jnp.broadcast_to(jnp.asarray(value, images.dtype), (batch,))
 
 
-def check_steps(steps: Any) -> int:
-    """The number of steps as an int.
+def check_steps(steps: Any, *, name: str = "steps") -> int:
+    """The number of steps (or of what `name` says) as an int.
 
     Raises:
       ValueError: not a whole number, or less than 1.
@@ -72,8 +72,23 @@ def check_steps(steps: Any) -> int:
     except TypeError:
         count = 0
     if count < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}; for no attack, use radius=0.")
+        raise ValueError(f"{name} must be a whole number of at least 1, got {steps!r}; for no attack, use radius=0.")
     return count
+
+
+def check_number(name: str, value: Any) -> float:
+    """A finite number of at least 0 as a float.
+
+    Raises:
+      ValueError: anything else, also a value that is being traced: the compiled step depends on it.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, jax.errors.ConcretizationTypeError):
+        number = np.nan
+    if not 0 <= number < np.inf:
+        raise ValueError(f"{name} must be a finite Python number of at least 0, got {value!r}.")
+    return number
 
 
 def check_per_image(what: str, value: Any, batch: int) -> None:
@@ -84,3 +99,20 @@ def check_per_image(what: str, value: Any, batch: int) -> None:
         raise ValueError(
             f"{what} must return one float per image, shape ({batch},), got {value.dtype} of shape {value.shape}."
         )
+
+
+def per_image_keys(key: Any, batch: int) -> jax.Array:
+    """One key per image: those given, or one folded out of a single key for each place in the batch.
+
+    Folding in keeps the draws of an image independent of how many images follow it.
+
+    Raises:
+      ValueError: neither one key nor one per image, new style (`jax.random.key`) or old (`jax.random.PRNGKey`).
+    """
+    typed = jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
+    axes = jnp.ndim(key) - (0 if typed else 1)  # an old-style key is itself an array of one axis
+    if axes == 0:
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
+    if axes == 1 and key.shape[0] == batch:
+        return key
+    raise ValueError(f"key must be one jax.random.key or one per image: got shape {jnp.shape(key)} for {batch} images.")

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from tqdm import tqdm
 
 # A longer loop than this is not unrolled into a caller's program: compile time grows with every copy of the network.
 _LONGEST_UNROLLED = 16
 
 
-def iterate(step: Partial, carry: Any, *, steps: int) -> Any:
+def iterate(step: Partial, carry: Any, *, steps: int, progress: str = "") -> Any:
     """`carry = step(index, carry)` for index 0 .. steps - 1.
 
     Args:
@@ -27,16 +28,31 @@ def iterate(step: Partial, carry: Any, *, steps: int) -> Any:
         carry are leaves of that pytree, so that a later call with other values compiles nothing.
       carry: a pytree of arrays; a step keeps its structure, shapes and dtypes.
       steps: the number of steps.
+      progress: name of a progress bar over the steps; none where empty or while tracing.
 
-    Called with concrete arrays on a CPU: a Python loop over the compiled step. While tracing for a CPU: the same,
-    which unrolls, up to 16 steps. Otherwise: one device loop.
+    Called with concrete arrays on a CPU, or with a progress bar: a Python loop over the compiled step. While tracing
+    for a CPU: the same, which unrolls, up to 16 steps. Otherwise: one device loop.
+
+    Under `shard_map`, every part of the result varies over the devices when anything in the step or the carry does.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((step, carry)))
+    traced = is_traced((step, carry))
+    if not traced and progress:
+        for index in tqdm(range(steps), desc=progress, unit="step", dynamic_ncols=True):
+            # Waits, so that the bar shows what is done rather than what is asked for.
+            carry = jax.block_until_ready(advance(step, np.int32(index), carry))
+        return carry
+    if traced:
+        carry = _varying_together(step, carry)
     if _platform(carry) == "cpu" and (not traced or steps <= _LONGEST_UNROLLED):
         for index in range(steps):
             carry = advance(step, np.int32(index), carry)
         return carry
     return device_loop(step, carry, steps=steps)
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether any leaf has no value yet: inside `jit`, `vmap`, `grad` or `shard_map`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @jax.jit
@@ -50,6 +66,24 @@ def device_loop(step, carry, *, steps):
     """All steps in one program."""
     # A fixed number of steps: a loop that can be differentiated through, although no gradient flows.
     return jax.lax.fori_loop(0, steps, lambda index, carry: step(jnp.int32(index), carry), carry)
+
+
+def _varying_together(step, carry):
+    """The carry, made device-varying under `shard_map` where anything in the step or the carry is.
+
+    With checked replication, the gradient in images that are the same on all devices is summed over the devices, when
+    something else in the objective differs between them. Images that vary have a gradient on each device.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return carry
+    leaves = [leaf for leaf in jax.tree.leaves((step, carry)) if isinstance(leaf, jax.Array) and leaf.size]
+    never = jnp.bool_(False)
+    for leaf in leaves:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        first = leaf[(0,) * leaf.ndim]
+        never = never | ((first != first) & False)  # of one type with the leaf; XLA knows that it is false
+    return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), carry)
 
 
 def _platform(tree) -> str:

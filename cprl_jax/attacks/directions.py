@@ -2,13 +2,20 @@
 
 A direction is a function `direction(scores: Float[B], clean_scores: Float[B]) -> Float[B]`: the objective that the
 attack ascends, one number per image, from the current scores and those of the unattacked images (constants for
-differentiation). The ones here are `jax.tree_util.Partial`s, so that they go through `jit`, `pmap` and the like as
-arguments. Any function of that form will do; the objective of an image must depend on that image's scores alone.
+differentiation). The ones here are pytrees, so that they go through `jit`, `pmap` and the like as arguments. Any
+function of that form will do; the objective of an image must depend on that image's scores alone.
+
+An objective without a gradient at the image itself names others that lead uphill: see `Alternatives`.
 """
 
+import dataclasses
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float
 
 
 def up() -> Partial:
@@ -46,6 +53,53 @@ def target_free(mid: float = 50.0) -> Partial:
     return Partial(_target_free, jnp.asarray(mid))
 
 
+def towards(target: Float[ArrayLike, " batch"] | Float[ArrayLike, ""]) -> Partial:
+    """Brings each score to a target: the objective is -|score - target|.
+
+    Steps of a fixed length pass the target and come back, so an attack ends within what one step changes; a smaller
+    step size ends nearer.
+
+    Args:
+      target: scores to reach, on the scale of the score function; one per image, or one number for all.
+    """
+    return Partial(_towards, jnp.asarray(target))
+
+
+def away() -> "Alternatives":
+    """Moves each score as far as possible from that of the unattacked image, whichever way: |score - clean score|.
+
+    That objective has no gradient at the image itself. So an attack goes both ways, `up()` and `down()`, and keeps the
+    larger change of each image.
+    """
+    # One function for both ways, so that they are compiled once.
+    return Alternatives(Partial(_distance_to_clean), tuple(Partial(_push, jnp.asarray(rise)) for rise in (True, False)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Alternatives:
+    """A direction that is followed by trying others: of their results, each image keeps the one that it prefers.
+
+    Gradient attacks try each of `directions`; as a function of the scores it is `objective`, which attacks without
+    gradients use as it is.
+
+    Attributes:
+      objective: what decides between the results.
+      directions: the directions to try, at least one.
+    """
+
+    objective: Callable
+    directions: tuple[Callable, ...]
+
+    def __call__(self, scores: Float[Array, " batch"], clean_scores: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        return self.objective(scores, clean_scores)
+
+
+def alternatives(direction: Callable) -> tuple[Callable, ...]:
+    """The directions to try for a given one: its alternatives, or the direction itself."""
+    return direction.directions if isinstance(direction, Alternatives) else (direction,)
+
+
 def _raise(scores, clean_scores):
     del clean_scores
     return scores
@@ -58,10 +112,34 @@ def _lower(scores, clean_scores):
 
 def _reflect(mos, mid, scores, clean_scores):
     del clean_scores
-    if mos.ndim and mos.shape != scores.shape:  # a single label in an array would broadcast over the batch unnoticed
-        raise ValueError(f"reflect needs one label per image: got mos of shape {mos.shape} for scores {scores.shape}.")
+    _check_one_per_image("reflect", "label", mos, scores)
     return jnp.where(mos > mid, -scores, scores)
 
 
 def _target_free(mid, scores, clean_scores):
     return jnp.where(clean_scores > mid, -scores, scores)
+
+
+def _towards(target, scores, clean_scores):
+    del clean_scores
+    _check_one_per_image("towards", "target", target, scores)
+    distance = scores - target
+    # -|distance|, with no gradient at the target itself: there the slope of jnp.abs is 1, and would lead away again.
+    return -distance * lax.stop_gradient(jnp.sign(distance))
+
+
+def _distance_to_clean(scores, clean_scores):
+    return jnp.abs(scores - clean_scores)
+
+
+def _push(rise, scores, clean_scores):
+    del clean_scores
+    return jnp.where(rise, scores, -scores)
+
+
+def _check_one_per_image(direction, what, values, scores):
+    if values.ndim and values.shape != scores.shape:  # one in an array would broadcast over the batch unnoticed
+        raise ValueError(
+            f"{direction} needs one {what} per image, or one number: got shape {values.shape} for scores "
+            f"{scores.shape}."
+        )

@@ -1,8 +1,16 @@
 """What an attack returns."""
 
-from typing import NamedTuple
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
+import jax
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
+
+Result = TypeVar("Result")
 
 
 class AttackResult(NamedTuple):
@@ -23,3 +31,52 @@ class AttackResult(NamedTuple):
     after: Float[Array, " batch"]
     max_change: Float[Array, " batch"]
     zero_gradient_fraction: Float[Array, " batch"]
+
+
+def finish(result: Result) -> Result:
+    """The result as a constant for differentiation, after a warning about images without a gradient.
+
+    Args:
+      result: an `AttackResult`, or any other named tuple with a `zero_gradient_fraction`.
+    """
+    result = lax.stop_gradient(result)
+    warn_if_gradient_is_zero(result.zero_gradient_fraction)
+    return result
+
+
+def warn_if_gradient_is_zero(zero_gradient_fraction: Float[Array, "..."]) -> None:
+    """A UserWarning saying how many images had no gradient at all; nothing while the values are being traced.
+
+    It waits for the values.
+    """
+    if isinstance(zero_gradient_fraction, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():
+        count = int(_count_ones(zero_gradient_fraction))
+    if count:
+        warnings.warn(
+            f"the score of {count} of {zero_gradient_fraction.size} images has no gradient that the attack could "
+            "follow (zero_gradient_fraction is 1): that these scores hold is no sign of robustness. Look for rounding, "
+            "stop_gradient or saturation in the score function, or attack it with attacks.square.",
+            stacklevel=_levels_to_caller(),
+        )
+
+
+@jax.jit
+def _count_ones(fraction):
+    return jnp.sum(fraction == 1)
+
+
+def largest_change(
+    attacked: Float[Array, "batch height width 3"], images: Float[Array, "batch height width 3"]
+) -> Float[Array, " batch"]:
+    """max |x' - x| of each image."""
+    return jnp.max(jnp.abs(attacked - images), axis=(1, 2, 3))
+
+
+def _levels_to_caller() -> int:
+    """How far up the stack, seen from the function that warns, the first code outside of this package is."""
+    package, frame, levels = str(Path(__file__).parent), sys._getframe(1), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(package):
+        frame, levels = frame.f_back, levels + 1
+    return levels

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.data.files import write_text
+from cprl_jax.data.files import write_file
 from cprl_jax.data.splits import rows as rows_of
 from cprl_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def save_crops(crops: Crops, path: str | os.PathLike) -> None:
     lines = [f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(offsets.tolist())}"
              for name, offsets in zip(crops.names, crops.offsets, strict=True)]  # fmt: skip
     offsets = ",\n".join(lines)
-    write_text(path, f'{{\n "crop_size": {crops.crop_size},\n "top_left": {{\n{offsets}\n }}\n}}\n')
+    write_file(path, f'{{\n "crop_size": {crops.crop_size},\n "top_left": {{\n{offsets}\n }}\n}}\n')
 
 
 def load_crops(path: str | os.PathLike) -> Crops:

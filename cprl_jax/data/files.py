@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a UTF-8 text file under a temporary name beside it and renames it: a reader never sees half of it."""
+def write_file(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a file (text as UTF-8) under a temporary name beside it and renames it: no reader sees half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cprl_jax.data.dataset import QualityDataset, listing
-from cprl_jax.data.files import write_text
+from cprl_jax.data.files import write_file
 from cprl_jax.errors import UserError
 
 PARTS = ("train", "validation", "test")
@@ -74,7 +74,7 @@ def save_split(split: Split, path: str | os.PathLike) -> None:
     content = {"dataset": split.dataset, "seed": split.seed}
     content["checksum"] = _checksum([*split.train, *split.validation, *split.test])
     content |= {part: list(getattr(split, part)) for part in PARTS}
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_file(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_split(path: str | os.PathLike, dataset: QualityDataset) -> Split:

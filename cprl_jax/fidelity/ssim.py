@@ -1,6 +1,9 @@
 """The structural similarity index, with its conventions by name."""
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +11,26 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-_WINDOW = 11
+from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, to_gray
+
+WINDOW = 11  # pixels
 _SIGMA = 1.5
 _LUMINANCE_CONSTANT = 0.01**2  # C1 and C2 of the paper for a range of 1
 _CONTRAST_CONSTANT = 0.03**2
 _PADDING = {"valid": None, "reflect": "reflect", "replicate": "edge"}  # ours to NumPy's names
+
+# The smallest side that each border rule can work with.
+SMALLEST_SIDE = MappingProxyType({"valid": WINDOW, "reflect": WINDOW // 2 + 1, "replicate": 1})
+
+SSIM_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "scikit-image": MappingProxyType({}),
+        "piq": MappingProxyType({"downsample": True}),
+        "torchmetrics": MappingProxyType({"border": "reflect"}),
+        "perceptual attack": MappingProxyType({"border": "replicate"}),
+    }
+)
+"""Options of `ssim` that give the values of published implementations: `ssim(x, y, **SSIM_PRESETS["piq"])`."""
 
 
 def ssim(
@@ -29,7 +47,7 @@ def ssim(
     the paper's Gaussian window (11x11, standard deviation 1.5, biased variances) and constants (0.01 and 0.03, squared)
     for values in [0, 1], averaged over the map (Eq. 17) and over the channels.
 
-    Published implementations differ in three choices, which are the options here:
+    Published implementations differ in three choices, which are the options here (and `SSIM_PRESETS` by name):
 
     - the default: `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
       data_range=1, channel_axis=-1)`;
@@ -53,38 +71,37 @@ def ssim(
       ValueError: different shapes, another rank or dtype, an unknown option, or an image too small for the window: each
         side needs 11 pixels (with "reflect" 6), after downsampling.
     """
-    if border not in _PADDING:
-        raise ValueError(f"border must be one of {', '.join(map(repr, _PADDING))}, got {border!r}.")
-    if gray not in (None, "float", "uint8"):
-        raise ValueError(f"gray must be None, 'float' or 'uint8', got {gray!r}.")
-    images, references = _as_floats("images", images), _as_floats("references", references)
-    if images.shape != references.shape:
-        raise ValueError(f"images and references must have one shape, got {images.shape} and {references.shape}.")
-    if gray is not None and images.shape[-1] != 3:
-        raise ValueError(f"gray needs 3 channels (RGB), got {images.shape[-1]}.")
+    check_border("border", border)
+    images, references = check_pair(images, references)
+    check_gray(gray, images.shape[-1])
     side = max(1, round(min(images.shape[1:3]) / 256)) if downsample else 1
     height, width = images.shape[1] // side, images.shape[2] // side
-    smallest = {"valid": _WINDOW, "reflect": _WINDOW // 2 + 1, "replicate": 1}[border]
-    if min(height, width) < smallest:
+    if min(height, width) < SMALLEST_SIDE[border]:
         raise ValueError(
-            f"SSIM's {_WINDOW}x{_WINDOW} window with border={border!r} needs at least {smallest} pixels on each side, "
-            f"got {height}x{width}{' after downsampling' if downsample else ''}; border='replicate' takes any size."
+            f"SSIM's {WINDOW}x{WINDOW} window with border={border!r} needs at least {SMALLEST_SIDE[border]} pixels on "
+            f"each side, got {height}x{width}{' after downsampling' if downsample else ''}; border='replicate' takes "
+            "any size."
         )
     return _mean_ssim(images, references, border=border, side=side, gray=gray)
 
 
+def check_border(name: str, border: str) -> None:
+    """Raises ValueError for an unknown border rule."""
+    if border not in _PADDING:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, _PADDING))}, got {border!r}.")
+
+
 @partial(jax.jit, static_argnames=("border", "side", "gray"))
 def _mean_ssim(images, references, *, border, side, gray):
-    dtype = jnp.promote_types(jnp.promote_types(images.dtype, references.dtype), jnp.float32)
-    pair = jnp.stack([images.astype(dtype), references.astype(dtype)])
-    if gray is not None:
-        pair = _luma(pair, rounded=gray == "uint8")
+    pair = [to_gray(batch, gray) for batch in (images, references)]
     if side > 1:
-        pair = _average_squares(pair, side)
-    return jnp.mean(_ssim_map(*pair, border), axis=(1, 2, 3))
+        pair = [average_squares(batch, side) for batch in pair]
+    luminance, contrast = ssim_maps(*pair, border)
+    return jnp.mean(luminance * contrast, axis=(1, 2, 3))
 
 
-def _ssim_map(first, second, border):
+def ssim_maps(first: jax.Array, second: jax.Array, border: str) -> tuple[jax.Array, jax.Array]:
+    """The luminance term, and the contrast and structure terms in one, whose product is SSIM, at every position."""
     # Variances do not depend on a constant, but as E[x^2] - E[x]^2 they lose digits to it, so take the mean away first.
     shift = lax.stop_gradient(jnp.mean((first + second) / 2, axis=(1, 2), keepdims=True))
     first, second = first - shift, second - shift
@@ -94,7 +111,7 @@ def _ssim_map(first, second, border):
     covariance = product - mean1 * mean2
     mean1, mean2 = mean1 + shift, mean2 + shift
     luminance = (2 * mean1 * mean2 + _LUMINANCE_CONSTANT) / (mean1 * mean1 + mean2 * mean2 + _LUMINANCE_CONSTANT)
-    return luminance * (2 * covariance + _CONTRAST_CONSTANT) / (variances + _CONTRAST_CONSTANT)
+    return luminance, (2 * covariance + _CONTRAST_CONSTANT) / (variances + _CONTRAST_CONSTANT)
 
 
 def _blur(maps, border):
@@ -107,36 +124,10 @@ def _blur(maps, border):
 @lru_cache
 def _blur_matrix(size: int, border: str) -> np.ndarray:
     """Each row holds the weights of one output position over the `size` inputs; the border rule is part of it."""
-    offsets = np.arange(_WINDOW) - _WINDOW // 2
+    offsets = np.arange(WINDOW) - WINDOW // 2
     window = np.exp(-(offsets**2) / (2 * _SIGMA**2))
     window /= window.sum()
     inputs = np.eye(size)
     if _PADDING[border]:
-        inputs = np.pad(inputs, ((_WINDOW // 2, _WINDOW // 2), (0, 0)), mode=_PADDING[border])
-    return sum(window[k] * inputs[k : len(inputs) - _WINDOW + 1 + k] for k in range(_WINDOW))
-
-
-def _luma(images, *, rounded):
-    red, green, blue = jnp.split(images, 3, axis=-1)
-    if not rounded:
-        return 0.299 * red + 0.587 * green + 0.114 * blue
-    # In whole thousandths of a grey level: exact for images that come from 8 bits, also half-way between two levels.
-    red, green, blue = lax.optimization_barrier((255 * red, 255 * green, 255 * blue))
-    thousandths = 299 * red + 587 * green + 114 * blue
-    return jnp.floor((thousandths + 500) / 1000) / 255
-
-
-def _average_squares(images, side):
-    two, batch, height, width, channels = images.shape
-    height, width = height // side, width // side
-    squares = images[:, :, : height * side, : width * side].reshape(two, batch, height, side, width, side, channels)
-    return jnp.mean(squares, axis=(3, 5))
-
-
-def _as_floats(name, values) -> jax.Array:
-    values = values if isinstance(values, jax.Array) else np.asarray(values)
-    if values.ndim != 4:
-        raise ValueError(f"{name} must be [batch, height, width, channels], got shape {values.shape}.")
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"{name} must be floats in [0, 1], got {values.dtype}: divide 8-bit images by 255.")
-    return jnp.asarray(values)
+        inputs = np.pad(inputs, ((WINDOW // 2, WINDOW // 2), (0, 0)), mode=_PADDING[border])
+    return sum(window[k] * inputs[k : len(inputs) - WINDOW + 1 + k] for k in range(WINDOW))

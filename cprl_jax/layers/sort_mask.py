@@ -36,6 +36,7 @@ from cprl_jax.layers import _keep_bits
 from cprl_jax.layers._window import Window, make_window
 
 SELECTIONS = ("fast", "top_k")
+MASKS = ("sorted", "straight_through", "random")
 
 
 def sort_mask(
@@ -93,6 +94,9 @@ class SortMaskConv(nn.Module):
         selection: how the test-time threshold is found, see `sort_mask`.
         axis_name: the mapped axis over which a batch is spread, if any; with it the training masks of an example do
             not depend on how many devices share the batch.
+        masks: at test time. 'sorted': the paper's. 'straight_through': the same outputs, with the derivatives as if
+            nothing were masked, for attacks that go through the mask (BPDA: Athalye et al., "Obfuscated Gradients Give
+            a False Sense of Security", ICML 2018). 'random': those of training.
     """
 
     features: int
@@ -111,6 +115,7 @@ class SortMaskConv(nn.Module):
     rate: float = 0.0
     selection: str = "fast"
     axis_name: str | None = None
+    masks: str = "sorted"
 
     @nn.compact
     def __call__(
@@ -121,13 +126,15 @@ class SortMaskConv(nn.Module):
         Args:
             x: input; like `nn.Conv`, with any number of batch axes, also none. The mask is per sample.
             train: True draws a random mask for every entry of x_u from the rng stream 'mask', each entry kept with
-                probability 1 - rate (rate rounded to 16 bits); False masks the entries nearest to the mean.
+                probability 1 - rate (rate rounded to 16 bits); False masks the entries nearest to the mean, or does
+                what `masks` says.
 
         Raises:
             ValueError: an attribute is outside its range, or x does not fit it.
         """
         _check_rate(self.rate)
         _check_selection(self.selection)
+        _check_masks(self.masks)
         if x.ndim < 3:
             raise ValueError(f"x must be [..., height, width, channels], got shape {x.shape}.")
         channels, groups = x.shape[-1], self.feature_group_count
@@ -146,13 +153,14 @@ class SortMaskConv(nn.Module):
         if len(batch_shape) != 1:
             x = x.reshape(-1, *x.shape[-3:])
         x = window.pad_periodic(x)
-        if train and self.rate > 0:
+        if (train or self.masks == "random") and self.rate > 0:
             y = _random_masked_conv(x, kernel, self.make_rng("mask"), self.rate, window, groups=groups,
                                     precision=self.precision, examples=_example_numbers(x.shape[0], self.axis_name))
         else:
             if self.rate > 0:
+                mask = _window_mask(x, self.rate, window, self.selection).astype(x.dtype)
                 # A product, not a selection: a masked NaN or infinity stays visible.
-                x = x * _window_mask(x, self.rate, window, self.selection).astype(x.dtype)
+                x = x * mask if self.masks == "sorted" else _straight_through_product(x, mask)
             y = lax.conv_general_dilated(
                 x, kernel, window.strides, window.zero_padding, lhs_dilation=window.input_dilation,
                 rhs_dilation=window.kernel_dilation, dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -177,10 +185,12 @@ class SortMaskPlacement:
     min_channels: int = 128  # fewest input channels of a masked convolution
     stages: tuple[int, ...] = (2, 3)  # of the backbone, the first stage after the stem is 1
     selection: str = "fast"  # 'fast' or 'top_k', see sort_mask
+    masks: str = "sorted"  # at test time: 'sorted', 'straight_through' or 'random', see SortMaskConv
 
     def __post_init__(self):
         _check_rate(self.rate)
         _check_selection(self.selection)
+        _check_masks(self.masks)
         object.__setattr__(self, "stages", tuple(self.stages))
 
     def covers(self, in_channels: int, stage: int, kernel_size: int | Sequence[int]) -> bool:
@@ -197,6 +207,22 @@ def _check_rate(rate: float) -> None:
 def _check_selection(selection: str) -> None:
     if selection not in SELECTIONS:
         raise ValueError(f"selection {selection!r} is not one of {', '.join(SELECTIONS)}.")
+
+
+def _check_masks(masks: str) -> None:
+    if masks not in MASKS:
+        raise ValueError(f"masks {masks!r} is not one of {', '.join(MASKS)}.")
+
+
+@jax.custom_jvp
+def _straight_through_product(x: Array, mask: Array) -> Array:
+    """x * mask with the derivatives of x."""
+    return x * mask
+
+
+@_straight_through_product.defjvp
+def _straight_through_product_jvp(primals, tangents):
+    return _straight_through_product(*primals), tangents[0]
 
 
 def _kept_entries(rate: float, entries: int) -> int:

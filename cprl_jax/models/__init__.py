@@ -1,11 +1,14 @@
 """Networks that score images, made from a configuration.
 
+In short:
+
     module = models.create(config.model)
     variables = models.initialize(module, key, image_size=224)
     variables = models.load_weights(variables, "resnet50.pth", config_model=config.model)
     score_fn = models.score_fn(module, variables)      # images [b, h, w, 3] in [0, 1] -> scores [b]
 """
 
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -29,6 +32,7 @@ NETWORKS = {
     "resnet": ("cprl_jax.models.resnet", "ResNetScore"),
     "squeezenet": ("cprl_jax.models.squeezenet", "SqueezeNetScore"),
     "compact": ("cprl_jax.models.compact", "CompactScore"),
+    "ma19": ("cprl_jax.models.ma19", "Ma19"),
 }
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 HAVE_BACKBONE = ("hyperiqa", "resnet")
@@ -107,6 +111,42 @@ def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:
     return names
 
 
+def score_fn(
+    module: nn.Module,
+    variables: Mapping,
+    *,
+    masks: str = "sorted",
+    key: Key[Array, ""] | None = None,
+) -> Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]:
+    """The network as a score function: RGB images in [0, 1] to scores, the higher the better, in evaluation mode.
+
+    It is a `jax.tree_util.Partial`: it goes through jit as a pytree of `variables`, and those of equal modules share
+    their compiled code.
+
+    Args:
+      module: a network.
+      variables: of the network.
+      masks: what SortMask does; the others are for attacks that know of it. 'sorted': the network as it is.
+        'straight_through': the same scores, with every masked convolution differentiated as if it masked nothing
+        (BPDA). 'random': the masks of training (a module with an `axis_name` draws them only under that axis).
+      key: for random masks, the one draw of them that scores all images. Without it, `masks='random'` gives a
+        function of (key, images), as `cprl_jax.attacks.adaptive.expectation` takes it.
+
+    Raises:
+      ValueError: an unknown `masks`, a key for masks that are not random, or a network without SortMask.
+    """
+    if masks != "sorted":
+        if not hasattr(module, "sort_mask"):
+            raise ValueError(f"{type(module).__name__} has no SortMask: masks must be 'sorted', got {masks!r}.")
+        module = module.clone(sort_mask=dataclasses.replace(module.sort_mask, masks=masks))
+    if masks == "random":
+        bound = (variables,) if key is None else (variables, key)
+        return jax.tree_util.Partial(_evaluation_mode_with_random_masks(module), *bound)
+    if key is not None:
+        raise ValueError(f"key is for masks='random', got a key and masks={masks!r}.")
+    return jax.tree_util.Partial(_evaluation_mode(module), variables)
+
+
 @functools.cache
 def _evaluation_mode(module: nn.Module) -> Callable[[Mapping, Array], Array]:
     def score(variables: Mapping, images: Array) -> Array:
@@ -115,15 +155,12 @@ def _evaluation_mode(module: nn.Module) -> Callable[[Mapping, Array], Array]:
     return score
 
 
-def score_fn(
-    module: nn.Module, variables: Mapping
-) -> Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]:
-    """The network as a score function: RGB images in [0, 1] to scores, the higher the better, in evaluation mode.
+@functools.cache
+def _evaluation_mode_with_random_masks(module: nn.Module) -> Callable[[Mapping, Array, Array], Array]:
+    def score(variables: Mapping, key: Array, images: Array) -> Array:
+        return module.apply(variables, images, train=False, rngs={"mask": key})
 
-    It is a `jax.tree_util.Partial`: it goes through jit as a pytree of `variables`, and those of equal modules share
-    their compiled code.
-    """
-    return jax.tree_util.Partial(_evaluation_mode(module), variables)
+    return score
 
 
 def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:

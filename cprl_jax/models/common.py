@@ -128,7 +128,7 @@ def conv(
         return PointwiseConv(features, stride=stride, **options)(x)
     options.update(strides=(stride, stride), padding=((padding, padding), (padding, padding)))
     if sort_mask.covers(x.shape[-1], stage, kernel_size):
-        options.update(rate=sort_mask.rate, selection=sort_mask.selection, axis_name=axis_name)
+        options.update(rate=sort_mask.rate, selection=sort_mask.selection, masks=sort_mask.masks, axis_name=axis_name)
         return SortMaskConv(features, (kernel_size, kernel_size), **options)(x, train)
     return nn.Conv(features, (kernel_size, kernel_size), **options)(x)
 

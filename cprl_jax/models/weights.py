@@ -1,5 +1,6 @@
 """Reading published weights of any of the usual formats into our variables, and writing our own."""
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
 _WRONG_NETWORK = "(is config.model the network of this file?)"
 
 # The layers in which the score is linear; the first one's bias is added to it.
-_LAST_LAYERS = {"resnet": ("head",), "hyperiqa": ("fc5b_fc", "fc5w_fc")}
+_LAST_LAYERS = {"resnet": ("head",), "hyperiqa": ("fc5b_fc", "fc5w_fc"), "ma19": ("head",)}
 
 _Tensors = dict[str, np.ndarray]
 
@@ -37,10 +38,11 @@ def load_weights(variables: Mapping, source: str | os.PathLike, *, config_model:
     """Puts published weights, or our own, in the place of `variables`.
 
     Understood are, whatever the kind of file: our own names (from `save_weights`); torchvision's ResNets and SqueezeNet
-    1.1 (the classifier is left out); HyperIQA as its authors publish it; SqueezeNet 1.1 in the names of Caffe and its
-    Keras ports. The state dict may lie under 'state_dict', 'model' or 'params', and its names may begin with 'module.'.
-    A file with the trunk alone leaves the head as it is, and the log says so; a head from torch is rescaled so that the
-    scores under config_model.score_mean and .score_std are those of the file. Pickled code is never executed.
+    1.1 (the classifier is left out); HyperIQA and Ma19 as their authors publish them; SqueezeNet 1.1 in the names of
+    Caffe and its Keras ports. The state dict may lie under 'state_dict', 'model' or 'params', and its names may begin
+    with 'module.'. A file with the trunk alone leaves the head as it is, and the log says so; a head from torch is
+    rescaled so that the scores under config_model.score_mean and .score_std are those of the file. Pickled code is
+    never executed.
 
     Args:
       variables: of the network, as `initialize` returns them.
@@ -156,6 +158,9 @@ def _from_torch(tensors: _Tensors, ours: Mapping[str, Any], path: Path, config_m
     if network == "hyperiqa" and not any(name.startswith("res.") for name in tensors):
         # A trunk as torchvision names it.
         names = {name: theirs.removeprefix("res.") if "/resnet/" in name else theirs for name, theirs in names.items()}
+    if network == "ma19" and not any(name.startswith("cnn.") for name in tensors):
+        # The state dict of its nn.Sequential alone.
+        names = {name: theirs.removeprefix("cnn.") for name, theirs in names.items()}
     wanted = set(names.values())
     tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     unknown = sorted(name for name in set(tensors) - wanted if not torch_names.is_classifier(network, name))
@@ -170,10 +175,8 @@ def _from_torch(tensors: _Tensors, ours: Mapping[str, Any], path: Path, config_m
             continue
         value, expected = tensors[theirs], torch_names.torch_shape(ours[name].shape)
         if value.shape != expected:
-            raise UserError(
-                f"{path}: {theirs} has shape {value.shape}, {network} needs {expected} {_WRONG_NETWORK}"
-            )
-        found[name] = torch_names.from_torch_layout(value)
+            raise UserError(f"{path}: {theirs} has shape {value.shape}, {network} needs {expected} {_WRONG_NETWORK}")
+        found[name] = torch_names.from_torch_layout(value, theirs)
     missing = sorted(names[name] for name in names if name not in found and _part(name) == "trunk")
     if missing:
         raise UserError(f"{path}: {_listed(missing)} of {network} missing {_WRONG_NETWORK}")
@@ -190,7 +193,10 @@ def _rescale_head(found: _Tensors, network: str, *, mean: float, std: float) -> 
             name = f"params/{layer}/{leaf}"
             if name in found:
                 offset = mean if (layer, leaf) == (_LAST_LAYERS[network][0], "bias") else 0.0
-                found[name] = (found[name] - offset) / std
+                value = found[name]
+                found[name] = (value - offset) / std
+                if network == "ma19":  # its second output is the logarithm of the variance
+                    found[name][..., 1] = value[..., 1] - (2.0 * math.log(std) if leaf == "bias" else 0.0)
 
 
 def _input_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> _Tensors:

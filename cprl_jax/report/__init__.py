@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprl_jax.report import figures, html, tables
-from cprl_jax.report.findings import verdict, warnings
+from cprl_jax.data.files import write_file
+from cprl_jax.report import figures, html, robustness_figures, tables
+from cprl_jax.report.findings import trust_verdict, verdict, warnings
 from cprl_jax.report.results import ROW_KEYS, SCORE_KEYS, Row, check, conditions, headline, methods
 from cprl_jax.report.tables import format_table
 
-__all__ = ["format_table", "verdict", "warnings", "write"]
+__all__ = ["format_table", "trust_verdict", "verdict", "warnings", "write"]
 
+CHECK_KEYS = ("name", "verdict", "numbers", "explanation")
 EXAMPLE_KEYS = ("method", "name", "attack", "radius", "mos", "before", "after", "image", "attacked")
 
 
@@ -33,14 +35,15 @@ def write(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     config_text: str,
     notes: str | Sequence[str],
+    robustness: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes table.csv, table.md, scores.csv, figures/*.png and report.html into `folder`; returns the page's path.
+    """Writes table.csv, table.md, scores.csv, trust.csv, figures/*.png and report.html; returns the page's path.
 
     Each file appears whole or not at all, the CSV files first. Figures of an earlier report that this one does not
     have are removed. Anything may be empty; what has nothing to show is left out of the page.
 
     Args:
-        folder: made if it does not exist.
+        folder: where to; made if it does not exist.
         summary: what was trained on what, in a paragraph or several, beneath the title.
         rows: see the module.
         scores: one per (method, attack, radius, image): `method`, `attack`, `radius`, `name`, `mos`, `clean` and
@@ -50,6 +53,10 @@ def write(
         histories: method -> rows with `step`, `loss` and any column with 'srcc' in its name; empty cells are skipped.
         config_text: the resolved configuration, shown as it is.
         notes: sentences for the end of the page.
+        robustness: one entry per method, with `method` and any of: `checks`, a list of what `robustness.trust.check`
+            found, each with `name`, `verdict`, `numbers`, `explanation`; `landscape`, with `image` (its name), `scores`
+            [points, points], `along_gradient` and `along_random` (1/255), `zero_gradient_fraction`; and `integrals`,
+            attack -> integral robustness of the curve of SRCC against MOS.
 
     Raises:
         ValueError: an entry lacks a key, or an example's images do not fit together. Nothing has been written then.
@@ -57,14 +64,23 @@ def write(
     check(rows, ROW_KEYS, "rows")
     check(scores, SCORE_KEYS, "scores")
     check(examples, EXAMPLE_KEYS, "examples")
+    for entry in robustness:
+        for index, found in enumerate(entry.get("checks", ())):
+            if missing := [key for key in CHECK_KEYS if key not in found]:
+                raise ValueError(f"robustness: checks[{index}] of {entry['method']} lacks {', '.join(missing)}")
     for entry in examples:
         figures.views(entry)  # for its checks: no file must be written before they are passed
     folder = Path(folder)
-    _replace(folder / "table.csv", tables.table_csv(rows))
-    _replace(folder / "scores.csv", tables.scores_csv(scores))
-    _replace(folder / "table.md", tables.markdown(rows, title))
+    write_file(folder / "table.csv", tables.table_csv(rows))
+    write_file(folder / "scores.csv", tables.scores_csv(scores))
+    write_file(folder / "table.md", tables.markdown(rows, title))
 
-    names = list(dict.fromkeys([*methods(rows), *methods(scores), *histories]))
+    if any(entry.get("checks") for entry in robustness):
+        write_file(folder / "trust.csv", tables.trust_csv(robustness))
+    else:
+        (folder / "trust.csv").unlink(missing_ok=True)
+
+    names = list(dict.fromkeys([*methods(rows), *methods(scores), *histories, *methods(robustness)]))
     pair = headline(conditions(scores))
     pictures = [figures.example(entry, index) for index, entry in enumerate(examples)]
     panels = {
@@ -72,11 +88,13 @@ def write(
         "scatters": figures.scatters(scores, pair, names) if pair else [],
         "changes": figures.changes(scores, pair, names) if pair else [],
         "training": figures.training(histories, names),
+        "landscapes": robustness_figures.landscapes(robustness, names),
+        "strengths": robustness_figures.strengths(robustness, names),
     }
     written = set()
     for panel in [*pictures, *(panel for kind in panels.values() for panel in kind)]:
         path = folder / "figures" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', panel.name)}.png"
-        _replace(path, figures.to_png(panel))
+        write_file(path, figures.to_png(panel))
         written.add(path)
     for path in (folder / "figures").glob("*.png"):
         if path not in written and path.name.startswith(figures.NAMES):
@@ -88,24 +106,14 @@ def write(
         scores=scores,
         examples=examples,
         names=names,
+        robustness=robustness,
         **panels,
         config_text=config_text,
         notes=_paragraphs(notes),
     )
-    _replace(folder / "report.html", page)
+    write_file(folder / "report.html", page)
     return folder / "report.html"
 
 
 def _paragraphs(text: str | Sequence[str]) -> list[str]:
     return [text] if isinstance(text, str) and text else list(text)
-
-
-def _replace(path: Path, content: str | bytes) -> None:
-    """Writes under a temporary name and renames, so that nobody ever reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -37,7 +37,15 @@ from cprl_jax.report.results import (
 INK = "#1d2126"  # replaced by the page's own text colour in SVG
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito: told apart by every eye
 MARKERS = "osD^vP"
-NAMES = ("change", "example_", "scatter_", "srcc_", "training_")  # how the figures' file names begin
+NAMES = (
+    "change",
+    "example_",
+    "landscape_",
+    "scatter_",
+    "srcc_",
+    "training_",
+    "trust_",
+)  # how the figures' file names begin
 DASHES = ("-", "--", ":", "-.")
 MANY_POINTS = 1500  # from here a scatter is embedded in its SVG as pixels
 STYLE = {
@@ -82,7 +90,7 @@ class Panel(NamedTuple):
     dpi: int = 160
 
 
-def _styled(draw: Callable) -> Callable:
+def styled(draw: Callable) -> Callable:
     @functools.wraps(draw)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         with matplotlib.rc_context(STYLE):
@@ -91,7 +99,7 @@ def _styled(draw: Callable) -> Callable:
     return wrapped
 
 
-@_styled
+@styled
 def scatters(scores: Sequence[Row], pair: Condition, names: Sequence[str]) -> list[Panel]:
     """One panel per method: score before (x) and after (y) the attack, one dot per image, coloured by its MOS."""
     panels = []
@@ -103,7 +111,7 @@ def scatters(scores: Sequence[Row], pair: Condition, names: Sequence[str]) -> li
         seen = np.isfinite(clean) & np.isfinite(score)
         if not seen.any():
             continue
-        figure, axes = _panel(shorten(method, 30), height=3.1)
+        figure, axes = panel_of(shorten(method, 30), height=3.1)
         axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
         dots = axes.scatter(
             clean[seen],
@@ -127,15 +135,15 @@ def scatters(scores: Sequence[Row], pair: Condition, names: Sequence[str]) -> li
     return panels
 
 
-@_styled
+@styled
 def curves(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
     """One panel per attack: SRCC against MOS over the radius, from the clean value on, with its 95 % band."""
     panels = []
     for attack in dict.fromkeys(pair[0] for pair in conditions(rows) if pair[0] != "none"):
-        figure, axes = _panel(attack_name(attack), height=3.0)
+        figure, axes = panel_of(attack_name(attack), height=3.0)
         pairs = [CLEAN, *(pair for pair in conditions(rows) if pair[0] == attack)]
         for method in names:
-            line = _line(names, method)
+            line = line_of(names, method)
             found = [find(rows, method, pair, "mos") for pair in pairs]
             radius, srcc = np.array([pair[1] for pair in pairs]), np.array([value(row, "srcc") for row in found])
             low, high = (np.array([value(row, key) for row in found]) for key in ("srcc_low", "srcc_high"))
@@ -146,12 +154,12 @@ def curves(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
         axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
         axes.set(xlabel="radius of the attack (1/255)", ylabel="SRCC against MOS", ylim=(-1.03, 1.03))
         axes.set_xticks([pair[1] for pair in pairs], [f"{pair[1]:g}" for pair in pairs])
-        _legend(figure, axes)
+        legend(figure, axes)
         panels.append(Panel(f"srcc_{attack}", f"SRCC against MOS under {attack_name(attack)} by radius", figure))
     return panels
 
 
-@_styled
+@styled
 def changes(scores: Sequence[Row], pair: Condition, names: Sequence[str]) -> list[Panel]:
     """How far the attack moved each image's score: a row of dots per method, its middle half and median as a bar."""
     moved = {}
@@ -163,7 +171,7 @@ def changes(scores: Sequence[Row], pair: Condition, names: Sequence[str]) -> lis
             moved[method] = change
     if not moved:
         return []
-    figure, axes = _panel("", height=0.8 + 0.62 * len(moved))
+    figure, axes = panel_of("", height=0.8 + 0.62 * len(moved))
     for place, (method, change) in enumerate(moved.items()):
         # The golden ratio spreads the dots evenly over the row, in the same way every time.
         spread = 0.2 * (2 * (np.arange(change.size) * 0.6180339887 % 1) - 1)
@@ -178,7 +186,7 @@ def changes(scores: Sequence[Row], pair: Condition, names: Sequence[str]) -> lis
     return [Panel("change", f"Change of each image's score under {condition_name(pair)}", figure)]
 
 
-@_styled
+@styled
 def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[Panel]:
     """The loss of each method over the steps in a panel of its own (objectives differ), and validation SRCC in one."""
     panels = []
@@ -186,25 +194,25 @@ def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequen
         steps, loss = _series(histories[method], "loss")
         if not steps.size:
             continue
-        figure, axes = _panel(f"{shorten(method, 24)}: loss", height=2.5)
+        figure, axes = panel_of(f"{shorten(method, 24)}: loss", height=2.5)
         axes.plot(steps, loss, color=colour(names, method), alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smooth(loss), color=colour(names, method))
         axes.set(xlabel="step")
         axes.set_ylim(*_limits(np.concatenate([_smooth(loss), np.quantile(loss, [0.02, 0.98])])))
         panels.append(Panel(f"training_loss_{method}", f"{method}: training loss by step", figure))
     keys = dict.fromkeys(key for rows in histories.values() for row in rows for key in row if "srcc" in key.lower())
-    figure, axes = _panel("validation SRCC", height=2.5)
+    figure, axes = panel_of("validation SRCC", height=2.5)
     for key, dash in zip(keys, DASHES, strict=False):
         kind = f", {key.removeprefix('validation_').replace('_', ' ')}" if len(keys) > 1 else ""
         for method in histories:
             steps, srcc = _series(histories[method], key)
             if steps.size:
-                line = _line(names, method) | {"linestyle": dash}
+                line = line_of(names, method) | {"linestyle": dash}
                 every = max(1, steps.size // 12)
                 axes.plot(steps, srcc, label=shorten(method, 24) + kind, markersize=3.5, markevery=every, **line)
     if axes.lines:
         axes.set(xlabel="step")
-        _legend(figure, axes, columns=1 if len(keys) > 1 else 2)
+        legend(figure, axes, columns=1 if len(keys) > 1 else 2)
         panels.append(Panel("training_validation", "SRCC on the validation images by step, per method", figure))
     return panels
 
@@ -237,7 +245,7 @@ def views(example: Mapping[str, Any]) -> Views:
     return Views(image.astype(np.uint8), _bytes(image / 255 + change), _bytes(0.5 + factor * change), factor)
 
 
-@_styled
+@styled
 def example(entry: Mapping[str, Any], index: int) -> Panel:
     """An image, its attacked twin and the amplified difference, with scores and MOS, for use outside the report."""
     shown = views(entry)
@@ -259,7 +267,7 @@ def example(entry: Mapping[str, Any], index: int) -> Panel:
     return Panel(f"example_{index + 1:02d}_{entry['method']}", title, figure, dpi=110)
 
 
-@_styled
+@styled
 def to_png(panel: Panel) -> bytes:
     """The figure on white."""
     _lay_out(panel.figure)
@@ -271,7 +279,7 @@ def to_png(panel: Panel) -> bytes:
     return file.getvalue()
 
 
-@_styled
+@styled
 def to_svg(panel: Panel, prefix: str) -> str:
     """An <svg> element to put into a page: transparent, in the page's text colour, every id beginning with `prefix`."""
     _lay_out(panel.figure)
@@ -304,7 +312,8 @@ def _lay_out(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def _panel(title: str, *, height: float, width: float = 3.7) -> tuple[Figure, Axes]:
+def panel_of(title: str, *, height: float, width: float = 3.7) -> tuple[Figure, Axes]:
+    """A figure of one panel; inches."""
     figure = Figure(figsize=(width, height))
     axes = figure.subplots()
     axes.set_title(title)
@@ -317,7 +326,7 @@ def colour(names: Sequence[str], method: str) -> str:
     return COLOURS[names.index(method) % len(COLOURS)]
 
 
-def _line(names: Sequence[str], method: str) -> dict[str, Any]:
+def line_of(names: Sequence[str], method: str) -> dict[str, Any]:
     """A method looks the same in every figure; beyond six methods the dashes change instead of the colours."""
     turn, place = divmod(names.index(method), len(COLOURS))
     return {
@@ -327,7 +336,8 @@ def _line(names: Sequence[str], method: str) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
+def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
+    """The legend beneath the axes, and the height that it needs."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 1 if max(map(len, labels), default=0) > 18 else columns
     figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(len(labels) / columns))

@@ -1,7 +1,8 @@
 """What the rows say, in words: a verdict, and the reasons to distrust a number. Rules on given numbers only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cprl_jax.report.results import (
     AGAINST,
@@ -43,16 +44,23 @@ def doubtful(rows: Sequence[Row], method: str, pair: Condition) -> bool:
     return says_the_same(rows, method) or any(map(gradient_vanished, found))
 
 
-def warnings(rows: Sequence[Row]) -> list[str]:
+def warnings(rows: Sequence[Row], robustness: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Reasons to distrust the table, one sentence or two each, most serious first; empty if none of the rules applies.
 
     A model that says nearly the same of every image; a gradient that is exactly zero on more than half of the pixels;
     FGSM withstood but not PGD; scores squashed compared with those of the widest model; and signs of a masked
     gradient or an attack that did not converge: PGD weaker than FGSM, or a larger radius weaker than a smaller one
-    (Carlini et al., On Evaluating Adversarial Robustness, 2019), wherever some of the ranking seems to survive.
+    (Carlini et al., On Evaluating Adversarial Robustness, 2019), wherever some of the ranking seems to survive; and the
+    trust checks in `robustness` that a method does not pass.
     """
     rules = (_narrow, _vanished, _false_comfort, _weak_attack, _squashed)
-    return [text for rule in rules for method in methods(rows) for text in rule(rows, method)]
+    found = [text for rule in rules for method in methods(rows) for text in rule(rows, method)]
+    return found + [
+        f"{entry['method']} does not pass every check for masked gradients: {_join(suspicious(entry))}. Its attacked "
+        "scores may hold because the attacks were misled, not because it is robust."
+        for entry in robustness
+        if suspicious(entry)
+    ]
 
 
 def _narrow(rows: Sequence[Row], method: str) -> list[str]:
@@ -138,6 +146,26 @@ def verdict(rows: Sequence[Row]) -> str:
         f"In SRCC against the labels (1: the same order, 0: no relation, -1: the reverse), before → after "
         f"{attack_name(pair[0])}: {'; '.join(falls)}.{_comparison(trusted, clean, attacked)}"
     )
+
+
+def trust_verdict(robustness: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the trust checks each method passed, and which it did not; '' where none were run."""
+    parts = []
+    for entry in robustness:
+        run = [found for found in entry.get("checks", ()) if found["verdict"] != "not run"]
+        doubts = suspicious(entry)
+        if run and doubts:
+            parts.append(f"{entry['method']} fails {len(doubts)} of {len(run)}: {_join(doubts)}")
+        elif run:
+            parts.append(f"{entry['method']} passes all {len(run)}")
+    if not parts:
+        return ""
+    return f"Checks for masked gradients: {'; '.join(parts)}."
+
+
+def suspicious(entry: Mapping[str, Any]) -> list[str]:
+    """The trust checks that a method does not pass, as they read where it does: "an unbounded attack wins"."""
+    return [f'"{found["name"]}"' for found in entry.get("checks", ()) if found["verdict"] == "suspicious"]
 
 
 def _fate(clean: float, attacked: float) -> str:

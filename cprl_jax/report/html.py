@@ -13,11 +13,13 @@ from typing import Any
 from PIL import Image
 
 from cprl_jax.report import figures, findings, tables
+from cprl_jax.report.glossary import GLOSSARY
 from cprl_jax.report.results import (
     AGAINST,
     CLEAN,
     Condition,
     Row,
+    attack_name,
     condition,
     condition_name,
     conditions,
@@ -31,31 +33,6 @@ from cprl_jax.report.results import (
 
 LARGEST_SIDE = 360  # pixels of an embedded photograph
 WORST = 5  # images listed per method
-GLOSSARY = {
-    "Score": "What a model says of an image without knowing its original (no-reference image quality assessment): "
-    "0 for the worst to 100 for the best.",
-    "MOS": "Mean opinion score: the label of an image, from 0 (bad) to 100 (excellent). In a data set with human "
-    "labels, the average of what people said.",
-    "SRCC": "Spearman's rank correlation: does the model put the images in the right order? 1: exactly, 0: not at all, "
-    "-1: the order is reversed.",
-    "PLCC": "Pearson's linear correlation: do scores rise in proportion with the labels? 1: on a straight line, "
-    "0: no relation, -1: they fall instead.",
-    "RMSE": "Root mean square error: how many points of 100 the scores are off, typically. 0 is best.",
-    "Attack": "A search for a tiny change of the image that changes its score a lot, with full knowledge of the model.",
-    "Radius": "The most that an attack may change any colour value of any pixel; 1/255 is one grey level of a usual "
-    "image file.",
-    "FGSM": "Fast gradient sign method: one step of the whole radius, in each pixel the way that moves the score most.",
-    "PGD": "Projected gradient descent: many small steps of that kind that together stay inside the radius. Stronger "
-    "than FGSM, and therefore the one to judge by.",
-    "Own clean scores": "Comparing attacked scores with the model's own scores before the attack shows how steady it "
-    "is, apart from how right it was.",
-    "SSIM": "Structural similarity of the image and its attacked twin: 1 is identical, and the closer to 1, the harder "
-    "the attack is to see.",
-    "95 % interval": "Where the number would mostly fall had other test images been drawn (percentile bootstrap over "
-    "images). It does not cover training again with another seed.",
-    "Gradient vanished": "The attack follows the gradient of the score. Where that is exactly zero it is blind, and "
-    "its failure says nothing about robustness.",
-}
 
 
 def page(
@@ -70,6 +47,9 @@ def page(
     scatters: Sequence[figures.Panel],
     changes: Sequence[figures.Panel],
     training: Sequence[figures.Panel],
+    robustness: Sequence[Mapping[str, Any]] = (),
+    landscapes: Sequence[figures.Panel] = (),
+    strengths: Sequence[figures.Panel] = (),
     config_text: str,
     notes: Sequence[str],
 ) -> str:
@@ -80,30 +60,31 @@ def page(
         summary="\n".join(f'<p class="soft">{html.escape(text)}</p>' for text in summary),
         verdict=_verdict(rows),
         falls=_falls(rows, names),
-        warnings=_warnings(rows),
+        warnings=_warnings(rows, robustness),
         table=_table(rows),
-        curves=_section(
+        curves=section(
             "How the ranking falls with the radius",
             f"{_term('SRCC')} against {_term('MOS')}; radius 0 is no attack. The band is the {_term('95 % interval')}.",
-            _panels(curves, "pairs"),
+            panel_grid(curves, "pairs") + _summary_of_curves(rows, robustness),
         ),
         examples=_examples(examples),
         scores=_score_section(scores, scatters, changes),
         worst=_worst(scores),
-        training=_section(
+        robustness=_landscape_section(robustness, landscapes) + _trust_section(robustness, strengths),
+        training=section(
             "Training",
             "The faint line is the loss of each step, the strong one its running mean. Losses of different objectives "
             "are not on one scale: compare their course, not their height.",
-            _panels(training),
+            panel_grid(training),
         ),
-        notes=_notes(notes),
-        configuration=_configuration(config_text),
-        glossary=_section("What the words mean", "", _glossary()),
+        notes=notes_section(notes),
+        configuration=configuration_section(config_text),
+        glossary=section("What the words mean", "", _glossary()),
     )
 
 
 def _verdict(rows: Sequence[Row]) -> str:
-    return re.sub(r"(−?\d\.\d\d|–) → (−?\d\.\d\d|–)", r"<b>\g<0></b>", _prose(findings.verdict(rows)))
+    return re.sub(r"(−?\d\.\d\d|–) → (−?\d\.\d\d|–)", r"<b>\g<0></b>", prose(findings.verdict(rows)))
 
 
 def _falls(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -120,10 +101,10 @@ def _falls(rows: Sequence[Row], names: Sequence[str]) -> str:
         if math.isfinite(clean) and math.isfinite(attacked):
             marks.append(_mark("way", min(clean, attacked), max(clean, attacked)))
         marks += [_mark(kind, at) for kind, at in (("before", clean), ("after", attacked)) if math.isfinite(at)]
-        text = f"{_number(clean, 2)} → {_number(attacked, 2)}"
+        text = f"{number_text(clean, 2)} → {number_text(attacked, 2)}"
         lines.append(
             f'<div class="fall" style="--tone: {figures.colour(names, method)}">'
-            f'<div class="name">{_name(method)}{_flag(rows, method, pair)}</div>'
+            f'<div class="name">{name_tag(method)}{_flag(rows, method, pair)}</div>'
             f'<div class="track" role="img" aria-label="SRCC {text}"><i class="zero"></i>{"".join(marks)}</div>'
             f'<div class="values">{text}</div></div>'
         )
@@ -145,11 +126,11 @@ def _mark(kind: str, start: float, end: float | None = None) -> str:
     return f'<i class="{kind}" style="left: {left:.2f}%{width}"></i>'
 
 
-def _warnings(rows: Sequence[Row]) -> str:
-    found = findings.warnings(rows)
+def _warnings(rows: Sequence[Row], robustness: Sequence[Mapping[str, Any]]) -> str:
+    found = findings.warnings(rows, robustness)
     if not found:
         return ""
-    items = "".join(f"<li>{_prose(text)}</li>" for text in found)
+    items = "".join(f"<li>{prose(text)}</li>" for text in found)
     return f'<section class="warnings"><h2>Read these numbers with care</h2><ul>{items}</ul></section>'
 
 
@@ -177,7 +158,7 @@ def _table(rows: Sequence[Row]) -> str:
         doubts = any(findings.doubtful(rows, name, pair) for name in methods(rows) for pair in conditions(rows))
         flagged = ', where rows marked <span class="flag">!</span> do not compete' if doubts else ""
         hint += f" Bold is the best of the methods under that attack{flagged}."
-    return _section("The numbers", hint, f'<div class="card scroll"><table>{head}{"".join(body)}</table></div>')
+    return section("The numbers", hint, f'<div class="card scroll"><table>{head}{"".join(body)}</table></div>')
 
 
 def _table_row(rows: Sequence[Row], name: str, pair: Condition) -> str:
@@ -185,7 +166,7 @@ def _table_row(rows: Sequence[Row], name: str, pair: Condition) -> str:
     either = found["mos"] or found["prediction"]
     if either is None:
         return ""
-    cells = [f'<th scope="row">{_name(name)}{_flag(rows, name, pair)}</th>']
+    cells = [f'<th scope="row">{name_tag(name)}{_flag(rows, name, pair)}</th>']
     for against, row in found.items():
         for metric in tables.METRICS:
             content = value(row, metric)
@@ -193,12 +174,13 @@ def _table_row(rows: Sequence[Row], name: str, pair: Condition) -> str:
             kind, heat = ("trivial", 0) if trivial else _heat(metric, content)
             best = " best" if name in tables.best(rows, pair, against, metric) else ""
             interval = tables.interval(row, metric).replace("-", "−") if metric == "srcc" else ""
+            shown = number_text(content, tables.DIGITS[metric])
             cells.append(
-                f'<td class="heat {kind}{best}" style="--heat: {heat:.2f}">{_number(content, tables.DIGITS[metric])}'
+                f'<td class="heat {kind}{best}" style="--heat: {heat:.2f}">{shown}'
                 + (f"<small>{interval}</small></td>" if interval else "</td>")
             )
-    cells.append(f'<td class="gap">{_number(value(either, "ssim"), 3)}</td>')
-    cells.append(f"<td>{_number(value(either, 'max_change'), 2)}</td>")
+    cells.append(f'<td class="gap">{number_text(value(either, "ssim"), 3)}</td>')
+    cells.append(f"<td>{number_text(value(either, 'max_change'), 2)}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -219,33 +201,33 @@ def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
         "at the twin, or tap it, to lay the original over it: what flickers is the attack."
     )
     body = f'<div class="examples">{"".join(cards)}</div>' if cards else ""
-    return _section("What an attack looks like", hint, body)
+    return section("What an attack looks like", hint, body)
 
 
 def _example(entry: Mapping[str, Any]) -> str:
     shown = figures.views(entry)
     before, after, mos = (number(entry[key]) for key in ("before", "after", "mos"))
     moved = decimals(after - before, 1)
-    signed = _prose(moved if moved.startswith("-") else f"+{moved}")
+    signed = prose(moved if moved.startswith("-") else f"+{moved}")
     captions = (
-        f"score <b>{_number(before, 1)}</b><br>MOS {_number(mos, 1)}",
-        f"score <b>{_number(after, 1)}</b><br>{signed} points",
+        f"score <b>{number_text(before, 1)}</b><br>MOS {number_text(mos, 1)}",
+        f"score <b>{number_text(after, 1)}</b><br>{signed} points",
         f"difference<br>× {shown.factor}",
     )
     places = ('class="original"', 'class="attacked" tabindex="0"', "")
     labels = ("image", "attacked image", "difference")
     images = "".join(
-        f"<div {place}>{_image(pixels, label)}<p>{caption}</p></div>"
+        f"<div {place}>{image_tag(pixels, label)}<p>{caption}</p></div>"
         for place, pixels, label, caption in zip(places, shown[:3], labels, captions, strict=True)
     )
-    title = f"<b>{_name(entry['method'])}</b> under {html.escape(condition_name(condition(entry)))}"
+    title = f"<b>{name_tag(entry['method'])}</b> under {html.escape(condition_name(condition(entry)))}"
     return (
-        f'<figure class="card example"><figcaption>{title}, {_name(entry["name"])}</figcaption>'
+        f'<figure class="card example"><figcaption>{title}, {name_tag(entry["name"])}</figcaption>'
         f'<div class="views">{images}</div></figure>'
     )
 
 
-def _image(pixels: Any, label: str) -> str:
+def image_tag(pixels: Any, label: str) -> str:
     image = Image.fromarray(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -263,7 +245,7 @@ def _score_section(scores: Sequence[Row], scatters: Sequence[figures.Panel], cha
         "works turns the cloud: good images (bright) sink, bad ones (dark) rise. The last panel shows how far scores "
         "moved, with median and middle half."
     )
-    return _section("Where the scores went", hint, _panels([*scatters, *changes]))
+    return section("Where the scores went", hint, panel_grid([*scatters, *changes]))
 
 
 def _worst(scores: Sequence[Row]) -> str:
@@ -274,11 +256,11 @@ def _worst(scores: Sequence[Row]) -> str:
         moved = sorted((item for item in moved if math.isfinite(item[0])), key=lambda item: -abs(item[0]))[:WORST]
         for place, (change, row) in enumerate(moved):
             sign = "" if change < 0 else "+"
-            before, after, mos = (_number(number(row[key]), 1) for key in ("clean", "score", "mos"))
+            before, after, mos = (number_text(number(row[key]), 1) for key in ("clean", "score", "mos"))
             lines.append(
-                f'<tr{"" if place else " class=first"}><th scope="row">{"" if place else _name(method)}</th>'
-                f"<td>{_name(row['name'])}</td><td>{mos}</td><td>{before}</td><td>{after}</td>"
-                f"<td><b>{sign}{_number(change, 1)}</b></td><td>{_number(value(row, 'ssim'), 3)}</td></tr>"
+                f'<tr{"" if place else " class=first"}><th scope="row">{"" if place else name_tag(method)}</th>'
+                f"<td>{name_tag(row['name'])}</td><td>{mos}</td><td>{before}</td><td>{after}</td>"
+                f"<td><b>{sign}{number_text(change, 1)}</b></td><td>{number_text(value(row, 'ssim'), 3)}</td></tr>"
             )
     if not lines:
         return ""
@@ -288,15 +270,81 @@ def _worst(scores: Sequence[Row]) -> str:
     )
     table = f'<div class="card scroll"><table class="worst">{head}<tbody>{"".join(lines)}</tbody></table></div>'
     hint = f"The images whose score {html.escape(condition_name(pair))} moved farthest, per method."
-    return _section("Worst cases", hint, table)
+    return section("Worst cases", hint, table)
 
 
-def _notes(notes: Iterable[str]) -> str:
+def _summary_of_curves(rows: Sequence[Row], robustness: Sequence[Mapping[str, Any]]) -> str:
+    """A line per method: the area under each of its curves, and R under the headline attack."""
+    attacks = list(dict.fromkeys(attack for entry in robustness for attack in entry.get("integrals", {})))
+    pair = headline(conditions(rows))
+    if not attacks or not pair:
+        return ""
+    head = "".join(f"<th>{html.escape(attack_name(attack))}</th>" for attack in attacks)
+    lines = []
+    for entry in robustness:
+        cells = [number_text(number(entry.get("integrals", {}).get(attack)), 3) for attack in attacks]
+        r = value(find(rows, entry["method"], pair, "mos"), "r")
+        cells.append("∞" if r == math.inf else number_text(r, 2))
+        lines.append(
+            f'<tr><th scope="row">{name_tag(entry["method"])}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        )
+    table = (
+        f'<thead><tr><th></th><th class="span" colspan="{len(attacks)}">{_term("Integral robustness")}</th>'
+        f'<th class="gap">{_term("R")}</th></tr><tr><th>method</th>{head}'
+        f'<th class="gap">{html.escape(condition_name(pair))}</th></tr></thead><tbody>{"".join(lines)}</tbody>'
+    )
+    return f'<div class="card scroll beneath"><table>{table}</table></div>'
+
+
+def _landscape_section(robustness: Sequence[Mapping[str, Any]], landscapes: Sequence[figures.Panel]) -> str:
+    shown = [entry["landscape"] for entry in robustness if entry.get("landscape")]
+    if not shown:
+        return ""
+    hint = (
+        f"{_term('Score landscape')} of {name_tag(shown[0]['image'])} (the cross): every value moves by as much along "
+        "the gradient's sign, which is where FGSM goes, as along random signs. One scale of colours for all."
+    )
+    blind = [entry["method"] for entry in robustness
+             if entry.get("landscape") and entry["landscape"]["zero_gradient_fraction"] == 1]  # fmt: skip
+    if blind:
+        hint += f" Without a gradient there is nothing to move along: {', '.join(map(name_tag, blind))}."
+    return section("The scores around one image", hint, panel_grid(landscapes))
+
+
+def _trust_section(robustness: Sequence[Mapping[str, Any]], strengths: Sequence[figures.Panel]) -> str:
+    """The checks as rows, the methods as columns: verdict and explanation."""
+    checked = {entry["method"]: {found["name"]: found for found in entry["checks"]}
+               for entry in robustness if entry.get("checks")}  # fmt: skip
+    if not checked:
+        return ""
+    head = "".join(f"<th>{name_tag(method)}</th>" for method in checked)
+    lines = []
+    for name in dict.fromkeys(name for found in checked.values() for name in found):
+        cells = "".join(_check_cell(found.get(name)) for found in checked.values())
+        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    table = f'<table class="trust"><thead><tr><th>check</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    hint = (
+        f"Signs of a {_term('Masked gradient', 'masked gradient')}. Each line is something that holds where attacks "
+        "find what there is to find; where it does not, the attacks were misled and the attacked scores prove little. "
+        "Strengths are mean changes of the score in the attack's direction, in points of 100, on a few test images."
+    )
+    return section("Robust, or only hiding its gradient?", hint,
+                    f'<div class="card scroll">{table}</div>{panel_grid(strengths, "beneath")}')  # fmt: skip
+
+
+def _check_cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "<td></td>"
+    verdict, explanation = str(found["verdict"]), prose(found["explanation"])
+    return f'<td class="{_anchor(verdict)}"><b>{html.escape(verdict)}</b><small>{explanation}</small></td>'
+
+
+def notes_section(notes: Iterable[str]) -> str:
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return _section("Notes", "", f"<ul>{items}</ul>" if items else "")
+    return section("Notes", "", f"<ul>{items}</ul>" if items else "")
 
 
-def _configuration(config_text: str) -> str:
+def configuration_section(config_text: str) -> str:
     if not config_text.strip():
         return ""
     hint = (
@@ -304,15 +352,15 @@ def _configuration(config_text: str) -> str:
         "them repeats this run."
     )
     body = f"<summary>The whole configuration</summary><pre>{html.escape(config_text)}</pre>"
-    return _section("How to repeat this", hint, f'<details class="card">{body}</details>')
+    return section("How to repeat this", hint, f'<details class="card">{body}</details>')
 
 
 def _glossary() -> str:
-    entries = (f'<dt id="{_anchor(term)}">{term}</dt><dd>{_prose(text)}</dd>' for term, text in GLOSSARY.items())
+    entries = (f'<dt id="{_anchor(term)}">{term}</dt><dd>{prose(text)}</dd>' for term, text in GLOSSARY.items())
     return f"<dl>{''.join(entries)}</dl>"
 
 
-def _section(title: str, hint: str, content: str) -> str:
+def section(title: str, hint: str, content: str) -> str:
     """A section with a line of explanation (HTML), or nothing when it has no content."""
     if not content:
         return ""
@@ -320,7 +368,7 @@ def _section(title: str, hint: str, content: str) -> str:
     return f"<section><h2>{title}</h2>{explained}{content}</section>"
 
 
-def _panels(panels: Sequence[figures.Panel], kind: str = "") -> str:
+def panel_grid(panels: Sequence[figures.Panel], kind: str = "") -> str:
     cards = []
     for panel in panels:
         svg = figures.to_svg(panel, f"{_anchor(panel.name)}-")
@@ -342,16 +390,16 @@ def _flag(rows: Sequence[Row], method: str, pair: Condition) -> str:
     return ' <span class="flag" title="see the warnings">!</span>' if findings.doubtful(rows, method, pair) else ""
 
 
-def _name(name: Any) -> str:
+def name_tag(name: Any) -> str:
     """A method's or file's name, escaped, that may break after an underscore."""
     return html.escape(str(name)).replace("_", "_<wbr>")
 
 
-def _number(content: float, digits: int) -> str:
+def number_text(content: float, digits: int) -> str:
     return decimals(content, digits).replace("-", "−")
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Escaped, with true minus signs, percent signs that stay with their number, and names that may break."""
     text = re.sub(r"(?<!\w)-(?=\d)", "−", html.escape(text))
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace("_", "_<wbr>")

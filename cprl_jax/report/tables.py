@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,12 +40,28 @@ LEGEND = (
 
 def table_csv(rows: Sequence[Row]) -> str:
     """All rows and columns: method, attack, radius, against, srcc, plcc, rmse, then the others as they came."""
-    return _csv(rows, ROW_KEYS)
+    return csv_text(rows, ROW_KEYS)
 
 
 def scores_csv(scores: Sequence[Row]) -> str:
     """All per-image scores: method, attack, radius, name, mos, clean, score, then the others as they came."""
-    return _csv(scores, SCORE_KEYS)
+    return csv_text(scores, SCORE_KEYS)
+
+
+def trust_csv(robustness: Sequence[Mapping[str, Any]]) -> str:
+    """All trust checks: method, check, verdict, explanation, and the numbers as JSON."""
+    columns = ("method", "check", "verdict", "explanation", "numbers")
+    return csv_text(
+        [
+            {
+                "method": entry["method"], "check": found["name"], "verdict": found["verdict"],
+                "explanation": found["explanation"], "numbers": json.dumps(found["numbers"]),
+            }
+            for entry in robustness
+            for found in entry.get("checks", ())
+        ],
+        columns,
+    )  # fmt: skip
 
 
 def best(rows: Sequence[Row], pair: Condition, against: str, metric: str) -> set[str]:
@@ -112,15 +129,15 @@ def markdown(rows: Sequence[Row], title: str) -> str:
     header = ["attack", "method"]
     header += [f"{metric.upper()} {HEADINGS[against]}" for against in AGAINST for metric in METRICS]
     header += ["mean SSIM", "largest change (1/255)"]
-    lines = [f"# {_plain(title)}", "", _row(header), _row(["---", "---", *["---:"] * 8])]
+    lines = [f"# {plain_text(title)}", "", markdown_row(header), markdown_row(["---", "---", *["---:"] * 8])]
     for pair in conditions(rows):
         for name in methods(rows):
             if _exists(rows, name, pair):
-                lines.append(_row([condition_name(pair), *_markdown_cells(rows, name, pair)]))
+                lines.append(markdown_row([condition_name(pair), *_markdown_cells(rows, name, pair)]))
     lines += ["", LEGEND.replace("*", "Bold:", 1)]
     found = findings.warnings(rows)
     if found:
-        lines += ["", "## Warnings", "", *(f"- {_plain(text)}" for text in found)]
+        lines += ["", "## Warnings", "", *(f"- {plain_text(text)}" for text in found)]
     return "\n".join(lines) + "\n"
 
 
@@ -147,7 +164,7 @@ def _terminal_cells(rows: Sequence[Row], name: str, pair: Condition) -> list[str
 
 def _markdown_cells(rows: Sequence[Row], name: str, pair: Condition) -> list[str]:
     found = {against: find(rows, name, pair, against) for against in AGAINST}
-    cells = [_plain(name) + (" !" if findings.doubtful(rows, name, pair) else "")]
+    cells = [plain_text(name) + (" !" if findings.doubtful(rows, name, pair) else "")]
     for against, row in found.items():
         for metric in METRICS:
             text = decimals(value(row, metric), DIGITS[metric])
@@ -165,18 +182,18 @@ def _exists(rows: Sequence[Row], name: str, pair: Condition) -> bool:
     return any(find(rows, name, pair, against) for against in AGAINST)
 
 
-def _row(cells: Iterable[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that Markdown leaves as it is."""
     for character in "\\`*_{}[]<>#|":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 
 
-def _csv(entries: Sequence[Mapping[str, Any]], first: Sequence[str]) -> str:
+def csv_text(entries: Sequence[Mapping[str, Any]], first: Sequence[str]) -> str:
     columns = list(dict.fromkeys([*first, *(key for entry in entries for key in entry)]))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cprl_jax import attacks
+from cprl_jax.attacks.directions import alternatives
 
 SCORES, CLEAN = jnp.array([10.0, 50.0, 90.0]), jnp.array([49.0, 50.0, 51.0])
 
@@ -30,6 +31,56 @@ def test_target_free_goes_by_the_clean_score_and_up_at_the_middle():
     assert signs(attacks.target_free(mid=49.5)) == [1, -1, -1]
 
 
+def test_towards_goes_to_the_target_and_stays_there():
+    assert signs(attacks.towards(50.0)) == [1, 0, -1]
+    assert signs(attacks.towards([0.0, 60.0, 95.0])) == [-1, 1, 1]
+    np.testing.assert_array_equal(attacks.towards([0.0, 60.0, 95.0])(SCORES, CLEAN), [-10, -10, -5])
+
+
+def test_away_is_the_distance_and_tries_both_ways():
+    np.testing.assert_array_equal(attacks.away()(SCORES, CLEAN), [39, 0, 39])
+    assert [signs(way) for way in alternatives(attacks.away())] == [[1, 1, 1], [-1, -1, -1]]
+    direction = attacks.up()
+    assert alternatives(direction) == (direction,)
+
+
+def linear(images):
+    return jnp.mean(images, axis=(1, 2, 3))
+
+
+def test_pgd_reaches_a_target_within_a_step():
+    images = np.random.default_rng(0).uniform(0.3, 0.7, (3, 4, 4, 3)).astype(np.float32)
+    target = linear(images) + jnp.array([0.03, -0.03, 0.5])
+    result = attacks.pgd(linear, images, radius=0.1, steps=40, step_size=0.005, direction=attacks.towards(target))
+    np.testing.assert_allclose(result.after[:2], target[:2], atol=0.0051)
+    np.testing.assert_allclose(result.after[2] - result.before[2], 0.1, rtol=1e-4)  # as near as the radius allows
+
+
+def test_pgd_away_takes_the_larger_change_of_each_image():
+    images = np.full((2, 4, 4, 3), 0.5, np.float32)
+    steeper = jnp.array([1.0, -1.0])  # the first image's score rises more easily, the second one's falls
+
+    def score(images):
+        change = linear(images) - 0.5
+        return 50 + jnp.where(change * steeper > 0, 3 * change, change)
+
+    result = attacks.pgd(score, images, radius=0.1, direction=attacks.away())
+    np.testing.assert_allclose(result.after, [50.3, 49.7], rtol=1e-5)
+    np.testing.assert_allclose(result.after, score(result.images), rtol=1e-6)
+    np.testing.assert_array_equal(result.zero_gradient_fraction, np.zeros(2))
+
+
+def test_pgd_away_compiles_once_for_both_ways():
+    traces = []
+
+    def counted(images):
+        traces.append(1)
+        return linear(images)
+
+    attacks.pgd(counted, np.full((2, 4, 4, 3), 0.5, np.float32), radius=0.1, direction=attacks.away())
+    assert len(traces) == 2  # the step and the final score
+
+
 def test_reflect_refuses_another_number_of_labels():
     with pytest.raises(ValueError, match="one label per image"):
         attacks.reflect([1.0, 2.0])(SCORES, CLEAN)
@@ -46,6 +97,8 @@ def test_directions_are_pytrees_that_compile_once():
     for shift in (0.0, 1.0):
         objective(attacks.reflect(np.array([50.1, 50.0, 49.9]) + shift), SCORES, CLEAN)
         objective(attacks.target_free(50.0 + shift), SCORES, CLEAN)
+        objective(attacks.towards(50.0 + shift), SCORES, CLEAN)
+        objective(attacks.away(), SCORES, CLEAN)
         objective(attacks.up(), SCORES, CLEAN)
         objective(attacks.down(), SCORES, CLEAN)
-    assert len(traces) == 4
+    assert len(traces) == 6

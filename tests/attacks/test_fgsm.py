@@ -33,6 +33,30 @@ def test_linear_score_changes_by_radius_times_the_norm_of_the_weights_in_l2():
     np.testing.assert_allclose(result.before - result.after, np.full(3, 0.1 * np.linalg.norm(WEIGHTS)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_changes_a_linear_score_by_the_dual_norm_in_double_precision(norm):
+    with jax.enable_x64(True):
+        weights, images = WEIGHTS.astype(np.float64), images_between(0.2, 0.8).astype(np.float64)
+        result = attacks.fgsm(Partial(linear, weights), images, radius=0.1, direction=attacks.up(), norm=norm)
+    dual = np.abs(weights).sum() if norm == "linf" else np.linalg.norm(weights)
+    # The l2 ball is kept with a margin of a millionth.
+    tolerance = 1e-12 if norm == "linf" else 2e-6
+    np.testing.assert_allclose(result.after - result.before, np.full(3, 0.1 * dual), rtol=tolerance)
+
+
+def test_away_goes_to_the_side_of_the_larger_change():
+    images = images_between(0.2, 0.8)
+
+    def convex(images):  # rises faster than it falls
+        return jnp.exp(jnp.einsum("bhwc,hwc->b", images, 0.2 * WEIGHTS))
+
+    result = attacks.fgsm(convex, images, radius=0.1, direction=attacks.away())
+    rising = attacks.fgsm(convex, images, radius=0.1, direction=attacks.up())
+    np.testing.assert_allclose(result.after, rising.after, rtol=1e-6)
+    flipped = attacks.fgsm(lambda x: -convex(x), images, radius=0.1, direction=attacks.away())
+    np.testing.assert_allclose(flipped.images, rising.images, atol=1e-7)
+
+
 def test_is_the_sign_of_the_gradient():
     def score(images):
         return jnp.sum(jnp.sin(9 * images), axis=(1, 2, 3))
@@ -70,9 +94,11 @@ def test_radius_and_range_hold_in_exact_arithmetic(radius):
 
 
 def test_constant_score_is_reported():
-    result = attacks.fgsm(
-        lambda x: jnp.full(x.shape[0], 40.0), images_between(0, 1), radius=0.1, direction=attacks.up()
-    )
+    with pytest.warns(UserWarning, match="no gradient") as caught:
+        result = attacks.fgsm(
+            lambda x: jnp.full(x.shape[0], 40.0), images_between(0, 1), radius=0.1, direction=attacks.up()
+        )
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(result.zero_gradient_fraction, np.ones(3))
 
 

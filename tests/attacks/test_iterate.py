@@ -64,6 +64,18 @@ def test_the_driver_is_chosen_by_platform_and_tracing(monkeypatch):
     assert used(lambda: trace(carry, 3)) == ["loop"]
 
 
+def test_a_progress_bar_is_driven_from_the_host_on_every_platform(monkeypatch, capfd):
+    ascent, carry = problem()
+    expected = iterate(ascent, carry, steps=4)
+    monkeypatch.setattr(_iterate, "_platform", lambda tree: "gpu")
+    shown = iterate(ascent, carry, steps=4, progress="ascent")
+    assert "ascent" in (bar := capfd.readouterr().err) and "4/4" in bar
+    for a, b in zip(expected, shown, strict=True):
+        np.testing.assert_array_equal(a, b)
+    jax.jit(lambda carry: iterate(ascent, carry, steps=4, progress="ascent"))(carry)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_step_is_traced_once_for_all_calls():
     traces = []
 

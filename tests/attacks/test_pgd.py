@@ -200,7 +200,8 @@ def test_clean_scores_stay_those_of_the_clean_image():
     def away(scores, clean):
         return (scores - clean) ** 2
 
-    stuck = attacks.pgd(SCORE, images, radius=0.02, direction=away)
+    with pytest.warns(UserWarning, match="3 of 3 images has no gradient"):
+        stuck = attacks.pgd(SCORE, images, radius=0.02, direction=away)
     np.testing.assert_array_equal(stuck.zero_gradient_fraction, np.ones(3))
     np.testing.assert_array_equal(stuck.images, images)
     moved = attacks.pgd(SCORE, images, radius=0.02, direction=away, key=jax.random.key(0))
@@ -212,6 +213,108 @@ def test_default_step_is_a_quarter_of_the_radius_for_ten_steps():
     images = images_like_photographs()
     given = attacks.pgd(SCORE, images, radius=0.02, step_size=0.005, direction=attacks.up())
     assert_same(attacks.pgd(SCORE, images, radius=0.02, direction=attacks.up()), given, 1e-6)
+
+
+# Momentum and restarts
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_momentum_equals_a_literal_transcription_in_numpy(norm):
+    """Dong et al., Algorithm 1: the velocity adds up gradients divided by their l1 norm."""
+    rng = np.random.default_rng(4)
+    matrix, head = rng.normal(size=(5, 90)) / 2, 8 * rng.normal(size=5)
+    images = images_like_photographs().astype(np.float64)
+    radius, step_size, decay = (0.05, 0.01, 0.9) if norm == "linf" else (0.5, 0.2, 0.9)
+    attacked, velocity = images.copy(), np.zeros_like(images)
+    for _ in range(8):
+        hidden = np.tanh(attacked.reshape(3, -1) @ matrix.T)
+        gradient = (((1 - hidden**2) * head) @ matrix).reshape(images.shape)
+        velocity = decay * velocity + gradient / np.abs(gradient).sum(axis=(1, 2, 3), keepdims=True)
+        if norm == "linf":
+            attacked = np.clip(attacked + step_size * np.sign(velocity), images - radius, images + radius)
+        else:
+            length = np.sqrt(np.sum(velocity**2, axis=(1, 2, 3), keepdims=True))
+            change = attacked + step_size * velocity / length - images
+            change *= np.minimum(1, radius / np.sqrt(np.sum(change**2, axis=(1, 2, 3), keepdims=True)))
+            attacked = images + change
+        attacked = np.clip(attacked, 0, 1)
+    with jax.enable_x64(True):
+        result = attacks.pgd(
+            lambda x: jnp.tanh(x.reshape(3, -1) @ matrix.T) @ head,
+            images,
+            radius=radius,
+            steps=8,
+            step_size=step_size,
+            norm=norm,
+            momentum=decay,
+            direction=attacks.up(),
+        )
+    np.testing.assert_allclose(result.images, attacked, atol=1e-12 if norm == "linf" else 1e-5)
+
+
+def test_momentum_carries_over_a_ridge():
+    """A score that falls beyond a narrow ridge: the plain attack turns round there, momentum goes on."""
+
+    def score(images):
+        position = jnp.mean(images, axis=(1, 2, 3))
+        return jnp.where(position < 0.52, position, 1.04 - position + 4 * jnp.maximum(position - 0.525, 0))
+
+    images = np.full((1, 4, 4, 3), 0.5, np.float32)
+    arguments = dict(radius=0.1, steps=20, step_size=0.004, direction=attacks.up())
+    plain, heavy = (attacks.pgd(score, images, momentum=momentum, **arguments) for momentum in (0.0, 1.0))
+    assert float(plain.max_change[0]) < 0.03 and float(heavy.max_change[0]) > 0.06
+    assert float(heavy.after[0]) > float(plain.after[0])
+
+
+def two_hills(images):
+    """A low hill on one side of grey and a high one on the other, for each value."""
+    x = images - 0.5
+    return jnp.mean(jnp.exp(-(((x + 0.05) / 0.03) ** 2)) + 3 * jnp.exp(-(((x - 0.05) / 0.03) ** 2)), axis=(1, 2, 3))
+
+
+def test_each_image_keeps_its_best_restart():
+    images = np.full((4, 2, 1, 3), 0.5, np.float32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    arguments = dict(radius=0.08, steps=5, direction=attacks.up())
+    results = [attacks.pgd(two_hills, images, key=keys, restarts=count, **arguments) for count in range(1, 6)]
+    after = np.stack([result.after for result in results])
+    assert np.all(np.diff(after, axis=0) >= 0), "more restarts are never worse"
+    assert np.all(after[-1] > after[0] + 0.1), "and better here"
+    assert_same(results[0], attacks.pgd(two_hills, images, key=keys, **arguments))
+    for result in results:  # every field belongs to the same attempt
+        np.testing.assert_allclose(result.after, two_hills(result.images), rtol=1e-5)
+        np.testing.assert_allclose(result.max_change, np.abs(result.images - images).max(axis=(1, 2, 3)))
+    lowered = attacks.pgd(two_hills, images, key=keys, restarts=3, radius=0.08, steps=2, direction=attacks.down())
+    once = attacks.pgd(two_hills, images, key=keys, radius=0.08, steps=2, direction=attacks.down())
+    assert np.all(lowered.after <= once.after)
+
+
+def test_restarts_and_momentum_under_jit_and_vmap():
+    images = images_like_photographs()
+
+    def attack(score_fn, images, key):
+        return attacks.pgd(
+            score_fn, images, radius=0.02, steps=2, momentum=1.0, restarts=3, direction=attacks.down(), key=key
+        )
+
+    key = jax.random.key(0)
+    eager = attack(SCORE, images, key)
+    assert_same(eager, jax.jit(attack)(SCORE, images, key), 1e-5)
+    mapped = jax.jit(jax.vmap(attack, in_axes=(None, 0, None)))(SCORE, images[None], key)
+    assert_same(eager, mapped, 1e-5)
+    gradient = jax.grad(lambda x: sum(jnp.sum(leaf) for leaf in attack(SCORE, x, key)))(images)
+    np.testing.assert_array_equal(gradient, np.zeros_like(images))
+
+
+def test_progress_changes_nothing_but_the_terminal(capfd):
+    images = images_like_photographs()
+    quiet = attacks.pgd(SCORE, images, radius=0.02, steps=3, direction=attacks.up())
+    assert capfd.readouterr() == ("", "")
+    shown = attacks.pgd(SCORE, images, radius=0.02, steps=3, direction=attacks.up(), progress=True)
+    assert "pgd" in (bar := capfd.readouterr().err) and "3/3" in bar
+    assert_same(quiet, shown)
+    jax.jit(lambda x: attacks.pgd(SCORE, x, radius=0.02, steps=3, direction=attacks.up(), progress=True))(images)
+    assert capfd.readouterr() == ("", "")
 
 
 # Radius and range
@@ -319,20 +422,23 @@ def test_start_of_an_image_depends_on_its_key_only():
 
 def test_constant_score_is_reported_as_all_zero_gradient():
     images = images_like_photographs()
-    result = attacks.pgd(lambda x: jnp.zeros(3) + 70, images, radius=0.02, direction=attacks.up())
+    with pytest.warns(UserWarning, match="3 of 3 images has no gradient") as caught:
+        result = attacks.pgd(lambda x: jnp.zeros(3) + 70, images, radius=0.02, direction=attacks.up())
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(result.zero_gradient_fraction, np.ones(3))
     np.testing.assert_array_equal(result.images, images)
     np.testing.assert_array_equal(result.after, np.full(3, 70))
 
 
 def test_step_function_is_reported_as_all_zero_gradient():
-    result = attacks.pgd(
-        lambda x: jnp.mean(jnp.round(8 * x), axis=(1, 2, 3)),
-        images_like_photographs(),
-        radius=0.02,
-        norm="l2",
-        direction=attacks.up(),
-    )
+    with pytest.warns(UserWarning, match="attacks.square"):
+        result = attacks.pgd(
+            lambda x: jnp.mean(jnp.round(8 * x), axis=(1, 2, 3)),
+            images_like_photographs(),
+            radius=0.02,
+            norm="l2",
+            direction=attacks.up(),
+        )
     np.testing.assert_array_equal(result.zero_gradient_fraction, np.ones(3))
 
 
@@ -455,6 +561,36 @@ def test_shard_map_on_two_devices_gives_the_same(check_vma, steps):
     assert_same(attack(SCORE, images, mos), mapped, 1e-6)
 
 
+@two_devices
+@pytest.mark.parametrize("steps", [2, 20])
+@pytest.mark.parametrize("varying", ["nothing", "label", "weights", "key"])
+def test_shard_map_with_the_same_images_on_both_devices(varying, steps):
+    """The gradient in replicated images must not be summed over the devices that differ in something else."""
+    images = images_like_photographs(batch=2)
+    mos = jnp.array([10.0, 90.0])
+    weights = jax.tree.map(lambda *leaves: np.stack(leaves), network_weights(), network_weights(1))
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def attack(images, mos, weights, keys):
+        score_fn = Partial(network, jax.tree.map(lambda leaf: leaf[0], weights))
+        key = keys[0] if varying == "key" else None
+        return attacks.pgd(score_fn, images, radius=0.02, steps=steps, direction=attacks.reflect(mos[0]), key=key)
+
+    names = ("label", "weights", "key")
+    mesh = Mesh(np.array(jax.local_devices()[:2]), ("batch",))
+    specs = (P(), *(P("batch") if varying == name else P() for name in names))
+    out = P() if varying == "nothing" else P("batch")
+    mapped = jax.jit(jax.shard_map(attack, mesh=mesh, in_specs=specs, out_specs=out))(images, mos, weights, keys)
+    parts = range(1 if varying == "nothing" else 2)
+    for i in parts:
+        mine = slice(i, i + 1)
+        own = [
+            jax.tree.map(lambda leaf, mine=mine: leaf[mine], value) if varying == name else value
+            for name, value in zip(names, (mos, weights, keys), strict=True)
+        ]
+        assert_same(attack(images, *own), jax.tree.map(lambda leaf, i=i: leaf[2 * i : 2 * i + 2], mapped), 1e-5)
+
+
 @pytest.mark.parametrize("steps", [2, 20])
 @pytest.mark.parametrize("wrap", [lambda w: Partial(network, w), lambda w: lambda x: network(w, x)])
 def test_adversarial_training_sees_the_attack_as_constant(steps, wrap):
@@ -542,6 +678,11 @@ def test_low_precision_inside_the_score_function():
         ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
         ({"steps": 0}, "at least 1, got 0"),
         ({"steps": 2.5}, "whole number.*2.5"),
+        ({"restarts": 0}, "restarts must be a whole number of at least 1, got 0"),
+        ({"restarts": 3}, "3 restarts without a key"),
+        ({"momentum": -1}, "momentum must be a finite Python number of at least 0, got -1"),
+        ({"momentum": "heavy"}, "momentum.*'heavy'"),
+        ({"direction": attacks.towards([1.0])}, r"towards needs one target per image.*\(1,\)"),
         (
             {"score_fn": lambda x: x},
             r"score_fn must return one float per image, shape \(2,\), got float32 of shape \(2, 6",

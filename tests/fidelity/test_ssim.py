@@ -97,6 +97,29 @@ def test_values_of_other_libraries(options, published):
     np.testing.assert_allclose(score, [published], atol=2e-6)
 
 
+def test_presets_equal_the_libraries():
+    torch = pytest.importorskip("torch")
+    piq = pytest.importorskip("piq")
+    torchmetrics = pytest.importorskip("torchmetrics.functional.image")
+    for size in ((24, 20), (394, 387)):  # the larger one is downsampled by piq
+        images, references = (values[:2] for values in pairs(*size))
+        pair = [torch.tensor(values.astype(np.float64).transpose(0, 3, 1, 2)) for values in (images, references)]
+        expected = {
+            "piq": piq.ssim(*pair, reduction="none"),
+            "torchmetrics": torchmetrics.structural_similarity_index_measure(*pair, reduction="none", data_range=1.0),
+        }
+        for preset, scores in expected.items():
+            actual = fidelity.ssim(images, references, **fidelity.SSIM_PRESETS[preset])
+            np.testing.assert_allclose(actual, scores.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", fidelity.SSIM_PRESETS)
+def test_presets_are_options_of_ssim(preset):
+    images, _ = pairs()
+    scores = fidelity.ssim(images, images, **fidelity.SSIM_PRESETS[preset])
+    np.testing.assert_allclose(scores, np.ones(5), atol=2e-6)
+
+
 def test_gray_as_floats():
     images, references = pairs()
     weights = np.array([0.299, 0.587, 0.114])
@@ -122,14 +145,14 @@ def test_gray_rounded_to_eight_bits():
 
 
 def test_gray_levels_are_exact_for_every_eight_bit_colour():
-    from cprl_jax.fidelity.ssim import _luma
+    from cprl_jax.fidelity._images import luma
 
     rng = np.random.default_rng(0)
     levels = np.concatenate([rng.integers(0, 256, (200_000, 3)), np.repeat(np.arange(256), 3).reshape(256, 3)])
     expected = (levels @ [299, 587, 114] + 500) // 1000
     assert np.sum(levels @ [299, 587, 114] % 1000 == 500) > 100  # so that halves are among them
     images = (levels / 255).astype(np.float32).reshape(1, 1, -1, 1, 3)
-    rounded = jax.jit(lambda images: _luma(images, rounded=True))(images)
+    rounded = jax.jit(lambda images: luma(images, rounded=True))(images)
     np.testing.assert_array_equal(np.rint(255 * np.asarray(rounded, np.float64)).ravel(), expected)
 
 

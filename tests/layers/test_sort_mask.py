@@ -308,6 +308,43 @@ def test_gradient_is_the_mask_times_the_gradient_of_the_convolution():
     np.testing.assert_allclose(tangent, layer.apply(variables, x) - bias, atol=1e-5)
 
 
+def test_straight_through_changes_the_gradient_in_x_only():
+    x = jnp.asarray(images(23))
+    layer, plain = SortMaskConv(4, (3, 3), rate=0.3), nn.Conv(4, (3, 3))
+    through = layer.clone(masks="straight_through")
+    variables = layer.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, through.init(jax.random.key(0), x), variables)
+    np.testing.assert_array_equal(through.apply(variables, x), layer.apply(variables, x))
+    weights = images(24, (3, 7, 6, 4))
+
+    def gradients(module, values):
+        return jax.jit(jax.grad(lambda v, x: jnp.sum(weights * module.apply(v, x) ** 2), (0, 1)))(variables, values)
+
+    of_variables, of_x = gradients(through, x)
+    jax.tree.map(np.testing.assert_array_equal, of_variables, gradients(layer, x)[0])
+    # As if nothing were masked where it is differentiated, at the values that are there with the mask.
+    expected = gradients(plain, x * sort_mask(x, 0.3, (3, 3)))[1]
+    np.testing.assert_allclose(of_x, expected, rtol=1e-5, atol=1e-5)
+    assert np.any(gradients(layer, x)[1] == 0) and not np.any(of_x == 0)
+    tangent = jax.jvp(lambda values: through.apply(variables, values), (x,), (x,))[1]
+    bias = variables["params"]["bias"].reshape(1, 1, 1, -1)
+    np.testing.assert_allclose(tangent, plain.apply(variables, x) - bias, atol=1e-5)
+
+
+def test_random_masks_at_test_time_are_those_of_training():
+    x = jnp.asarray(images(23))
+    layer = SortMaskConv(4, (3, 3), rate=0.3)
+    variables = layer.init(jax.random.key(0), x)
+    rngs = {"mask": jax.random.key(1)}
+    expected = layer.apply(variables, x, train=True, rngs=rngs)
+    for masks in ("random", "straight_through"):
+        other = layer.clone(masks=masks)
+        np.testing.assert_array_equal(other.apply(variables, x, train=True, rngs=rngs), expected)
+    np.testing.assert_array_equal(layer.clone(masks="random").apply(variables, x, rngs=rngs), expected)
+    unmasked = SortMaskConv(4, (3, 3), masks="random")
+    np.testing.assert_array_equal(unmasked.apply(variables, x), nn.Conv(4, (3, 3)).apply(variables, x))
+
+
 # --- Training masks ---
 
 
@@ -519,3 +556,7 @@ def test_placement():
         SortMaskPlacement(rate=2)
     with pytest.raises(ValueError, match="fast, top_k"):
         SortMaskPlacement(selection="topk")
+    with pytest.raises(ValueError, match="sorted, straight_through, random"):
+        SortMaskPlacement(masks="none")
+    with pytest.raises(ValueError, match="'none' is not one of sorted, straight_through, random"):
+        SortMaskConv(4, (3, 3), masks="none").init(jax.random.key(0), jnp.zeros((1, 6, 6, 4)))

@@ -1,5 +1,6 @@
 """Networks made from a configuration, and their score functions."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from cprl_jax.errors import UserError
 
 
 def test_networks_take_the_configuration(config_model):
-    for name in ("hyperiqa", "resnet", "squeezenet", "compact"):
+    for name in ("hyperiqa", "resnet", "squeezenet", "compact", "ma19"):
         config = config_model(name, backbone="resnet34", dtype="bfloat16", dropout=0.25, score_mean=50.0)
         config.sort_mask.rate = 0.1
         module = models.create(config, axis_name="batch")
@@ -63,7 +64,7 @@ def test_score_functions_of_equal_modules_share_their_compiled_code(config_model
 
 
 def test_trunks_are_named_backbone_and_masks_do_not_change_the_variables(config_model):
-    for name, size in (("resnet", 32), ("squeezenet", 32), ("hyperiqa", 224), ("compact", 32)):
+    for name, size in (("resnet", 32), ("squeezenet", 32), ("hyperiqa", 224), ("compact", 32), ("ma19", 32)):
         plain, masked = config_model(name), config_model(name)
         masked.sort_mask.update(rate=0.1, min_channels=16, stages=(1, 2, 3))
         shapes, masked_shapes = (
@@ -118,3 +119,42 @@ def test_masks_are_random_in_training_and_sorted_in_evaluation(config_model, get
     np.testing.assert_array_equal(evaluate(images), evaluate(images))
     plain = jax.jit(models.score_fn(models.create(config_model("squeezenet")), variables))
     assert not np.allclose(evaluate(images), plain(images), rtol=1e-5)
+
+
+def test_score_functions_through_the_mask(config_model, getkey, random_variables):
+    config = config_model("compact")
+    config.sort_mask.update(rate=0.5, min_channels=16)
+    module = models.create(config)
+    variables = random_variables(module)
+    images = jax.random.uniform(getkey(), (2, 16, 16, 3))
+
+    @jax.jit
+    def scores(score_fn, *arguments):
+        return score_fn(*arguments, images)
+
+    gradients = jax.jit(jax.grad(lambda images, score_fn: jnp.sum(score_fn(images))))
+
+    plain = models.score_fn(module, variables)
+    np.testing.assert_array_equal(scores(models.score_fn(module, variables, masks="sorted")), scores(plain))
+    through = models.score_fn(module, variables, masks="straight_through")
+    np.testing.assert_array_equal(scores(through), scores(plain))
+    gradient, expected = gradients(images, through), gradients(images, plain)
+    assert np.all(np.isfinite(gradient)) and not np.allclose(gradient, expected, rtol=0.1)
+
+    stochastic, key = models.score_fn(module, variables, masks="random"), getkey()
+    bound = models.score_fn(module, variables, masks="random", key=key)
+    np.testing.assert_array_equal(scores(stochastic, key), scores(bound))
+    assert not np.array_equal(scores(stochastic, getkey()), scores(bound))
+    for masks in ("straight_through", "random"):
+        first, second = (models.score_fn(models.create(config), variables, masks=masks) for _ in range(2))
+        assert first.func is second.func  # so that they share their compiled code
+
+
+def test_score_functions_refuse(config_model, random_variables):
+    module = models.create(config_model("compact"))
+    with pytest.raises(ValueError, match="'none' is not one of sorted, straight_through, random"):
+        models.score_fn(module, {}, masks="none")
+    with pytest.raises(ValueError, match="key is for masks='random'"):
+        models.score_fn(module, {}, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="Dense has no SortMask: masks must be 'sorted', got 'random'"):
+        models.score_fn(nn.Dense(1), {}, masks="random")

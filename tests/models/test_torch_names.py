@@ -35,6 +35,7 @@ def test_layouts():
     matrix = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(torch_names.from_torch_layout(matrix), matrix.T)
     np.testing.assert_array_equal(torch_names.from_torch_layout(matrix[0]), matrix[0])
+    np.testing.assert_array_equal(torch_names.from_torch_layout(matrix, "cnn.1.gamma"), matrix)
     for array in (kernel, matrix, matrix[0]):
         assert torch_names.torch_shape(torch_names.from_torch_layout(array).shape) == array.shape
 

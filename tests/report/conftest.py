@@ -71,7 +71,31 @@ def history(steps=60):
     ]
 
 
+def robustness(method="plain", flat=1.0, masked=False):
+    """One method's entry: a sloping landscape, checks and areas under the curves."""
+    along = np.linspace(-4, 4, 5)
+    strengths = {"FGSM": 0.0 if masked else 4.0, "PGD-10": 0.0 if masked else 5.0}
+    verdict = "suspicious" if masked else "passed"
+    return {
+        "method": method,
+        "integrals": {"fgsm": 0.4, "pgd": 0.25},
+        "landscape": {
+            "image": "image_03.png", "scores": 50 + flat * (2 * along[:, None] + 0.1 * along[None, :]),
+            "along_gradient": along, "along_random": along, "zero_gradient_fraction": float(masked),
+        },
+        "checks": [
+            {"name": "gradients exist", "verdict": verdict, "numbers": {"mean share": float(masked), "blind images": 0},
+             "explanation": f"{100 * masked} % of the values have no gradient."},
+            {"name": "many steps beat one", "verdict": verdict, "numbers": strengths, "explanation": "As expected."},
+            {"name": "transfer does not beat white box", "verdict": "not run", "numbers": {}, "explanation": "None."},
+        ],
+    }  # fmt: skip
+
+
 @pytest.fixture
 def made():
     """The makers above; test folders are no packages, so that nothing can be imported from here."""
-    return SimpleNamespace(row=row, rows=rows, scores=scores, example=example, history=history, collapse=rows(COLLAPSE))
+    return SimpleNamespace(
+        row=row, rows=rows, scores=scores, example=example, history=history, collapse=rows(COLLAPSE),
+        robustness=robustness,
+    )  # fmt: skip

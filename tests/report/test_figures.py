@@ -129,7 +129,7 @@ def test_a_method_looks_the_same_everywhere(made):
     loss = figures.training({"cprl": made.history()}, NAMES)[0].figure.axes[0].lines[1]
     assert matplotlib.colors.to_hex(loss.get_color()) == colour
     many = [f"method {i}" for i in range(14)]
-    looks = [tuple(figures._line(many, name).values()) for name in many]
+    looks = [tuple(figures.line_of(many, name).values()) for name in many]
     assert len(set(looks)) == 14
 
 

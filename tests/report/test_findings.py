@@ -104,3 +104,15 @@ def test_verdict_of_a_model_that_never_ranked(made):
 def test_verdict_of_undefined_numbers(made):
     rows = [made.row(srcc=math.nan), made.row(attack="pgd", radius=2, srcc=math.nan)]
     assert "plain – → –, which has no value" in findings.verdict(rows)
+
+
+def test_trust_verdict_names_what_fails(made):
+    found = [made.robustness("plain", masked=True), made.robustness("cprl"), {"method": "at"}]
+    assert findings.trust_verdict(found) == (
+        'Checks for masked gradients: plain fails 2 of 2: "gradients exist" and "many steps beat one"; '
+        "cprl passes all 2."
+    )
+    assert findings.trust_verdict([]) == findings.trust_verdict([{"method": "at"}]) == ""
+    (warning,) = findings.warnings(made.collapse, found)
+    assert warning.startswith("plain does not pass every check for masked gradients")
+    assert findings.warnings(made.collapse, found[1:]) == []

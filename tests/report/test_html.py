@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cprl_jax.report import figures, html
+from cprl_jax.report import figures, html, robustness_figures
 
 VOID = {"meta", "br", "img", "wbr", "link", "input", "hr"}
 
@@ -186,3 +186,44 @@ def test_examples_of_one_image_stand_together(made, page):
 def test_large_photographs_are_reduced(made, page):
     text = page(examples=[made.example(size=(400, 800))])
     assert 'width="360" height="180"' in text
+
+
+def test_landscape_and_trust_checks(made, page):
+    found = [made.robustness("plain", masked=True), made.robustness("cprl", flat=0.2)]
+    rows = [row | {"r": math.inf if row["method"] == "plain" else 1.234} for row in made.collapse]
+    text = page(
+        rows=rows,
+        robustness=found,
+        landscapes=robustness_figures.landscapes(found, ["plain", "cprl"]),
+        strengths=robustness_figures.strengths(found, ["plain", "cprl"]),
+    )
+    words = " ".join("".join(parse(text).text).split())
+    for expected in (
+        "The scores around one image", "image_03.png", "nothing to move along: plain.", "many steps beat one",
+        "100 % of the values have no gradient.", "suspicious", "not run", "∞", "1.23", "0.250",
+        "plain does not pass every check for masked gradients", "Integral robustness",
+    ):  # fmt: skip
+        assert expected in words, expected
+    assert text.count('class="xsuspicious"') == 2 and text.count('class="xpassed"') == 2
+    assert "cprl does not pass" not in words
+    assert text.count("<svg") == 3
+
+
+def test_parts_of_the_robustness_may_be_missing(made, page):
+    words = "".join(parse(page(robustness=[{"method": "plain"}])).text)
+    assert "around one image" not in words and "hiding its gradient" not in words
+    alone = {"method": "plain", "checks": made.robustness()["checks"]}
+    words = "".join(parse(page(robustness=[alone, {"method": "cprl"}])).text)
+    assert "hiding its gradient" in words and "around one image" not in words
+
+
+def test_text_of_the_checks_is_escaped(made, page):
+    evil = "<img src=x onerror=alert(1)>"
+    found = made.robustness(evil)
+    found["checks"][0] |= {"name": evil, "explanation": evil, "verdict": "suspicious"}
+    found["landscape"]["image"] = evil
+    text = page(rows=made.rows({evil: {("none", 0): 0.8}}), scores=[], robustness=[found],
+                landscapes=robustness_figures.landscapes([found], [evil]),
+                strengths=robustness_figures.strengths([found], [evil]))  # fmt: skip
+    assert "<img src=x" not in text
+    assert evil in "".join(parse(text).text)

@@ -1,6 +1,7 @@
 """The public functions of the package: `cprl_jax.report.write` and what it leaves in a folder."""
 
 import csv
+import json
 import math
 import os
 
@@ -123,3 +124,28 @@ def test_public_names(made):
     assert report.format_table(made.collapse).startswith(" ")
     assert report.warnings(made.collapse) == []
     assert "plain" in report.verdict(made.collapse)
+
+
+def test_robustness_is_written(tmp_path, content, made):
+    found = [made.robustness("plain", masked=True), made.robustness("cprl")]
+    report.write(tmp_path, **content | {"robustness": found})
+    with (tmp_path / "trust.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["check"], row["verdict"]) for row in rows[:2]] == [
+        ("plain", "gradients exist", "suspicious"),
+        ("plain", "many steps beat one", "suspicious"),
+    ]
+    assert len(rows) == 6 and json.loads(rows[4]["numbers"]) == {"FGSM": 4.0, "PGD-10": 5.0}
+    new = {"landscape_plain.png", "landscape_cprl.png", "trust_strengths.png"}
+    assert new < {path.name for path in (tmp_path / "figures").iterdir()}
+    report.write(tmp_path, **content)
+    assert not new & {path.name for path in (tmp_path / "figures").iterdir()}
+    assert not (tmp_path / "trust.csv").exists()
+
+
+def test_wrong_checks_write_nothing(tmp_path, content):
+    with pytest.raises(ValueError, match=r"checks\[0\] of plain lacks verdict, numbers"):
+        report.write(
+            tmp_path, **content, robustness=[{"method": "plain", "checks": [{"name": "a", "explanation": ""}]}]
+        )
+    assert list(tmp_path.iterdir()) == []

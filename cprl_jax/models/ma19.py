@@ -1,0 +1,141 @@
+"""Ma19: four convolutions with divisive normalisation, trained on pairs of images instead of opinions.
+
+Ma et al., "Blind Image Quality Assessment by Learning from Multiple Annotators", ICIP 2019; the deep target of Zhang et
+al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS 2022.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cprl_jax.layers.gdn import GDN
+from cprl_jax.layers.sort_mask import SortMaskPlacement
+from cprl_jax.models.common import Dropout, conv, linear, max_pool, torch_default_bias
+from cprl_jax.models.hyperiqa import flatten_channels_first
+
+CHANNELS = 48
+STAGES = 4
+PYRAMID_LEVELS = (1, 2, 3)
+HIDDEN = 128
+# Three max-poolings must leave as many pixels as the finest level of the pyramid has cells.
+SMALLEST_IMAGE = 2 ** (STAGES - 1) * max(PYRAMID_LEVELS)
+
+
+def pyramid_max(
+    x: Float[Array, "batch height width channels"], levels: Sequence[int] = PYRAMID_LEVELS
+) -> Float[Array, "batch features"]:
+    """The maximum of each channel in each cell of a 1x1, 2x2 and 3x3 grid (He et al., ECCV 2014), joined.
+
+    The published rule for level n of a side of h pixels: cells of k = ceil(h / n) pixels, the first of which begins
+    (k n - h + 1) // 2 pixels outside. Within a level the order is channel, row, column, as published weights count on.
+
+    Args:
+      x: any range.
+      levels: cells on each side.
+
+    Raises:
+      ValueError: a side of x has fewer pixels than a level has cells.
+    """
+    if min(x.shape[1:3]) < max(levels):
+        raise ValueError(f"levels {tuple(levels)} need {max(levels)} pixels a side, got {x.shape[1]}x{x.shape[2]}")
+    return jnp.concatenate([flatten_channels_first(_cell_maxima(x, level)) for level in levels], axis=-1)
+
+
+def _cell_maxima(x: Array, level: int) -> Array:
+    padding, shape = [(0, 0)], [x.shape[0]]
+    for pixels in x.shape[1:3]:
+        cell = math.ceil(pixels / level)
+        before = (cell * level - pixels + 1) // 2
+        padding.append((before, cell * level - pixels - before))
+        shape += [level, cell]
+    x = jnp.pad(x, (*padding, (0, 0)), constant_values=-np.inf)
+    return jnp.max(x.reshape(*shape, x.shape[-1]), axis=(2, 4))
+
+
+class Ma19Trunk(nn.Module):
+    """Four 3x3 convolutions to 48 channels, each with GDN, and 2x2 max-pooling between them.
+
+    Attributes:
+      sort_mask: which convolutions are masked: those of stages 1 to 4, which read 3, 48, 48 and 48 channels.
+      dtype: of the convolutions; GDN computes in float32, and so are parameters.
+      axis_name: the mapped axis over which the batch is spread, if any.
+    """
+
+    sort_mask: SortMaskPlacement = SortMaskPlacement()
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> tuple[Float[Array, "batch stage_height stage_width channels"], ...]:
+        """The maps of the four stages after GDN, at 1, 1/2, 1/4 and 1/8 of the size (rounded down)."""
+        x = images
+        maps = []
+        for stage in range(1, STAGES + 1):
+            if stage > 1:
+                x = max_pool(x, window=2, stride=2)
+            x = conv(
+                x, CHANNELS, 3, name=f"conv{stage}", train=train, stage=stage, sort_mask=self.sort_mask, padding=1,
+                dtype=self.dtype, axis_name=self.axis_name, kernel_init=nn.initializers.xavier_uniform(),
+                bias_init=torch_default_bias(9 * x.shape[-1]),
+            )  # fmt: skip
+            x = GDN(dtype=self.dtype, name=f"gdn{stage}")(x)
+            maps.append(x)
+        return tuple(maps)
+
+
+class Ma19(nn.Module):
+    """Ma19 as published: its trunk, a spatial pyramid of maxima, and two linear layers to a mean and a variance.
+
+    Images go in without normalisation. The published weights give scores of about 1.5 to 4.2 (score_mean 0,
+    score_std 1); `cprl_jax.models.logistic.MA19` maps them to 0..10.
+
+    Attributes:
+      sort_mask: which convolutions of the backbone are masked, see `Ma19Trunk`.
+      score_mean, score_std: score = score_mean + score_std * first output of the last layer.
+      dtype: of the backbone's computation; the head computes in float32.
+      axis_name: the mapped axis over which the batch is spread, if any.
+      dropout: rate, before the last layer (0 in the published model).
+    """
+
+    sort_mask: SortMaskPlacement = SortMaskPlacement()
+    score_mean: float = 0.0
+    score_std: float = 1.0
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    dropout: float = 0.0
+
+    def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
+        """Scores of RGB images in [0, 1], at least 24x24 pixels, the higher the better; float32.
+
+        Raises:
+          ValueError: smaller images.
+        """
+        return self.mean_and_variance(images, train)[0]
+
+    @nn.compact
+    def mean_and_variance(
+        self, images: Float[Array, "batch height width 3"], train: bool = False
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+        """The score and its variance (in squared units of the score): `apply(..., method="mean_and_variance")`.
+
+        Raises:
+          ValueError: images of less than 24x24 pixels.
+        """
+        if min(images.shape[1:3]) < SMALLEST_IMAGE:
+            raise ValueError(
+                f"ma19 takes images of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} pixels, got "
+                f"{images.shape[1]}x{images.shape[2]}"
+            )
+        trunk = Ma19Trunk(self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone")
+        features = pyramid_max(trunk(images, train)[-1].astype(jnp.float32))
+        hidden = nn.relu(linear(features, HIDDEN, name="head_hidden"))
+        hidden = Dropout(self.dropout, self.axis_name)(hidden, train)
+        output = linear(hidden, 2, name="head")
+        return self.score_mean + self.score_std * output[:, 0], self.score_std**2 * jnp.exp(output[:, 1])

@@ -1,0 +1,5 @@
+"""How robust is a score function, and can that number be trusted?
+
+`metrics` turns scores before and after an attack into numbers, `landscape` evaluates the scores around one image, and
+`trust` looks for signs that attacks fail because the gradient is hidden, not because the model is robust.
+"""

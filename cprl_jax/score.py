@@ -1,0 +1,109 @@
+"""Scores image files with a trained model: `python -m cprl_jax.score photo.jpg *.png --checkpoint=runs/livec`.
+
+One line a file, `score<TAB>path`, in the order given; the score is on the scale of the labels, 0..100 for the models
+of this project, higher is better. It is the mean over crops drawn as for the test images of the run.
+
+From Python: `scorer = load("runs/livec"); scorer(["photo.jpg"])`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from cprl_jax.config import check_methods
+from cprl_jax.data.crops import draw_crops, extract
+from cprl_jax.data.dataset import CachedImages, QualityDataset, decode_rgb
+from cprl_jax.errors import UserError
+
+
+def load(
+    run: str | Path, *, method: str = "", crops: int = 0
+) -> Callable[[Sequence[str | Path]], Float[np.ndarray, " files"]]:
+    """Makes a function from image files to scores out of a run's folder.
+
+    Args:
+      run: the folder (--workdir) of a run of `cprl_jax.main` whose training is done.
+      method: which of its models; '' = cprl where it was trained, else the last method.
+      crops: crops an image; 0 = as the run's evaluation.
+
+    Raises:
+      UserError: no run, method or checkpoint there; when called, a file that is no image (named).
+    """
+    from cprl_jax.evaluate import Scorer  # after the checks of the command line: starting JAX takes seconds
+    from cprl_jax.train import best_variables, create_model
+
+    run = Path(run).expanduser()
+    config = read_config(run)
+    methods = tuple(config.methods)
+    if method and check_methods((method,))[0] not in methods:
+        raise UserError(f"method {method!r} was not trained in {run}; there are {', '.join(methods)}")
+    method = method or ("cprl" if "cprl" in methods else methods[-1])
+    evaluation = config.evaluation
+    variables, _ = best_variables(config, method, run / method)
+    scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size, pgd_steps=1, mid=evaluation.mid)
+    count = crops or evaluation.crops
+
+    def score(files: Sequence[str | Path]) -> Float[np.ndarray, " files"]:
+        scores = []
+        for path in tqdm(files, desc="score", unit="image", disable=len(files) < 20, dynamic_ncols=True):
+            images = _dataset(Path(path))
+            drawn = draw_crops(images, [0], crops=count, crop_size=evaluation.crop_size, seed=config.seed)
+            scores.append(scorer.scores(variables, extract(drawn, images, count))[0])
+        return np.array(scores, np.float32)
+
+    return score
+
+
+def read_config(run: Path) -> ml_collections.ConfigDict:
+    try:
+        return ml_collections.ConfigDict(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{run} is not the folder of a run: config.json cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{run / 'config.json'} is damaged ({error})") from None
+
+
+def _dataset(path: Path) -> QualityDataset:
+    """A data set of one image: its crops depend on the seed, its file name and its size alone."""
+    try:
+        image = decode_rgb(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    unknown = np.zeros(1, np.float32)
+    return QualityDataset(
+        name="files", images=CachedImages(lambda index: image, 1), names=[path.name], mos=unknown, mos_raw=unknown,
+        mos_std=unknown * np.nan, references=[path.name], distortions=[""], levels=[0],
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and prints the scores; returns the exit code: 0, or 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cprl_jax.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", help="image files (8 bits a channel)")
+    parser.add_argument("--checkpoint", required=True, help="the folder of a run (its --workdir)")
+    parser.add_argument("--method", default="", help="which of its models (default: cprl, else the last one)")
+    parser.add_argument("--crops", type=int, default=0, help="crops an image (default: as the run's evaluation)")
+    arguments = parser.parse_args(argv)
+    try:
+        scores = load(arguments.checkpoint, method=arguments.method, crops=arguments.crops)(arguments.images)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path, value in zip(arguments.images, scores, strict=True):
+        print(f"{value:.2f}\t{path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
