@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from cprl_jax import command_line
 from cprl_jax import config as config_lib
 from cprl_jax.errors import TrainingDiverged, UserError
+from cprl_jax.memory import keep_freed_memory
 
 _PACKAGE = Path(__file__).parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE[:key=value,...].", lock_config=True)
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.get_absl_handler().addFilter(
         lambda record: record.levelno > standard_logging.INFO or Path(record.pathname).is_relative_to(_PACKAGE)
     )
+    keep_freed_memory()
     try:
         config, workdir = command_line.parse(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
         config_lib.validate(config)

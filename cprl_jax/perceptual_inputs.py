@@ -257,8 +257,8 @@ def _deep_parameters(name: str, options: ml_collections.ConfigDict) -> dict[str,
     if backbone == _RANDOM:
         backbone = fidelity.random_backbone(jax.random.key(0))
     if name == "lpips":
-        return fidelity.lpips_parameters(backbone, options.lpips_weights or None)
-    return fidelity.dists_parameters(backbone, options.dists_weights or None)
+        return fidelity.lpips_parameters(backbone, heads=options.lpips_weights or None)
+    return fidelity.dists_parameters(backbone, weights=options.dists_weights or None)
 
 
 def fingerprint(text: str, tree: Any) -> str:

@@ -21,6 +21,7 @@ from cprl_jax.config import check_methods
 from cprl_jax.data.crops import draw_crops, extract
 from cprl_jax.data.dataset import CachedImages, QualityDataset, decode_rgb
 from cprl_jax.errors import UserError
+from cprl_jax.memory import keep_freed_memory
 
 
 def load(
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", default="", help="which of its models (default: cprl, else the last one)")
     parser.add_argument("--crops", type=int, default=0, help="crops an image (default: as the run's evaluation)")
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     try:
         scores = load(arguments.checkpoint, method=arguments.method, crops=arguments.crops)(arguments.images)
     except UserError as error:

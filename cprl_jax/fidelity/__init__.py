@@ -5,7 +5,7 @@ reference itself, and pure, so that it works under `jit`, `vmap` and `grad`. `di
 
     fidelity.ssim(images, references)                                # a similarity, [batch]
     fidelity.distance("ssim")(images, references)                    # 1 - SSIM
-    parameters = fidelity.dists_parameters("vgg16.pth", "dists_alpha_beta.npz")
+    parameters = fidelity.dists_parameters("vgg16.pth", weights="dists_alpha_beta.npz")
     fidelity.dists(parameters)(images, references)                   # a distance already
 
 This package imports nothing else of `cprl_jax`.

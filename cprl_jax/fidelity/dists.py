@@ -45,7 +45,7 @@ def dists(parameters: dict[str, Any]) -> Partial:
     return Partial(_dists_distance, parameters)
 
 
-def dists_parameters(backbone: Source, weights: Source | None = None) -> dict[str, Any]:
+def dists_parameters(backbone: Source, *, weights: Source | None = None) -> dict[str, Any]:
     """The parameters of `dists`, read from published weights.
 
     Args:

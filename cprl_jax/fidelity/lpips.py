@@ -47,7 +47,7 @@ def lpips(parameters: dict[str, Any]) -> Partial:
     return Partial(_DISTANCES[network[0]], parameters)
 
 
-def lpips_parameters(backbone: Source, heads: Source | None = None, *, network: str = "vgg16") -> dict[str, Any]:
+def lpips_parameters(backbone: Source, *, heads: Source | None = None, network: str = "vgg16") -> dict[str, Any]:
     """The parameters of `lpips`, read from published weights.
 
     Args:

@@ -38,7 +38,7 @@ def tensors():
 
 @pytest.fixture(scope="module")
 def measure(tensors):
-    return fidelity.dists(fidelity.dists_parameters(*tensors))
+    return fidelity.dists(fidelity.dists_parameters(tensors[0], weights=tensors[1]))
 
 
 def literal_dists(torch, backbone, weights, images, references):
@@ -96,14 +96,14 @@ def test_equals_the_published_package(monkeypatch):
     pair = [torch.tensor(values.transpose(0, 3, 1, 2)) for values in (images, references)]
     with torch.no_grad():
         expected = reference(*pair).numpy()
-    measure = fidelity.dists(fidelity.dists_parameters(backbone, weights))
+    measure = fidelity.dists(fidelity.dists_parameters(backbone, weights=weights))
     np.testing.assert_allclose(measure(images, references), expected, atol=1e-5)
 
 
 def test_reads_the_published_weights(tensors):
     if not PUBLISHED.is_file():
         pytest.skip("the published weights are not at hand")
-    parameters = fidelity.dists_parameters(tensors[0], PUBLISHED)
+    parameters = fidelity.dists_parameters(tensors[0], weights=PUBLISHED)
     assert parameters["alpha"].shape == parameters["beta"].shape == (1475,)
     shares = [float(jnp.sum(parameters[name])) for name in ("alpha", "beta")]
     np.testing.assert_allclose(shares[0] / sum(shares), 0.876, atol=1e-3)

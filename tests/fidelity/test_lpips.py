@@ -90,7 +90,7 @@ def test_equals_the_literal_formula_in_torch(network):
     torch = pytest.importorskip("torch")
     images, references = pairs()
     backbone, heads = random_tensors(network)
-    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads, network=network))
+    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads=heads, network=network))
     expected = literal_lpips(torch, network, backbone, heads, images, references)
     np.testing.assert_allclose(measure(images, references), expected, rtol=1e-5, atol=1e-6)
     assert expected[0] > 0.01 and abs(expected[2]) < 1e-9
@@ -115,7 +115,7 @@ def test_equals_the_published_package(network, theirs):
     pair = [torch.tensor(values.transpose(0, 3, 1, 2)) for values in (images, references)]
     with torch.no_grad():
         expected = reference(*pair, normalize=True).reshape(-1).numpy()
-    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads, network=network))
+    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads=heads, network=network))
     np.testing.assert_allclose(measure(images, references), expected, atol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_reads_the_published_heads(network, theirs):
     if not file.is_file():
         pytest.skip("the published heads are not at hand")
     backbone = {name: np.zeros_like(value) for name, value in random_tensors(network)[0].items()}
-    parameters = fidelity.lpips_parameters(backbone, file, network=network)
+    parameters = fidelity.lpips_parameters(backbone, heads=file, network=network)
     assert [head.shape for head in parameters["heads"]] == [(width,) for width in NETWORKS[network].widths]
     with np.load(file) as published:
         np.testing.assert_array_equal(parameters["heads"][1], published["lin1.model.1.weight"][0, :, 0, 0])
@@ -135,7 +135,7 @@ def test_without_heads_all_channels_weigh_the_same():
     images, references = pairs()
     backbone, heads = random_tensors("squeezenet")
     ones = {name: np.ones_like(value) for name, value in heads.items()}
-    plain, alike = (fidelity.lpips_parameters(backbone, h, network="squeezenet") for h in (None, ones))
+    plain, alike = (fidelity.lpips_parameters(backbone, heads=h, network="squeezenet") for h in (None, ones))
     np.testing.assert_array_equal(fidelity.lpips(plain)(images, references), fidelity.lpips(alike)(images, references))
 
 
@@ -153,7 +153,7 @@ def test_gradients_are_finite_where_all_features_are_zero_and_zero_at_the_refere
     images, references = pairs()
     backbone, heads = random_tensors(network)
     backbone["features.0.bias"] -= 3  # so that whole pixels have no feature at all
-    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads, network=network))
+    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads=heads, network=network))
     at_images = np.asarray(gradient(measure, images, references))
     assert np.all(np.isfinite(at_images)) and np.abs(at_images[0]).max() > 0
     np.testing.assert_allclose(at_images[2], 0, atol=1e-7)  # the two passes may round differently
@@ -164,7 +164,7 @@ def test_gradient_equals_finite_differences():
     with jax.enable_x64(True):
         images, references = (jnp.asarray(values[:1].astype(np.float64)) for values in pairs((17, 18)))
         backbone, heads = random_tensors("squeezenet")
-        measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads, network="squeezenet"))
+        measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads=heads, network="squeezenet"))
         along = np.random.default_rng(2).normal(size=images.shape)
         ahead, behind = (summed(measure, images + step * along, references) for step in (1e-7, -1e-7))
         numeric = (ahead - behind) / 2e-7
@@ -174,7 +174,8 @@ def test_gradient_equals_finite_differences():
 
 def test_vmap_batch_and_half_precision():
     images, references = pairs((17, 18))
-    measure = fidelity.lpips(fidelity.lpips_parameters(*random_tensors("squeezenet"), network="squeezenet"))
+    backbone, heads = random_tensors("squeezenet")
+    measure = fidelity.lpips(fidelity.lpips_parameters(backbone, heads=heads, network="squeezenet"))
     together = measure(images, references)
     np.testing.assert_allclose(measure(images[:1], references[:1]), together[:1], rtol=1e-5)
     mapped = jax.jit(jax.vmap(measure, in_axes=(0, None)))(np.stack([images, references]), references)
@@ -202,9 +203,9 @@ def test_mistakes_are_named():
         fidelity.lpips({"alpha": 1})
     five = {name: value for name, value in heads.items() if name < "lin5"}
     with pytest.raises(ValueError, match="'lin5.model.1.weight' of LPIPS on squeezenet is missing"):
-        fidelity.lpips_parameters(backbone, five, network="squeezenet")
+        fidelity.lpips_parameters(backbone, heads=five, network="squeezenet")
     with pytest.raises(ValueError, match="negative"):
-        fidelity.lpips_parameters(backbone, {name: -value for name, value in heads.items()}, network="squeezenet")
+        fidelity.lpips_parameters(backbone, heads={name: -value for name, value in heads.items()}, network="squeezenet")
     measure = fidelity.lpips(fidelity.lpips_parameters(backbone, network="squeezenet"))
     gray = np.zeros((1, 20, 20, 1), np.float32)
     with pytest.raises(ValueError, match=r"3 channels \(RGB\), got 1"):
