@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from cprl_jax import attacks, models
+from cprl_jax.memory import keep_freed_memory
 from cprl_jax.models.resnet import ResNetScore
 from cprl_jax.models.torch_names import torch_name
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # of all rows
 
     images = np.random.default_rng(0).random((arguments.batch, arguments.size, arguments.size, 3), dtype=np.float32)
     module = ResNetScore("resnet18")
