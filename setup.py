@@ -17,7 +17,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["cprl_jax", "cprl_jax.*"]),
-    package_data={"cprl_jax": ["py.typed", "**/*.html", "**/*.css"]},
+    package_data={"cprl_jax": ["py.typed", "**/*.html", "**/*.md"]},
     install_requires=[
         f"jax{JAX_RANGE}",
         "flax>=0.12,<0.13",
@@ -57,6 +57,7 @@ setup(
         ],
         # Other implementations, which tests and benchmarks compare with where they are installed.
         "comparison": [
+            "eagerpy>=0.30,<1",
             "foolbox>=3.3.4,<4",
             "piq>=0.8,<0.9",
             "torchmetrics>=1.4,<2",

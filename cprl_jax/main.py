@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.get_absl_handler().addFilter(
         lambda record: record.levelno > standard_logging.INFO or Path(record.pathname).is_relative_to(_PACKAGE)
     )
-    keep_freed_memory()
     try:
         config, workdir = command_line.parse(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
         config_lib.validate(config)
+        keep_freed_memory()
         # Only now: starting JAX takes seconds, and a mistyped flag should not.
         from cprl_jax import parallel
 

@@ -161,6 +161,15 @@ def local_device_count() -> int:
     return jax.local_device_count()
 
 
+def programs_at_once() -> int:
+    """How many compiled programs should run side by side on this process's devices.
+
+    Two on a CPU that is one device: many operations use one core only, and two programs fill two cores. An accelerator
+    runs one after the other, and several CPU devices are side by side already.
+    """
+    return 2 if jax.default_backend() == "cpu" and local_device_count() == 1 else 1
+
+
 def device_count() -> int:
     """The number of devices of all processes: a global batch is divided among that many."""
     return jax.device_count()

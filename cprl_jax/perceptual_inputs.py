@@ -20,7 +20,7 @@ from cprl_jax.data.dataset import decode_rgb
 from cprl_jax.data.scenes import PHOTOGRAPHS
 from cprl_jax.errors import UserError
 from cprl_jax.models import brisque, logistic
-from cprl_jax.score import _config as read_config
+from cprl_jax.score import read_config
 from cprl_jax.train import best_variables, create_model
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")

@@ -28,10 +28,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-from cprl_jax.memory import keep_freed_memory  # noqa: E402
-
-keep_freed_memory()  # compiled steps allocate and free much
-
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
