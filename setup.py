@@ -51,7 +51,7 @@ setup(
         "tensorboard": ["tensorboard>=2.16,<3"],  # to look at the curves of a run
         "test": [
             "pytest>=8,<10",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.7,<4",
             "ruff>=0.14,<0.18",
             "torch==2.13.*",  # an independent implementation to compare with
         ],
