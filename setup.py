@@ -32,6 +32,9 @@ setup(
         "scipy>=1.14,<2",
         "absl-py>=2.1,<3",
         "pillow>=10.3",
+        "scikit-learn>=1.5,<2",  # clusters of content
+        "openpyxl>=3.1,<4",  # scores that come in spreadsheets
+        "xlrd>=2,<3",
         "scikit-image>=0.25,<0.27",  # the embedded data set is made from its photographs
         "matplotlib>=3.9,<4",
         "tqdm>=4.66,<5",
@@ -53,6 +56,7 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.7,<4",
             "ruff>=0.14,<0.18",
+            "xlwt>=1.3,<2",  # to make spreadsheets of the old kind
             "torch==2.13.*",  # an independent implementation to compare with
         ],
         # Other implementations, which tests and benchmarks compare with where they are installed.

@@ -1,12 +1,13 @@
 """CPRL on the LIVE image quality database, release 2 (779 distorted images of 29 scenes, five distortions).
 
 Paper: Wang et al., "Causal Perception Inspired Representation Learning for Trustworthy Image Quality Assessment",
-Table 3, column LIVE. The arguments are those of configs/livec.py. The reader of this data set is not part of this
-version: the command ends with a sentence that says so.
+Table 3, column LIVE. Needs the official release (docs/datasets.md); the arguments are those of configs/livec.py.
+
+  python -m cprl_jax.main --config=configs/live.py --config.dataset.manual_dir=DIR --config.model.weights=resnet50.pth
 """
 
-from cprl_jax import config as config_lib
+from cprl_jax import presets
 
 
 def get_config(argument: str | None = None):
-    return config_lib.cprl_experiment("live", argument)
+    return presets.cprl_experiment("live", argument)

@@ -14,8 +14,8 @@ Arguments (--config=configs/livec.py:key=value,key=value):
              docs/papers.md explains (default for squeezenet)
 """
 
-from cprl_jax import config as config_lib
+from cprl_jax import presets
 
 
 def get_config(argument: str | None = None):
-    return config_lib.cprl_experiment("livec", argument)
+    return presets.cprl_experiment("livec", argument)

@@ -20,10 +20,11 @@ Arguments (--config=configs/perceptual_attack.py:key=value,key=value):
 """
 
 from cprl_jax import config as config_lib
+from cprl_jax import presets
 
 
 def get_config(argument: str | None = None):
-    values = config_lib.parse_argument(argument, {"models": None, "fidelities": None, "size": ("paper", "short")})
+    values = presets.parse_argument(argument, {"models": None, "fidelities": None, "size": ("paper", "short")})
     config = config_lib.default()
     config.job = "perceptual_attack"
     perceptual = config.perceptual

@@ -9,12 +9,13 @@ Arguments (--config=configs/quickstart.py:key=value):
 """
 
 from cprl_jax import config as config_lib
+from cprl_jax import presets
 
 
 def get_config(argument: str | None = None):
-    values = config_lib.parse_argument(argument, {"methods": None})
+    values = presets.parse_argument(argument, {"methods": None})
     config = config_lib.default()
-    config.methods = config_lib.parse_methods(values.get("methods", "plain+cprl"))
+    config.methods = presets.parse_methods(values.get("methods", "plain+cprl"))
 
     config.dataset.name = "embedded"
     config.dataset.scenes, config.dataset.levels = 120, 3

@@ -7,14 +7,19 @@ Radii and epsilons are in units of 1/255 here (as in the papers' tables); in Pyt
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import ml_collections
 
 from cprl_jax.errors import UserError
 
-JOBS = ("train_and_evaluate", "train", "evaluate", "perceptual_attack")
+JOBS = ("train_and_evaluate", "train", "evaluate", "perceptual_attack", "causal_iqa", "leave_one_out")
 METHODS = ("plain", "cprl", "at")
-DATASETS = ("embedded", "livec", "live", "vcl", "koniq")
+UPDATES = ("erm", "metaiqa", "cis", "cip")  # of Causal-IQA
+DATASETS = (
+    "embedded", "livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive", "own"
+)  # fmt: skip
+SPLITS = ("random", "official", "folds", "leave_one_distortion_out")
 ATTACKS = ("none", "fgsm", "pgd")
 FIDELITIES = ("chebyshev", "ssim", "lpips", "dists")  # of the perceptual attack
 SCORE_MODELS = ("ma19", "brisque")  # its targets, besides models that were trained here
@@ -29,20 +34,32 @@ def default() -> ml_collections.ConfigDict:
     config.compilation_cache = ""  # a folder that keeps compiled programs between runs ("" = none)
 
     config.dataset = dataset = ml_collections.ConfigDict()
-    dataset.name = "embedded"  # of DATASETS
-    dataset.manual_dir = ""  # the folder that holds the official release ("" = TFDS's manual directory)
+    dataset.name = "embedded"  # of DATASETS; several joined by + are one
+    dataset.manual_dir = ""  # holds the official release ("" = TFDS's manual directory); own: the images
     dataset.data_dir = ""  # where TFDS keeps the prepared records ("" = ~/tensorflow_datasets)
-    dataset.split_file = ""  # a split saved by an earlier run ("" = draw 4:1 from the seed)
-    dataset.test_fraction = 0.2  # of the scenes
+    dataset.labels = ""  # own: the CSV file `image,mos[,reference,...]` ("" = labels.csv in manual_dir)
+    dataset.mos_worst = 0.0  # own: the ends of its scale; worst > best for labels that grow with the damage
+    dataset.mos_best = 100.0
+    dataset.koniq_scores = "zscore"  # koniq: MOS_zscore, or "mos" (1..5, stretched to 0..100)
+    dataset.resize = 0  # pixels a side that all images are brought to; 0 = as they are
+    dataset.cache = "memory"  # where decoded images stay, up to cache_gib; "disk" = all, in a mapped file
+    dataset.cache_gib = 4.0
+    dataset.split = "random"  # of SPLITS
+    dataset.split_file = ""  # a split saved by an earlier run ("" = as `split` says)
+    dataset.repeats = 1  # random: how many splits, with seeds seed, seed + 1, ...; the report gives median and spread
+    dataset.test_fraction = 0.2  # of the scenes (random)
     dataset.validation_fraction = 0.1  # of the scenes that are not in the test part
+    dataset.folds = 5
+    dataset.fold = 0  # which of the folds is tested; -1 = each in turn
+    dataset.held_out = ""  # leave_one_distortion_out: the distortion that is tested
     dataset.seed = 0  # embedded: of its scenes and noise; config.seed splits them
     dataset.image_size = 112  # embedded: height and width of its images, pixels
     dataset.scenes = 64  # embedded: how many scenes
     dataset.levels = 5  # embedded: levels of each distortion
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "squeezenet"  # "hyperiqa", "resnet", "squeezenet", "compact", "ma19"
-    model.backbone = "resnet50"  # of hyperiqa and resnet: "resnet18", "resnet34", "resnet50"
+    model.name = "squeezenet"  # or "hyperiqa", "metaiqa", "resnet", "compact", "ma19"
+    model.backbone = "resnet50"  # of hyperiqa, metaiqa, resnet: "resnet18", "resnet34", "resnet50"
     model.weights = ""  # published weights: a path (.npz, .safetensors, .pth) or a Hugging Face owner/name[:file]
     model.dtype = "float32"  # of the computation; "bfloat16" is faster on GPU and TPU (parameters stay float32)
     model.dropout = 0.0  # before the last layer of resnet, squeezenet and compact
@@ -72,6 +89,8 @@ def default() -> ml_collections.ConfigDict:
     train.ema_decay = 0.0  # evaluate an exponential moving average of the parameters; 0 = off
     train.evaluate_every = 0  # steps between validations and checkpoints; 0 = a twentieth of the run
     train.validation_crops = 2  # a validation image
+    train.workers = 0  # threads that make batches; 0 = one a core
+    train.crop_on = "auto"  # "host", or "device": images live in the accelerator's memory (auto: there, if they fit)
 
     config.plain = _method(sort_mask=False)
 
@@ -96,6 +115,7 @@ def default() -> ml_collections.ConfigDict:
     evaluation.crops_drawn = 25  # crops a test image, drawn once from the seed and saved
     evaluation.crops = 25  # how many of them are scored and attacked (their mean is the image's score)
     evaluation.batch_size = 16  # crops at once, a device
+    evaluation.datasets = ()  # other data sets to test on (of DATASETS, in dataset.manual_dir), "own:FOLDER"
     evaluation.attacks = ("fgsm", "pgd")
     evaluation.radii = (0.5, 1.0, 2.0, 4.0)  # 1/255
     evaluation.pgd_steps = 10
@@ -108,6 +128,34 @@ def default() -> ml_collections.ConfigDict:
     evaluation.trust_queries = 100  # of their black-box attack; 0 = without it
     evaluation.landscape_points = 15  # along a side of the score landscape of one test image, odd; 0 = no landscape
     evaluation.landscape_extent = 4.0  # 1/255; half a side
+
+    config.causal_iqa = causal_iqa = ml_collections.ConfigDict()  # of the jobs "causal_iqa" and "leave_one_out"
+    causal_iqa.updates = ("erm", "cis", "cip")  # compared; of UPDATES
+    causal_iqa.seeds = 1  # trainings of each: config.seed, config.seed + 1, ...
+    causal_iqa.clusters = 2  # q, of content
+    causal_iqa.content = True  # False: subsets by distortion alone (ablation "\c" of the paper)
+    causal_iqa.levels = False  # True: subsets by level as well ("+L")
+    causal_iqa.features_of = "references"  # what is clustered: undistorted photographs, or "images"
+    causal_iqa.reduction = "pca"  # of their features, to `dimensions`; "tsne" (the paper) or "none"
+    causal_iqa.dimensions = 10
+    causal_iqa.smallest_subset = 8  # images; smaller ones are joined
+    causal_iqa.batch_size = 8  # images of a subset in an inner step
+    causal_iqa.meta_steps = 0  # 0 = as many as `epochs` of the training images take
+    causal_iqa.epochs = 100
+    causal_iqa.loss = "l1"  # or "l2"
+    causal_iqa.inner_optimizer = "adam"  # or "sgd"
+    causal_iqa.inner_state = "kept"  # from one meta step to the next, or "reset"
+    causal_iqa.backbone_learning_rate = 1e-4  # of the inner steps
+    causal_iqa.head_learning_rate = 1e-4
+    causal_iqa.decay = 0.8  # of both, every `decay_epochs`
+    causal_iqa.decay_epochs = 10
+    causal_iqa.beta2 = 0.9999  # of Adam in the inner steps
+    causal_iqa.meta_update = "interpolation"  # theta + meta_rate (phi - theta); "adam" takes theta - phi as gradient
+    causal_iqa.meta_rate = 0.5
+    causal_iqa.meta_beta2 = 0.9999
+    causal_iqa.evaluate_every = 0  # meta steps between checkpoints; 0 = a tenth of the run
+    causal_iqa.held_out = ()  # leave_one_out: these distortions, () = each one
+    causal_iqa.saliency = 4  # test images of the saliency figure
 
     config.perceptual = perceptual = ml_collections.ConfigDict()  # of the job "perceptual_attack"
     perceptual.models = ()  # attacked: "ma19", "brisque", or "run:FOLDER:METHOD" for a model that was trained here
@@ -154,102 +202,13 @@ def _method(*, sort_mask: bool) -> ml_collections.ConfigDict:
     return method
 
 
-def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.ConfigDict:
-    """The experiment of CPRL's Table 3 on one data set; `argument` chooses backbone, methods and schedule.
-
-    backbone: hyperiqa (HyperIQA on ResNet-50, the paper's), resnet18, resnet34, resnet50, or squeezenet.
-    methods: joined by +, see METHODS.
-    schedule: 'paper' (16 epochs of 25 crops of 224 pixels, CPRL as printed; default except for squeezenet), or 'short':
-      small crops, few steps, and a CPRL that needs them: see docs/papers.md.
-
-    Raises:
-      UserError: an unknown key or value.
-    """
-    backbones = ("hyperiqa", "resnet18", "resnet34", "resnet50", "squeezenet")
-    values = parse_argument(argument, {"backbone": backbones, "methods": None, "schedule": ("paper", "short")})
-    backbone = values.get("backbone", "hyperiqa")
-    config = default()
-    config.dataset.name = dataset
-    config.methods = parse_methods(values.get("methods", "plain+cprl"))
-    if backbone.startswith("resnet"):
-        config.model.name, config.model.backbone = "resnet", backbone
-    else:
-        config.model.name = backbone
-    if backbone == "hyperiqa":
-        # As published: labels as they are, L2 decay. The normalisation of the scores is learned by the head.
-        config.model.score_mean, config.model.score_std = 0.0, 1.0
-        config.train.weight_decay = 5e-4
-    if backbone == "squeezenet":
-        # The inputs of its 3x3 convolutions are narrow: 48 and 64 channels in the last stage.
-        config.model.sort_mask.min_channels, config.model.sort_mask.stages = 48, (3,)
-    if values.get("schedule", "short" if backbone == "squeezenet" else "paper") == "short":
-        _short_schedule(config)
-    return config
-
-
-def _short_schedule(config: ml_collections.ConfigDict) -> None:
-    train = config.train
-    train.batch_size, train.crop_size = 24, 96
-    train.steps = 400
-    train.backbone_learning_rate, train.head_learning_rate = 1e-4, 2e-3
-    train.schedule, train.warmup_steps = "cosine", 20
-    train.correlation_weight = 20.0
-    train.ema_decay = 0.98
-    train.evaluate_every = 100  # attacked validations cost as much as the training between them
-    config.evaluation.crops = 3
-    # A tenth of a small set is too few images to choose a checkpoint by; the schedule ends with small steps anyway.
-    config.evaluation.checkpoint = "last"
-    config.plain.batch_size, config.plain.crop_size = 16, 224
-    cprl = config.cprl
-    cprl.start_from = "plain"
-    cprl.steps = 450
-    cprl.weight, cprl.relative = 17.0, True
-    cprl.epsilon, cprl.alphas, cprl.alpha_law, cprl.direction_steps = 1.5, 1, "edge", 2
-    cprl.sort_mask = False
-    cprl.validation_radius = 1.0
-    config.at.start_from, config.at.steps = "plain", 600
-
-
-def parse_argument(argument: str | None, allowed: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
-    """Splits the part of `--config=FILE:key=value,key=value` behind the colon.
-
-    Args:
-      argument: that text; None or "" for none.
-      allowed: the keys that the configuration file knows, each with its values (None = any).
-
-    Raises:
-      UserError: an unknown or repeated key or a value that is not allowed.
-    """
-    values: dict[str, str] = {}
-    for item in filter(None, (argument or "").split(",")):
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise UserError(f"config argument {item!r}: write key=value; keys: {_listed(allowed)}")
-        if key not in allowed:
-            raise UserError(
-                f"config argument {item!r}: unknown key {key!r}{_near(key, allowed)}; keys: {_listed(allowed)}"
-            )
-        if key in values:
-            raise UserError(f"config argument {key!r} is given twice")
-        choices = allowed[key]
-        if choices is not None and value not in choices:
-            raise UserError(f"config argument {item!r}: {key} is one of {_listed(choices)}")
-        values[key] = value
-    return values
-
-
-def parse_methods(value: str) -> tuple[str, ...]:
-    """'plain+cprl' -> ('plain', 'cprl'). Raises UserError for an unknown or repeated method."""
-    return check_methods(tuple(value.split("+")))
-
-
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """Returns the methods as a tuple, or raises UserError for an unknown, repeated or missing one."""
     for method in methods:
         if method not in METHODS:
-            raise UserError(f"unknown method {method!r}{_near(method, METHODS)}; allowed: {_listed(METHODS)}")
+            raise UserError(f"unknown method {method!r}{near(method, METHODS)}; allowed: {listed(METHODS)}")
     if not methods or len(set(methods)) != len(methods):
-        raise UserError(f"methods {'+'.join(methods)!r}: name each method once; allowed: {_listed(METHODS)}")
+        raise UserError(f"methods {'+'.join(methods)!r}: name each method once; allowed: {listed(METHODS)}")
     return tuple(methods)
 
 
@@ -262,8 +221,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     check_methods(config.methods)
     choices = {
         "job": JOBS,
-        "dataset.name": DATASETS,
-        "model.name": ("hyperiqa", "resnet", "squeezenet", "compact", "ma19"),
+        "dataset.koniq_scores": ("zscore", "mos"),
+        "dataset.cache": ("memory", "disk"),
+        "dataset.split": SPLITS,
+        "train.crop_on": ("auto", "host", "device"),
+        "model.name": ("hyperiqa", "metaiqa", "resnet", "squeezenet", "compact", "ma19"),
         "model.backbone": ("resnet18", "resnet34", "resnet50"),
         "model.dtype": ("float32", "bfloat16"),
         "model.sort_mask.selection": ("fast", "top_k"),
@@ -282,16 +244,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field, allowed in choices.items():
         value = lookup(config, field)
         if value not in allowed:
-            raise UserError(f"config.{field} is {value!r}{_near(value, allowed)}; allowed: {_listed(allowed)}")
+            raise UserError(f"config.{field} is {value!r}{near(value, allowed)}; allowed: {listed(allowed)}")
     at_least = {
         1: (
-            "dataset.levels", "train.batch_size", "train.crop_size", "train.epochs", "train.crops_per_epoch",
-            "train.validation_crops", "cprl.alphas", "cprl.direction_steps", "evaluation.crop_size", "evaluation.crops",
-            "evaluation.batch_size", "evaluation.pgd_steps", "evaluation.resamples", "perceptual.multipliers",
-            "perceptual.steps",
+            "dataset.levels", "dataset.repeats", "train.batch_size", "train.crop_size", "train.epochs",
+            "train.crops_per_epoch", "train.validation_crops", "cprl.alphas", "cprl.direction_steps",
+            "evaluation.crop_size", "evaluation.crops", "evaluation.batch_size", "evaluation.pgd_steps",
+            "evaluation.resamples", "perceptual.multipliers", "perceptual.steps",
         ),
         0: (
-            "seed", "model.dropout", "model.score_std", "model.sort_mask.rate", "train.steps", "train.warmup_steps",
+            "seed", "dataset.cache_gib", "dataset.resize", "train.workers",
+            "model.dropout", "model.score_std", "model.sort_mask.rate", "train.steps", "train.warmup_steps",
             "train.weight_decay", "train.clip_norm", "train.ema_decay", "train.evaluate_every", "plain.steps",
             "plain.batch_size", "plain.crop_size", "cprl.steps", "cprl.batch_size", "cprl.crop_size", "at.steps",
             "at.batch_size", "at.crop_size", "cprl.weight", "cprl.warmup_steps", "cprl.epsilon", "at.epsilon",
@@ -311,7 +274,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{field} is {lookup(config, field)}; it must be below 1")
     for attack in config.evaluation.attacks:
         if attack not in ATTACKS[1:]:
-            raise UserError(f"config.evaluation.attacks names {attack!r}; allowed: {_listed(ATTACKS[1:])}")
+            raise UserError(f"config.evaluation.attacks names {attack!r}; allowed: {listed(ATTACKS[1:])}")
     if any(radius <= 0 or radius > 255 for radius in config.evaluation.radii):
         raise UserError(
             f"config.evaluation.radii is {tuple(config.evaluation.radii)}; each is in (0, 255], units of 1/255"
@@ -327,6 +290,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.evaluation.crops is {config.evaluation.crops}, more than the {config.evaluation.crops_drawn} that "
             "are drawn (config.evaluation.crops_drawn)"
         )
+    _validate_dataset(config)
     _validate_perceptual(config)
     for method in config.methods:
         if config[method].start_from == "plain" and "plain" not in config.methods:
@@ -336,18 +300,50 @@ def validate(config: ml_collections.ConfigDict) -> None:
             )
 
 
+def _validate_dataset(config: ml_collections.ConfigDict) -> None:
+    dataset = config.dataset
+    names = dataset.name.split("+")
+    for name in names:
+        if name not in DATASETS:
+            raise UserError(f"config.dataset.name is {name!r}{near(name, DATASETS)}; allowed: {listed(DATASETS)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"config.dataset.name is {dataset.name!r}; name each set once")
+    if dataset.mos_worst == dataset.mos_best:
+        raise UserError(
+            f"config.dataset.mos_worst and mos_best are both {dataset.mos_best}; they are the two ends of the scale"
+        )
+    if dataset.folds < 2 or not -1 <= dataset.fold < dataset.folds:
+        raise UserError(
+            f"config.dataset.fold is {dataset.fold} of {dataset.folds} folds; there are at least 2, numbered from 0 "
+            "(-1 = each in turn)"
+        )
+    if dataset.split == "leave_one_distortion_out" and not dataset.held_out:
+        raise UserError("config.dataset.held_out is empty; name the distortion that is left out of training")
+    if dataset.repeats > 1 and (dataset.split != "random" or dataset.split_file):
+        raise UserError(
+            f"config.dataset.repeats is {dataset.repeats}, which draws random splits; use it with "
+            "config.dataset.split=random and without config.dataset.split_file"
+        )
+    for name in config.evaluation.datasets:
+        known = [other for other in DATASETS if other not in ("embedded", "own")]
+        if name not in known and not name.startswith("own:"):
+            raise UserError(
+                f"config.evaluation.datasets names {name!r}{near(name, known)}; allowed: {listed(known)}, own:FOLDER"
+            )
+
+
 def _validate_perceptual(config: ml_collections.ConfigDict) -> None:
     perceptual = config.perceptual
     for name in perceptual.fidelities:
         if name not in FIDELITIES:
             raise UserError(
-                f"config.perceptual.fidelities names {name!r}{_near(name, FIDELITIES)}; allowed: {_listed(FIDELITIES)}"
+                f"config.perceptual.fidelities names {name!r}{near(name, FIDELITIES)}; allowed: {listed(FIDELITIES)}"
             )
     for name in perceptual.models:
         if name not in SCORE_MODELS and not name.startswith("run:"):
             raise UserError(
-                f"config.perceptual.models names {name!r}{_near(name, SCORE_MODELS)}; allowed: "
-                f"{_listed(SCORE_MODELS)}, run:FOLDER:METHOD"
+                f"config.perceptual.models names {name!r}{near(name, SCORE_MODELS)}; allowed: "
+                f"{listed(SCORE_MODELS)}, run:FOLDER:METHOD"
             )
     for field in ("models", "fidelities"):
         names = perceptual[field]
@@ -374,6 +370,32 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True)
 
 
+def read_config(run: Path) -> ml_collections.ConfigDict:
+    """The configuration of a run, from the config.json in its folder.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    try:
+        return ml_collections.ConfigDict(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{run} is not the folder of a run: config.json cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{run / 'config.json'} is damaged ({error})") from None
+
+
+def method_of(config: ml_collections.ConfigDict, method: str, run: Path) -> str:
+    """The method that is meant in a run: the named one; for '' cprl where it was trained, else the last.
+
+    Raises:
+      UserError: a method that the run did not train.
+    """
+    methods = tuple(config.methods)
+    if method and method not in methods:
+        raise UserError(f"method {method!r} was not trained in {run}; there are {', '.join(methods)}")
+    return method or ("cprl" if "cprl" in methods else methods[-1])
+
+
 def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     """Lists the fields in which two configurations (parsed JSON) differ, as 'field: old -> new'."""
     found = []
@@ -386,10 +408,12 @@ def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     return found
 
 
-def _listed(names) -> str:
+def listed(names) -> str:
+    """Names, for an error message."""
     return ", ".join(str(name) for name in names)
 
 
-def _near(word, names) -> str:
+def near(word, names) -> str:
+    """' (did you mean ...?)' where one of the names is like the word, else ''."""
     match = difflib.get_close_matches(str(word), [str(name) for name in names], n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""

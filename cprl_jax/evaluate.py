@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from cprl_jax import attacks, fidelity, metrics, models, parallel
+from cprl_jax.data.files import read_cache, write_cache
 from cprl_jax.robustness import metrics as robustness_metrics
 
 _MEASURES = ("srcc", "plcc", "rmse")
@@ -285,14 +285,6 @@ def spread(mos: Float[np.ndarray, " images"], count: int) -> np.ndarray:
     return np.argsort(mos, kind="stable")[np.round(places).astype(int)]
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
-
-
 def _r(before: Float[np.ndarray, " images"], after: Float[np.ndarray, " images"]) -> float:
     """R, NaN for a model whose scores have left their scale."""
     if not _LOWEST <= np.median(before) <= _HIGHEST or not np.all(np.isfinite([before, after])):
@@ -303,18 +295,15 @@ def _r(before: Float[np.ndarray, " images"], after: Float[np.ndarray, " images"]
 def _write_cache(path: Path, stamp: str, results: dict) -> None:
     arrays = {f"{attack}/{radius!r}/{name}": values
               for (attack, radius), result in results.items() for name, values in result.items()}  # fmt: skip
-    write_arrays(path, {"stamp": np.array(stamp), **arrays})
+    write_cache(path, stamp, arrays)
 
 
 def _read_cache(path: Path, stamp: str) -> dict | None:
-    if not path.exists():
+    arrays = read_cache(path, stamp)
+    if arrays is None:
         return None
-    with np.load(path, allow_pickle=False) as file:
-        if str(file["stamp"]) != stamp:
-            return None
-        results: dict = {}
-        for key in file.files:
-            if key != "stamp":
-                attack, radius, name = key.split("/")
-                results.setdefault((attack, float(radius)), {})[name] = file[key]
-        return results
+    results: dict = {}
+    for key, values in arrays.items():
+        attack, radius, name = key.split("/")
+        results.setdefault((attack, float(radius)), {})[name] = values
+    return results

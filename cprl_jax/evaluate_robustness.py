@@ -11,7 +11,8 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from cprl_jax import attacks, models
-from cprl_jax.evaluate import spread, write_arrays
+from cprl_jax.data.files import read_cache, write_cache
+from cprl_jax.evaluate import spread
 from cprl_jax.robustness import metrics, trust
 from cprl_jax.robustness.landscape import landscape
 
@@ -109,23 +110,19 @@ def _write_cache(path: Path, stamp: str, result: dict) -> None:
     arrays = {f"landscape/{name}": np.asarray(values) for name, values in result.get("landscape", {}).items()}
     if "checks" in result:
         arrays["checks"] = np.array(json.dumps(result["checks"]))
-    write_arrays(path, {"stamp": np.array(stamp), **arrays})
+    write_cache(path, stamp, arrays)
 
 
 def _read_cache(path: Path, stamp: str) -> dict | None:
-    if not path.exists():
+    arrays = read_cache(path, stamp)
+    if arrays is None:
         return None
-    with np.load(path, allow_pickle=False) as file:
-        if str(file["stamp"]) != stamp:
-            return None
-        result = {}
-        if "checks" in file.files:
-            result["checks"] = json.loads(str(file["checks"]))
-        shown = {key.removeprefix("landscape/"): file[key] for key in file.files if key.startswith("landscape/")}
-        if shown:
-            shown["image"], shown["zero_gradient_fraction"] = (
-                str(shown["image"]),
-                float(shown["zero_gradient_fraction"]),
-            )
-            result["landscape"] = shown
-        return result
+    result = {}
+    if "checks" in arrays:
+        result["checks"] = json.loads(str(arrays["checks"]))
+    shown = {key.removeprefix("landscape/"): values for key, values in arrays.items() if key.startswith("landscape/")}
+    if shown:
+        shown["image"] = str(shown["image"])
+        shown["zero_gradient_fraction"] = float(shown["zero_gradient_fraction"])
+        result["landscape"] = shown
+    return result

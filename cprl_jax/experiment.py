@@ -14,10 +14,11 @@ import ml_collections
 from absl import logging
 
 from cprl_jax import config as config_lib
-from cprl_jax import data, models, parallel, report
+from cprl_jax import data, models, parallel, report, zero_shot
 from cprl_jax.data import crops as crops_lib
 from cprl_jax.data import splits
 from cprl_jax.data.files import write_file
+from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.errors import UserError
 from cprl_jax.evaluate import evaluate, examples, score_rows, table_rows
 from cprl_jax.evaluate_robustness import integrals, robustness
@@ -40,7 +41,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     _check_workdir(config, workdir)
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(config.compilation_cache).expanduser().resolve()))
-    dataset = _load_dataset(config)
+    dataset = parallel.main_process_first(lambda: data.load(config.dataset))
+    others = zero_shot.load_datasets(config)
     split, test_crops = _load_split(config, dataset, workdir)
     _check_weights(config)
     if parallel.is_main_process():
@@ -64,7 +66,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         for method in config.methods:
             _train(config, method, dataset, split, workdir)
     if config.job != "train":
-        table = _evaluate(config, dataset, split, test_crops, workdir)
+        table = _evaluate(config, dataset, split, test_crops, others, workdir)
         if parallel.is_main_process():
             print(table)
             print(f"\nReport: {workdir / 'report' / 'report.html'}   ({(time.monotonic() - started) / 60:.1f} minutes)")
@@ -93,25 +95,14 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
 
 
-def _load_dataset(config: ml_collections.ConfigDict):
-    # The first process prepares the records; the others then find them.
-    if parallel.is_main_process():
-        dataset = data.load(config.dataset)
-    parallel.barrier("dataset prepared")
-    return dataset if parallel.is_main_process() else data.load(config.dataset)
-
-
 def _load_split(config: ml_collections.ConfigDict, dataset, workdir: Path):
     evaluation = config.evaluation
     if (workdir / "split.json").exists():
         split = splits.load_split(workdir / "split.json", dataset)
-    elif config.dataset.split_file:
-        split = splits.load_split(config.dataset.split_file, dataset)
     else:
-        split = splits.make_split(
-            dataset, seed=config.seed, test_fraction=config.dataset.test_fraction,
-            validation_fraction=config.dataset.validation_fraction,
-        )  # fmt: skip
+        split = splits.choose(config.dataset, dataset, seed=config.seed)
+        if parallel.is_main_process():
+            warn_of_near_duplicates(dataset, split)
     if len(split.test) < 3:
         raise UserError(f"the test part of the split has {len(split.test)} images; a correlation needs at least 3")
     if (workdir / "crops.json").exists():
@@ -148,13 +139,13 @@ def _train(config: ml_collections.ConfigDict, method: str, dataset, split, workd
         models.save_weights(workdir / method / "weights.npz", variables)
 
 
-def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, workdir: Path) -> str:
+def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, others, workdir: Path) -> str:
     """Attacks every method, writes report/ and returns the table for the terminal."""
     evaluation = config.evaluation
     pixels = crops_lib.extract(test_crops, dataset, evaluation.crops)
     names = list(test_crops.names)
     mos = dataset.mos[splits.rows(dataset, names)]
-    table, scores, shown, histories, networks, identities = [], [], [], {}, {}, {}
+    table, elsewhere, scores, shown, histories, networks, identities = [], [], [], [], {}, {}, {}
     for method in config.methods:
         folder = workdir / method
         variables, step = best_variables(config, method, folder)
@@ -166,6 +157,9 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, wor
             identity=identities[method],
         )  # fmt: skip
         table += table_rows(method, results, mos, seed=config.seed, resamples=evaluation.resamples)
+        elsewhere += zero_shot.evaluate(
+            config, method, module, variables, others, folder=folder, identity=identities[method]
+        )
         scores += score_rows(method, results, names, mos)
         shown += examples(config, method, module, variables, pixels, names, mos)
         histories[method] = read_history(folder)
@@ -186,11 +180,13 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, wor
             examples=shown,
             histories=histories,
             robustness=checked,
+            zero_shot=elsewhere,
             config_text=config_lib.to_json(config),
             notes=_notes(config),
         )
     words = [report.verdict(table), report.trust_verdict(checked)]
-    return "\n\n".join([report.format_table(table), *(textwrap.fill(text, 110) for text in words if text)])
+    parts = [report.format_table(table), *(textwrap.fill(text, 110) for text in words if text)]
+    return "\n\n".join([*parts, *([report.format_zero_shot(elsewhere)] if elsewhere else [])])
 
 
 def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:

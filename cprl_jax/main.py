@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.job == "perceptual_attack":
             from cprl_jax.perceptual_experiment import run
         else:
-            from cprl_jax.experiment import run
+            from cprl_jax.repeats import run
         with parallel.cluster():
             run(config, workdir)
     except UserError as error:

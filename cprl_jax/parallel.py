@@ -123,6 +123,13 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def main_process_first(function: Callable[[], Any]) -> Any:
+    """Calls a function in the main process, then in the others, which find what it has prepared on disk."""
+    result = function() if is_main_process() else None
+    barrier("main process first")
+    return result if is_main_process() else function()
+
+
 def gather(local: np.ndarray) -> np.ndarray:
     """Concatenates an array of each process along the first axis, in the order of the processes, exactly.
 

@@ -11,7 +11,6 @@ import re
 import resource
 import sys
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,9 +26,8 @@ from cprl_jax import config as config_lib
 from cprl_jax import fidelity as fidelity_lib
 from cprl_jax import perceptual_results as results
 from cprl_jax.attacks.perceptual import PUBLISHED_MULTIPLIERS
-from cprl_jax.data.files import write_file
+from cprl_jax.data.files import read_cache, write_cache, write_file
 from cprl_jax.errors import UserError
-from cprl_jax.evaluate import write_arrays
 from cprl_jax.perceptual_inputs import (
     Cell,
     Fidelity,
@@ -162,8 +160,7 @@ def compute(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> None:
         for cell in missing:
             progress.set_postfix_str(f"{cell.target.name}, {cell.fidelity.name}, {cell.picture.name}")
             arrays = _attack(config, cell)
-            cell.path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(cell.path, {"stamp": np.array(cell.stamp), **arrays})
+            write_cache(cell.path, cell.stamp, arrays)
             progress.update()
 
 
@@ -193,16 +190,7 @@ def _attack(config: ml_collections.ConfigDict, cell: Cell) -> dict[str, np.ndarr
 
 def _read(cell: Cell) -> dict[str, np.ndarray] | None:
     """The arrays of a cell without its images; None if it is not there, damaged, or of other settings."""
-    try:
-        with np.load(cell.path, allow_pickle=False) as file:
-            if str(file["stamp"]) != cell.stamp:
-                return None
-            return {name: file[name] for name in file.files if name != "images"}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        logging.warning("%s is damaged and computed anew", cell.path)
-        return None
+    return read_cache(cell.path, cell.stamp, without=("images",))
 
 
 def _read_image(cell: Cell, which: int) -> np.ndarray:

@@ -20,7 +20,6 @@ from cprl_jax.data.dataset import decode_rgb
 from cprl_jax.data.scenes import PHOTOGRAPHS
 from cprl_jax.errors import UserError
 from cprl_jax.models import brisque, logistic
-from cprl_jax.score import read_config
 from cprl_jax.train import best_variables, create_model
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
@@ -208,7 +207,7 @@ def _trained(name: str) -> Target:
     if not (run / "config.json").is_file():
         hint = "; `make quickstart` trains it" if run.name == "quickstart" else ""
         raise UserError(f"config.perceptual.models: there is no run in {run}{hint}")
-    config = read_config(run)
+    config = config_lib.read_config(run)
     if method not in config.methods:
         raise UserError(
             f"config.perceptual.models: {method!r} was not trained in {run}; there are {', '.join(config.methods)}"

@@ -1,25 +1,26 @@
 """Scores image files with a trained model: `python -m cprl_jax.score photo.jpg *.png --checkpoint=runs/livec`.
 
 One line a file, `score<TAB>path`, in the order given; the score is on the scale of the labels, 0..100 for the models
-of this project, higher is better. It is the mean over crops drawn as for the test images of the run.
+of this project, higher is better. It is the mean over crops drawn as for the test images of the run. Files are JPEG,
+PNG, BMP, WebP or TIFF and taken as a viewer shows them: upright as EXIF says, transparency over white, 16-bit grey and
+CMYK converted (`cprl_jax.data.decode.decode_photograph`).
 
 From Python: `scorer = load("runs/livec"); scorer(["photo.jpg"])`.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import ml_collections
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from cprl_jax.config import check_methods
+from cprl_jax.config import method_of, read_config
 from cprl_jax.data.crops import draw_crops, extract
-from cprl_jax.data.dataset import CachedImages, QualityDataset, decode_rgb
+from cprl_jax.data.dataset import CachedImages, QualityDataset
+from cprl_jax.data.decode import decode_photograph
 from cprl_jax.errors import UserError
 from cprl_jax.memory import keep_freed_memory
 
@@ -42,10 +43,7 @@ def load(
 
     run = Path(run).expanduser()
     config = read_config(run)
-    methods = tuple(config.methods)
-    if method and check_methods((method,))[0] not in methods:
-        raise UserError(f"method {method!r} was not trained in {run}; there are {', '.join(methods)}")
-    method = method or ("cprl" if "cprl" in methods else methods[-1])
+    method = method_of(config, method, run)
     evaluation = config.evaluation
     variables, _ = best_variables(config, method, run / method)
     scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size, pgd_steps=1, mid=evaluation.mid)
@@ -62,19 +60,10 @@ def load(
     return score
 
 
-def read_config(run: Path) -> ml_collections.ConfigDict:
-    try:
-        return ml_collections.ConfigDict(json.loads((run / "config.json").read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{run} is not the folder of a run: config.json cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{run / 'config.json'} is damaged ({error})") from None
-
-
 def _dataset(path: Path) -> QualityDataset:
     """A data set of one image: its crops depend on the seed, its file name and its size alone."""
     try:
-        image = decode_rgb(path.read_bytes())
+        image = decode_photograph(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -91,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cprl_jax.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", help="image files (8 bits a channel)")
+    parser.add_argument("images", nargs="+", help="image files: JPEG, PNG, BMP, WebP or TIFF")
     parser.add_argument("--checkpoint", required=True, help="the folder of a run (its --workdir)")
     parser.add_argument("--method", default="", help="which of its models (default: cprl, else the last one)")
     parser.add_argument("--crops", type=int, default=0, help="crops an image (default: as the run's evaluation)")

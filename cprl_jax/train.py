@@ -22,7 +22,7 @@ from cprl_jax import models, parallel
 from cprl_jax.checkpoints import Checkpoints
 from cprl_jax.data.crops import draw_crops, extract
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.data.pipeline import prefetch, training_batches
+from cprl_jax.data.device_images import training_feed
 from cprl_jax.data.splits import Split, rows
 from cprl_jax.errors import TrainingDiverged, UserError
 from cprl_jax.evaluate import Scorer
@@ -70,10 +70,9 @@ def fit(
             logging.info("%s: already trained for %d steps", method, steps)
             return
         step_fn = parallel.map_step(make_step(module, optimizer, config, method=method, axis_name=parallel.AXIS))
-        batches = training_batches(
+        feed = training_feed(
             dataset, train_rows, batch_size=batch_size, crop_size=config[method].crop_size or train.crop_size,
-            seed=config.seed,
-            process_index=parallel.process_index(), process_count=parallel.process_count(),
+            seed=config.seed, crop_on=train.crop_on, workers=train.workers,
         )  # fmt: skip
         validate = Validation(config, method, dataset=dataset, validation_rows=validation_rows)
         every = train.evaluate_every or max(1, math.ceil(steps / 20))
@@ -99,9 +98,8 @@ def fit(
                 progress.set_postfix_str(f"loss {values['loss']:.3f}, {rate:.0f} images/s", refresh=False)
 
         with progress:
-            for step, batch in zip(range(done + 1, steps + 1), prefetch(batches, done), strict=False):
-                device_batch = parallel.shard({"image": batch["image"], "mos": batch["mos"]})
-                state, metrics = step_fn(state, device_batch)
+            for step, batch in zip(range(done + 1, steps + 1), feed(done), strict=False):
+                state, metrics = step_fn(state, batch)
                 settle()
                 pending = (step, metrics)
                 seen += batch_size

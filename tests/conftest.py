@@ -22,6 +22,9 @@ os.environ["NPROC"] = "8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Compiling is most of what these tests do, and takes half the time without LLVM's later passes (0 to test with them). The
+# programs that tests start inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The compilation cache is set here rather than in JAX's configuration, so that programs started by tests share it.
 _CACHE = Path(__file__).parents[1] / ".cache" / f"jax-{importlib.metadata.version('jax')}-{_processor()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
@@ -39,9 +42,12 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 
+_LONGEST_FILES = ("test_runs.py", "test_perceptual_experiment.py", "test_launch.py", "test_training.py")
+
+
 def pytest_collection_modifyitems(items):
-    """The file that takes longest comes first: last, it would keep one process busy while the others have nothing."""
-    items.sort(key=lambda item: item.path.name != "test_runs.py")
+    """The files that take longest come first: last, they would keep one process busy while the others have nothing."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST_FILES)
 
 
 class _GetKey:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cprl_jax import config as config_lib
+from cprl_jax import presets
 from cprl_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "fine_tune")
 
 
 def load(path):
@@ -29,17 +30,38 @@ def test_every_config_file_is_valid_and_documented(path):
     assert module.__doc__
 
 
+def test_fine_tuning_goes_on_with_the_network_of_a_run(tmp_path):
+    source = presets.cprl_experiment("koniq", "backbone=resnet18")
+    source.train.crop_size = 160
+    (tmp_path / "config.json").write_text(config_lib.to_json(source))
+    get_config = load(ROOT / "configs" / "fine_tune.py").get_config
+    argument = f"run={tmp_path},dataset=livec"
+    with pytest.raises(UserError, match="weights.npz is not there: the training of cprl"):
+        get_config(argument)
+    (tmp_path / "cprl").mkdir()
+    (tmp_path / "cprl" / "weights.npz").touch()
+    config = get_config(argument)
+    config_lib.validate(config)
+    assert (config.model.name, config.model.backbone, config.train.crop_size) == ("resnet", "resnet18", 160)
+    assert (config.dataset.name, config.model.weights) == ("livec", str(tmp_path / "cprl" / "weights.npz"))
+    assert config.plain.sort_mask, "as the network that is fine-tuned"
+    for wrong, message in (("dataset=livec", "run is missing"), (f"{argument},from=at", "'at' was not trained"),
+                           (f"run={tmp_path}/none,dataset=livec", "not the folder of a run")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            get_config(wrong)
+
+
 @pytest.mark.parametrize("backbone", ["hyperiqa", "resnet18", "squeezenet"])
 @pytest.mark.parametrize("schedule", ["paper", "short"])
 def test_arguments_of_the_paper_experiment(backbone, schedule):
-    config = config_lib.cprl_experiment("livec", f"backbone={backbone},schedule={schedule},methods=plain+cprl+at")
+    config = presets.cprl_experiment("livec", f"backbone={backbone},schedule={schedule},methods=plain+cprl+at")
     config_lib.validate(config)
     assert config.methods == ("plain", "cprl", "at")
     assert (config.train.crop_size == 224) == (schedule == "paper")
 
 
 def test_the_paper_schedule_is_the_printed_one():
-    config = config_lib.cprl_experiment("livec", None)
+    config = presets.cprl_experiment("livec", None)
     assert (config.model.name, config.model.backbone) == ("hyperiqa", "resnet50")
     assert (config.train.batch_size, config.train.crop_size, config.evaluation.crops) == (16, 224, 25)
     assert (config.train.backbone_learning_rate, config.train.head_learning_rate) == (2e-5, 2e-4)
@@ -62,7 +84,7 @@ def test_the_paper_schedule_is_the_printed_one():
 )
 def test_a_wrong_argument_is_named(argument, message):
     with pytest.raises(UserError, match=message):
-        config_lib.cprl_experiment("livec", argument)
+        presets.cprl_experiment("livec", argument)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +108,7 @@ def test_a_wrong_argument_is_named(argument, message):
     ],
 )
 def test_a_wrong_value_is_named(field, value, message):
-    config = config_lib.cprl_experiment("livec", "backbone=squeezenet")
+    config = presets.cprl_experiment("livec", "backbone=squeezenet")
     *parents, last = field.split(".")
     (config_lib.lookup(config, ".".join(parents)) if parents else config)[last] = value
     with pytest.raises(UserError, match=message):

@@ -193,7 +193,12 @@ def test_another_configuration_does_not_get_into_the_folder(reference):
     assert "cprl.weight" in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("moment", ["training", "writing a checkpoint", "second method"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "moment", ["training", pytest.param("writing a checkpoint", marks=SLOW), pytest.param("second method", marks=SLOW)]
+)
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(reference, tmp_path, moment):
     workdir = tmp_path / "run"
     process = subprocess.Popen(
@@ -220,7 +225,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(reference, tmp_path, mom
     assert (workdir / "report" / "table.csv").read_bytes() == (expected / "report" / "table.csv").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["two devices", "two processes"])
+@pytest.mark.parametrize("kind", ["two devices", pytest.param("two processes", marks=SLOW)])
 def test_losses_do_not_depend_on_the_number_of_devices(reference, tmp_path, kind):
     workdir = tmp_path / "run"
     if kind == "two devices":

@@ -64,10 +64,15 @@ def slope(
     return jax.grad(total)(scores)
 
 
+def of_largest_one(direction: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+    """Each direction scaled so that no norm of it overflows or vanishes; 0 stays 0."""
+    largest = jnp.max(jnp.abs(direction), axis=(1, 2, 3), keepdims=True)
+    return direction / jnp.where(largest > 0, largest, 1)
+
+
 def unit(direction: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
     """Each direction scaled to Euclidean length 1; 0 where it is 0."""
-    largest = jnp.max(jnp.abs(direction), axis=(1, 2, 3), keepdims=True)
-    direction = direction / jnp.where(largest > 0, largest, 1)  # first, so that no norm overflows or vanishes
+    direction = of_largest_one(direction)
     norm = l2_norm(direction)
     return direction / jnp.where(norm > 0, norm, 1)
 

@@ -20,7 +20,8 @@ from cprl_jax.attacks._arguments import (
     check_steps,
     per_image_keys,
 )
-from cprl_jax.attacks._iterate import as_pytree, is_traced, iterate
+from cprl_jax.attacks._gradients import as_constant, evaluate, of_largest_one, unit
+from cprl_jax.attacks._iterate import is_traced, iterate
 from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.directions import alternatives
 from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf
@@ -135,8 +136,7 @@ def ascend(
     images, radius, step_size = lax.stop_gradient((images, radius, step_size))
     radius, step_size = radius.reshape(-1, 1, 1, 1), step_size.reshape(-1, 1, 1, 1)
     score_fn, objective, *directions = (
-        jax.tree.map(lax.stop_gradient, as_pytree(function))
-        for function in (score_fn, direction, *alternatives(direction))
+        as_constant(function) for function in (score_fn, direction, *alternatives(direction))
     )
     scores = evaluate.eval_shape(score_fn, images)
     check_per_image("score_fn", scores, batch)
@@ -187,12 +187,6 @@ class _State(NamedTuple):
     zero_gradient_fraction: Float[Array, " batch"]
     velocity: Float[Array, "batch height width 3"] | None
     best: tuple[Float[Array, "batch height width 3"], Float[Array, " batch"]] | None  # images and their scores
-
-
-@jax.jit
-def evaluate(score_fn, images):
-    """The scores, compiled once for each score function and shape."""
-    return score_fn(images)
 
 
 @jax.jit
@@ -251,20 +245,12 @@ def _move_linf(position, gradient, images, radius, step_size):
 
 
 def _move_l2(position, gradient, images, radius, step_size):
-    gradient = _of_largest_one(gradient)
-    norm = l2_norm(gradient)
-    return project_l2(position + step_size * gradient / jnp.where(norm > 0, norm, 1), images, radius)
-
-
-def _of_largest_one(gradient):
-    """Scaled so that no norm overflows or vanishes; 0 stays 0."""
-    largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
-    return gradient / jnp.where(largest > 0, largest, 1)
+    return project_l2(position + step_size * unit(gradient), images, radius)
 
 
 def _of_mean_one(gradient):
     """Divided by the mean absolute value of each image: Dong et al.'s l1 norm, but for a constant factor."""
-    gradient = _of_largest_one(gradient)
+    gradient = of_largest_one(gradient)
     mean = jnp.mean(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
     return gradient / jnp.where(mean > 0, mean, 1)
 

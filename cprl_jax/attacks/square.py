@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax.attacks._arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
-from cprl_jax.attacks._iterate import as_pytree, iterate
+from cprl_jax.attacks._gradients import as_constant, evaluate_per_image
+from cprl_jax.attacks._iterate import iterate
 from cprl_jax.attacks._radii import over_radii
-from cprl_jax.attacks.pgd import evaluate
 from cprl_jax.attacks.projection import project_linf
 from cprl_jax.attacks.result import AttackResult, finish, largest_change
 
@@ -73,9 +73,8 @@ def square(
     batch = images.shape[0]
     keys = per_image_keys(key, batch)
     images = lax.stop_gradient(images)
-    score_fn, direction = (jax.tree.map(lax.stop_gradient, as_pytree(function)) for function in (score_fn, direction))
-    check_per_image("score_fn", evaluate.eval_shape(score_fn, images), batch)
-    before = evaluate(score_fn, images)
+    score_fn, direction = as_constant(score_fn), as_constant(direction)
+    before = evaluate_per_image("score_fn", score_fn, images)
     query = _Query(patch_fraction)
 
     def attack(radius):

@@ -4,42 +4,60 @@
 and `crops` the fixed crops to test on.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
+from cprl_jax.data import combined
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.errors import UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-READABLE = ("embedded", "livec")
-PLANNED = {"live": "LIVE (release 2)", "vcl": "VCL@FER", "koniq": "KonIQ-10k"}
+RELEASES = ("livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive")  # each a file of `releases`
+DATASETS = ("embedded", *RELEASES, "own")
 
 
 def load(config_dataset: "ConfigDict") -> QualityDataset:
     """Loads the dataset that `config.dataset` describes.
 
     Args:
-      config_dataset: `name` is one of `READABLE`; 'livec' also reads `manual_dir` and `data_dir` (see `livec.load`),
-        'embedded' reads `seed`, `image_size`, `scenes` and `levels` (see `embedded.make_embedded`).
+      config_dataset: `name` is one of `DATASETS`, or several joined by + (see `combined.combine`); with `resize` every
+        image is brought to that many pixels a side (see `combined.resize`). The official releases read `manual_dir`,
+        `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), 'koniq' also `koniq_scores`; 'own' reads these
+        four, `labels`, `mos_worst` and `mos_best` (see `own.load`); 'embedded' reads `seed`, `image_size`, `scenes` and
+        `levels` (see `embedded.make_embedded`).
 
     Raises:
-      UserError: a name that is unknown or cannot be read yet, or whatever the dataset's loader finds wrong.
+      UserError: a name that is unknown, or whatever the dataset's loader finds wrong.
     """
-    name = config_dataset.name
-    # Imported where they are needed: TFDS takes a moment, and nobody needs both.
+    names = str(config_dataset.name).split("+")
+    if unknown := [name for name in names if name not in DATASETS]:
+        raise UserError(f"config.dataset.name={unknown[0]!r} is not a dataset; choose one of {', '.join(DATASETS)}")
+    size = config_dataset.resize
+    cache = {option: config_dataset[option] for option in ("cache", "cache_gib")}
+    if size:  # resized images are kept in memory, not those that they are made from
+        cache["cache_gib"] = 0.0
+    datasets = [_load(name, config_dataset, cache) for name in names]
+    dataset = datasets[0] if len(datasets) == 1 else combined.combine(datasets)
+    return combined.resize(dataset, size, cache_gib=config_dataset.cache_gib) if size else dataset
+
+
+def _load(name: str, config_dataset: "ConfigDict", cache: dict) -> QualityDataset:
+    # Imported where they are needed: TFDS takes a moment, and nobody needs all of them.
     if name == "embedded":
         from cprl_jax.data.embedded import make_embedded
 
         options = {option: config_dataset[option] for option in ("seed", "image_size", "scenes", "levels")}
         return make_embedded(**options)
-    if name == "livec":
-        from cprl_jax.data import livec
+    if name == "own":
+        from cprl_jax.data import own
 
-        return livec.load(manual_dir=config_dataset.manual_dir, data_dir=config_dataset.data_dir)
-    if name in PLANNED:
-        raise UserError(
-            f"config.dataset.name={name!r}: the loader of {PLANNED[name]} is not part of this version yet; "
-            f"choose one of {', '.join(READABLE)}"
-        )
-    raise UserError(f"config.dataset.name={name!r} is not a dataset; choose one of {', '.join([*READABLE, *PLANNED])}")
+        options = {option: config_dataset[option] for option in ("labels", "mos_worst", "mos_best", "data_dir")}
+        return own.load(config_dataset.manual_dir, **options, **cache)
+    from cprl_jax.data.releases import build
+
+    release = importlib.import_module(f"cprl_jax.data.releases.{name}")
+    options = {"scores": config_dataset.koniq_scores} if name == "koniq" else {}
+    folders = {option: config_dataset[option] for option in ("manual_dir", "data_dir")}
+    return build.load(release, **folders, **cache, **options)

@@ -1,38 +1,16 @@
 """What every image quality dataset looks like once it is loaded: images, labels on one scale, scenes."""
 
 import dataclasses
-import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
-from PIL import Image, UnidentifiedImageError
+
+from cprl_jax.data.decode import decode_rgb as decode_rgb
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
-
-# What Pillow turns into 8-bit RGB without losing bits. 16-bit and float modes would be clipped, so they are refused.
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-
-
-def decode_rgb(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Decodes an image file to RGB with Pillow.
-
-    Grey and palette images become RGB, an alpha channel is dropped, EXIF orientation is ignored: the pixels are taken
-    as they are stored.
-
-    Raises:
-      ValueError: the bytes are not a complete image, or it has more than 8 bits per channel.
-    """
-    try:
-        with Image.open(io.BytesIO(file_bytes)) as image:
-            if image.mode not in _EIGHT_BIT_MODES:
-                raise ValueError(f"pixel format {image.mode!r}, but only 8 bits per channel can be read")
-            return np.array(image.convert("RGB"), dtype=np.uint8)
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image" if file_bytes else "an empty file") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's other words for a broken file
-        raise ValueError(str(error)) from error
+PARTS = ("train", "validation", "test", "")  # that a release assigns; '' is none
 
 
 class CachedImages(Sequence):
@@ -77,6 +55,26 @@ class CachedImages(Sequence):
         return image
 
 
+class NamedImages(Mapping):
+    """Images by name: a read-only mapping over a sequence of images, which are decoded when they are asked for."""
+
+    def __init__(self, names: Sequence[str], images: Sequence):
+        self._index = {name: index for index, name in enumerate(names)}
+        self._images = images
+
+    def __getitem__(self, name: str) -> UInt8[np.ndarray, "height width 3"]:
+        return self._images[self._index[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index  # without decoding the image
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class QualityDataset:
     """Images with quality labels; row i of every column describes `images[i]`.
@@ -94,9 +92,14 @@ class QualityDataset:
         separate a scene. Equal to `names` for authentic images.
       distortions: the kind of distortion; '' where there is none to name.
       levels: its level, 1 the mildest; 0 where there is none to name.
+      parts: the part that the release assigns, 'train', 'validation' or 'test'; '' where it assigns none. May be left
+        out: then all are ''.
+      pristine: the undistorted photograph of each scene, uint8 RGB [height, width, 3], by its name in `references`;
+        empty where there are none.
 
     Raises:
-      ValueError: columns of unequal length, a name that occurs twice or is empty, a MOS outside 0..100.
+      ValueError: columns of unequal length, a name that occurs twice or is empty, a MOS outside 0..100, an unknown
+        part.
     """
 
     name: str
@@ -108,9 +111,13 @@ class QualityDataset:
     references: np.ndarray
     distortions: np.ndarray
     levels: Int32[np.ndarray, " images"]
+    parts: np.ndarray | None = None
+    pristine: Mapping[str, UInt8[np.ndarray, "height width 3"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        types = {"names": str, "references": str, "distortions": str, "levels": np.int32}
+        if self.parts is None:
+            object.__setattr__(self, "parts", [""] * len(self.images))
+        types = {"names": str, "references": str, "distortions": str, "parts": str, "levels": np.int32}
         types |= {"mos": np.float32, "mos_raw": np.float32, "mos_std": np.float32}
         for column, dtype in types.items():
             values = np.array(getattr(self, column), dtype=dtype)
@@ -131,6 +138,9 @@ class QualityDataset:
         if outside.any():
             scores = [f"{name}: {mos}" for name, mos in zip(self.names[outside], self.mos[outside], strict=True)]
             raise ValueError(f"dataset {self.name!r}: mos must be finite and within 0..100, not {listing(scores)}")
+        unknown = sorted(set(self.parts.tolist()) - set(PARTS))
+        if unknown:
+            raise ValueError(f"dataset {self.name!r}: parts must be {', '.join(map(repr, PARTS))}, not {unknown[0]!r}")
 
     def __len__(self) -> int:
         return len(self.images)

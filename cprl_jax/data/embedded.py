@@ -5,8 +5,8 @@ few. The dataset shows that training, attacks and defences work, within minutes;
 agrees with people.
 
 The pictures are views of scikit-image's photographs and procedural scenes (`cprl_jax/data/scenes.py`), each once
-undistorted and once per distortion and level (`cprl_jax/data/distortions.py`). By default: 64 scenes, 14 of them
-photographs, and 31 images of 112 x 112 pixels per view. Images and labels are a function of the arguments; on
+undistorted and once per distortion and level (`cprl_jax/data/distortions/embedded.py`). By default: 64 scenes, 14 of
+them photographs, and 31 images of 112 x 112 pixels per view. Images and labels are a function of the arguments; on
 machines with another libjpeg, FreeType or NumPy single grey levels may differ, and labels in their decimals.
 
     python -m cprl_jax.data.embedded --out=sheet.png      draws a contact sheet to look at
@@ -96,7 +96,7 @@ def _distorted(view: View, seed: int, levels: list[int]) -> tuple[list[tuple[str
         key = [seed, zlib.crc32(f"{view.name}_{distortion}".encode())]
         for level in levels:
             rows.append((f"{view.name}_{distortion}_{level}", view.scene, distortion, level))
-            images.append(distort(view.image, distortion, level=level, rng=np.random.default_rng(key)))
+            images.append(distort(view.image, distortion, level=level, key=key))
     return rows, np.stack(images)
 
 

@@ -1,19 +1,69 @@
-"""Small files that are either whole or absent."""
+"""Files that are either whole or absent, and results kept in them with a stamp of what they depend on."""
 
+import contextlib
 import os
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from absl import logging
+
+Arrays = dict[str, np.ndarray]
 
 
-def write_file(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file (text as UTF-8) under a temporary name beside it and renames it: no reader sees half of it."""
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name beside `path`, renamed at the end: no reader sees half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a text (as UTF-8) or bytes."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file."""
+    with writing(path) as file:
+        np.savez(file, **arrays)
+
+
+def write_cache(path: str | os.PathLike, stamp: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays to an .npz file, for `read_cache` to find them by the same stamp."""
+    write_arrays(path, {"stamp": np.array(stamp), **arrays})
+
+
+def read_cache(path: str | os.PathLike, stamp: str, *, without: Collection[str] = ()) -> Arrays | None:
+    """Reads what `write_cache` kept.
+
+    Args:
+      path: of the file.
+      stamp: of everything that the arrays depend on.
+      without: names of arrays to leave in the file.
+
+    Returns:
+      the arrays; None if there is no such file, it has another stamp, or it is damaged (which is logged).
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["stamp"]) != stamp:
+                return None
+            return {name: file[name] for name in file.files if name != "stamp" and name not in without}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        logging.warning("%s is damaged and computed anew", path)
+        return None

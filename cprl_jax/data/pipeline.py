@@ -1,4 +1,8 @@
-"""Training batches: a pure function of the seed and the step, whoever asks and from wherever a run resumes."""
+"""Training batches: a pure function of the seed and the step, whoever asks and from wherever a run resumes.
+
+`training_batches` cuts the crops here, on the host; `training_plans` only says where they lie, for
+`device_images.DeviceImages` to cut the same ones on an accelerator.
+"""
 
 import functools
 import os
@@ -7,6 +11,7 @@ from collections.abc import Sequence
 
 import grain
 import numpy as np
+from jaxtyping import Bool, Float64, Int32
 
 from cprl_jax.data.crops import pad, place
 from cprl_jax.data.dataset import QualityDataset
@@ -49,9 +54,86 @@ def training_batches(
     Raises:
       UserError: an option out of its range, a batch that cannot be shared equally, no rows or rows out of range.
     """
+
+    def cut(draw: tuple[np.ndarray, np.ndarray]) -> Batch:
+        batch_rows, uniform = draw
+        images = np.empty((len(batch_rows), crop_size, crop_size, 3), np.uint8)
+        for i, row in enumerate(batch_rows):
+            image = dataset.images[row]
+            top, left = place(uniform[i, :2], image.shape, crop_size)
+            crop = pad(image, crop_size)[top : top + crop_size, left : left + crop_size]
+            if _mirrored(uniform[i]):
+                for channel in range(3):  # NumPy reverses one channel at a time several times faster than all three
+                    images[i, :, :, channel] = crop[:, ::-1, channel]
+            else:
+                images[i] = crop
+        return {"image": images, "mos": dataset.mos[batch_rows], "row": batch_rows}
+
+    return _draws(
+        len(dataset), rows, batch_size=batch_size, crop_size=crop_size, seed=seed,
+        process_index=process_index, process_count=process_count,
+    ).map(cut)  # fmt: skip
+
+
+def training_plans(
+    dataset: QualityDataset,
+    rows: Sequence[int],
+    *,
+    sizes: Int32[np.ndarray, "images 2"],
+    batch_size: int,
+    crop_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset[Batch]:
+    """Where the crops of `training_batches` with the same arguments lie, without their pixels.
+
+    Args:
+      sizes: height and width of every image of the dataset; only those of `rows` are read.
+
+    Returns:
+      a dataset of plans `{'row': int32 [share], 'offset': int32 [share, 2], 'flip': bool [share],
+      'mos': float32 [share]}`; `offset` is (top, left) in the image, padded if it is smaller than the crop, and `flip`
+      says which crops are mirrored.
+
+    Raises:
+      UserError: as `training_batches`.
+    """
+
+    def plan(draw: tuple[np.ndarray, np.ndarray]) -> Batch:
+        batch_rows, uniform = draw
+        offsets = [place(uniform[i, :2], sizes[row], crop_size) for i, row in enumerate(batch_rows)]
+        return {
+            "row": batch_rows,
+            "offset": np.stack(offsets),
+            "flip": _mirrored(uniform),
+            "mos": dataset.mos[batch_rows],
+        }
+
+    return _draws(
+        len(dataset), rows, batch_size=batch_size, crop_size=crop_size, seed=seed,
+        process_index=process_index, process_count=process_count,
+    ).map(plan)  # fmt: skip
+
+
+def _mirrored(uniform: Float64[np.ndarray, "*crops 3"]) -> Bool[np.ndarray, "*crops"]:
+    return uniform[..., 2] < 0.5
+
+
+def _draws(
+    images: int,
+    rows: Sequence[int],
+    *,
+    batch_size: int,
+    crop_size: int,
+    seed: int,
+    process_index: int,
+    process_count: int,
+) -> grain.MapDataset[tuple[np.ndarray, np.ndarray]]:
+    """The random part of every step: the rows [share] of its images and three numbers in [0, 1) [share, 3] for each."""
     rows = np.array(rows, np.int32)
-    if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= len(dataset):
-        raise UserError(f"training needs at least one row, all within 0..{len(dataset) - 1}; got {rows}")
+    if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= images:
+        raise UserError(f"training needs at least one row, all within 0..{images - 1}; got {rows}")
     if batch_size < 1 or crop_size < 1:
         raise UserError(f"batch_size={batch_size} and crop_size={crop_size} must both be 1 or larger")
     if seed < 0:
@@ -70,37 +152,27 @@ def training_batches(
     def epoch_order(epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.PCG64([seed, _ORDER, epoch])).permutation(rows)
 
-    def batch(step: int) -> Batch:
+    def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
         epochs, places = np.divmod(step * batch_size + np.arange(batch_size), len(rows))
         orders = [epoch_order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
         # Drawn for the global batch: the pixels of a share do not depend on how many shares there are.
         uniform = np.random.Generator(np.random.PCG64([seed, _CROPS, step])).random((batch_size, 3))[share]
-        batch_rows = np.concatenate(orders)[share]
-        images = np.empty((share_size, crop_size, crop_size, 3), np.uint8)
-        for i, row in enumerate(batch_rows):
-            image = dataset.images[row]
-            top, left = place(uniform[i, :2], image.shape, crop_size)
-            crop = pad(image, crop_size)[top : top + crop_size, left : left + crop_size]
-            if uniform[i, 2] < 0.5:
-                for channel in range(3):  # NumPy reverses one channel at a time several times faster than all three
-                    images[i, :, :, channel] = crop[:, ::-1, channel]
-            else:
-                images[i] = crop
-        return {"image": images, "mos": dataset.mos[batch_rows], "row": batch_rows}
+        return np.concatenate(orders)[share], uniform
 
     # One element is one whole batch: shuffling and batching row by row in Grain costs more than cutting the crops.
-    return grain.MapDataset.range(sys.maxsize // batch_size).map(batch)
+    return grain.MapDataset.range(sys.maxsize // batch_size).map(draw)
 
 
 def prefetch(
-    batches: grain.MapDataset[Batch], start_step: int = 0, *, threads: int | None = None
+    batches: grain.MapDataset[Batch], start_step: int = 0, *, threads: int = 0
 ) -> grain.DatasetIterator[Batch]:
     """Iterates over `batches[start_step], batches[start_step + 1], ...`, made ahead of time by background threads.
 
     Args:
-      batches: what `training_batches` returns.
+      batches: what `training_batches` or `training_plans` returns.
       start_step: the step to begin or resume at.
-      threads: how many batches are made at a time; None is one per core, at most 16. Twice as many are kept ready.
+      threads: how many batches are made at a time (config.train.workers); 0 is one per core, at most 16. Twice as many
+        are kept ready. The batches and their order are the same for any number.
 
     Returns:
       an iterator that never ends; `close()` stops its threads.

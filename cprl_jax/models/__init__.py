@@ -33,9 +33,10 @@ NETWORKS = {
     "squeezenet": ("cprl_jax.models.squeezenet", "SqueezeNetScore"),
     "compact": ("cprl_jax.models.compact", "CompactScore"),
     "ma19": ("cprl_jax.models.ma19", "Ma19"),
+    "metaiqa": ("cprl_jax.models.metaiqa", "MetaIQA"),
 }
 BACKBONES = ("resnet18", "resnet34", "resnet50")
-HAVE_BACKBONE = ("hyperiqa", "resnet")
+HAVE_BACKBONE = ("hyperiqa", "metaiqa", "resnet")
 DTYPES = ("float32", "bfloat16")
 
 

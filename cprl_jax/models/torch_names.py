@@ -23,6 +23,8 @@ _RULES: dict[str, _Rules] = {
     "squeezenet": ((r"^backbone\.conv1\b", "features.0"),
                    *((rf"^backbone\.fire{ours}\b", f"features.{theirs}") for ours, theirs in _FIRE_INDEX.items()),
                    (r"\.squeeze1x1\b", ".squeeze"), *_LEAVES),
+    "metaiqa": ((r"^backbone\.(resnet\.)?", "resnet_layer."), (r"^(fc|bn|relu)(\d)\.", r"net.\1\2."),
+                (r"\.slope$", ".weight"), *_RESNET, *_LEAVES),
     "ma19": (*((rf"^{re.escape(ours)}\.", f"cnn.{theirs}.") for ours, theirs in _MA19_INDEX.items()), *_LEAVES),
 }  # fmt: skip
 
@@ -30,7 +32,7 @@ _RULES: dict[str, _Rules] = {
 _OURS_ALONE = {"squeezenet": ("backbone.input.", "head.", "head_standardization.")}
 
 # Classifiers of published files, which a score head replaces.
-_CLASSIFIERS = {"resnet": ("fc.",), "hyperiqa": ("fc.",), "squeezenet": ("classifier.",), "ma19": ()}
+_CLASSIFIERS = {"resnet": ("fc.",), "hyperiqa": ("fc.",), "squeezenet": ("classifier.",), "ma19": (), "metaiqa": ()}
 
 
 def has_torch_names(network: str) -> bool:

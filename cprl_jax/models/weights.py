@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from cprl_jax.data.files import write_arrays
 from cprl_jax.errors import UserError
 from cprl_jax.models import torch_names
 from cprl_jax.models.common import IMAGENET_MEAN, IMAGENET_STD
@@ -38,11 +38,11 @@ def load_weights(variables: Mapping, source: str | os.PathLike, *, config_model:
     """Puts published weights, or our own, in the place of `variables`.
 
     Understood are, whatever the kind of file: our own names (from `save_weights`); torchvision's ResNets and SqueezeNet
-    1.1 (the classifier is left out); HyperIQA and Ma19 as their authors publish them; SqueezeNet 1.1 in the names of
-    Caffe and its Keras ports. The state dict may lie under 'state_dict', 'model' or 'params', and its names may begin
-    with 'module.'. A file with the trunk alone leaves the head as it is, and the log says so; a head from torch is
-    rescaled so that the scores under config_model.score_mean and .score_std are those of the file. Pickled code is
-    never executed.
+    1.1 (the classifier is left out, but for MetaIQA, which has it); HyperIQA, MetaIQA and Ma19 as their authors publish
+    them; SqueezeNet 1.1 in the names of Caffe and its Keras ports. The state dict may lie under 'state_dict', 'model'
+    or 'params', and its names may begin with 'module.'. A file with the trunk alone leaves the head as it is, and the
+    log says so; a linear head from torch is rescaled so that the scores under config_model.score_mean and .score_std
+    are those of the file. Pickled code is never executed.
 
     Args:
       variables: of the network, as `initialize` returns them.
@@ -76,19 +76,7 @@ def save_weights(path: str | os.PathLike, variables: Mapping) -> None:
 
     The file is complete or not there: it is written under another name and moved.
     """
-    path = Path(path)
-    arrays = {name: np.asarray(value) for name, value in _flat(variables).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-        try:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # as open() makes them, not private like a temporary file
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_arrays(path, {name: np.asarray(value) for name, value in _flat(variables).items()})
 
 
 def _flat(variables: Mapping) -> dict[str, Any]:
@@ -158,6 +146,9 @@ def _from_torch(tensors: _Tensors, ours: Mapping[str, Any], path: Path, config_m
     if network == "hyperiqa" and not any(name.startswith("res.") for name in tensors):
         # A trunk as torchvision names it.
         names = {name: theirs.removeprefix("res.") if "/resnet/" in name else theirs for name, theirs in names.items()}
+    if network == "metaiqa" and not any(name.startswith("resnet_layer.") for name in tensors):
+        # A classifier as torchvision names it.
+        names = {name: theirs.removeprefix("resnet_layer.") for name, theirs in names.items()}
     if network == "ma19" and not any(name.startswith("cnn.") for name in tensors):
         # The state dict of its nn.Sequential alone.
         names = {name: theirs.removeprefix("cnn.") for name, theirs in names.items()}

@@ -7,18 +7,19 @@ attacked images), `max_change` (1/255), `zero_gradient_fraction`, `score_std`, `
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cprl_jax.data.files import write_file
 from cprl_jax.report import figures, html, robustness_figures, tables
+from cprl_jax.report import zero_shot as zero_shot_table
 from cprl_jax.report.findings import trust_verdict, verdict, warnings
 from cprl_jax.report.results import ROW_KEYS, SCORE_KEYS, Row, check, conditions, headline, methods
 from cprl_jax.report.tables import format_table
+from cprl_jax.report.zero_shot import terminal as format_zero_shot
 
-__all__ = ["format_table", "trust_verdict", "verdict", "warnings", "write"]
+__all__ = ["format_table", "format_zero_shot", "trust_verdict", "verdict", "warnings", "write"]
 
 CHECK_KEYS = ("name", "verdict", "numbers", "explanation")
 EXAMPLE_KEYS = ("method", "name", "attack", "radius", "mos", "before", "after", "image", "attacked")
@@ -36,8 +37,9 @@ def write(
     config_text: str,
     notes: str | Sequence[str],
     robustness: Sequence[Mapping[str, Any]] = (),
+    zero_shot: Sequence[Row] = (),
 ) -> Path:
-    """Writes table.csv, table.md, scores.csv, trust.csv, figures/*.png and report.html; returns the page's path.
+    """Writes report.html, table.csv, table.md, scores.csv, trust.csv, zero_shot.csv, figures/*.png; returns the page.
 
     Each file appears whole or not at all, the CSV files first. Figures of an earlier report that this one does not
     have are removed. Anything may be empty; what has nothing to show is left out of the page.
@@ -57,6 +59,8 @@ def write(
             found, each with `name`, `verdict`, `numbers`, `explanation`; `landscape`, with `image` (its name), `scores`
             [points, points], `along_gradient` and `along_random` (1/255), `zero_gradient_fraction`; and `integrals`,
             attack -> integral robustness of the curve of SRCC against MOS.
+        zero_shot: one entry per method and other data set: `method`, `dataset`, `images`, `srcc`, `plcc`, `rmse` and
+            their intervals.
 
     Raises:
         ValueError: an entry lacks a key, or an example's images do not fit together. Nothing has been written then.
@@ -73,12 +77,16 @@ def write(
     folder = Path(folder)
     write_file(folder / "table.csv", tables.table_csv(rows))
     write_file(folder / "scores.csv", tables.scores_csv(scores))
-    write_file(folder / "table.md", tables.markdown(rows, title))
+    shown = tables.markdown(rows, title)
+    write_file(folder / "table.md", f"{shown}\n{zero_shot_table.markdown(zero_shot)}" if zero_shot else shown)
 
-    if any(entry.get("checks") for entry in robustness):
-        write_file(folder / "trust.csv", tables.trust_csv(robustness))
-    else:
-        (folder / "trust.csv").unlink(missing_ok=True)
+    checked = any(entry.get("checks") for entry in robustness)
+    for name, text in (("trust.csv", tables.trust_csv(robustness) if checked else ""),
+                       ("zero_shot.csv", zero_shot_table.csv(zero_shot) if zero_shot else "")):  # fmt: skip
+        if text:
+            write_file(folder / name, text)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
     names = list(dict.fromkeys([*methods(rows), *methods(scores), *histories, *methods(robustness)]))
     pair = headline(conditions(scores))
@@ -91,14 +99,8 @@ def write(
         "landscapes": robustness_figures.landscapes(robustness, names),
         "strengths": robustness_figures.strengths(robustness, names),
     }
-    written = set()
-    for panel in [*pictures, *(panel for kind in panels.values() for panel in kind)]:
-        path = folder / "figures" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', panel.name)}.png"
-        write_file(path, figures.to_png(panel))
-        written.add(path)
-    for path in (folder / "figures").glob("*.png"):
-        if path not in written and path.name.startswith(figures.NAMES):
-            path.unlink()
+    every = [*pictures, *(panel for kind in panels.values() for panel in kind)]
+    figures.write_panels(folder / "figures", every, names=figures.NAMES)
     page = html.page(
         title=title,
         summary=_paragraphs(summary),
@@ -107,6 +109,7 @@ def write(
         examples=examples,
         names=names,
         robustness=robustness,
+        sections=zero_shot_table.html(zero_shot),
         **panels,
         config_text=config_text,
         notes=_paragraphs(notes),

@@ -8,7 +8,9 @@ while a figure is drawn and saved.
 import functools
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -19,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from cprl_jax.data.files import write_file
 from cprl_jax.report.results import (
     CLEAN,
     Condition,
@@ -88,6 +91,18 @@ class Panel(NamedTuple):
     alt: str
     figure: Figure
     dpi: int = 160
+
+
+def write_panels(folder: Path, panels: Iterable[Panel], *, names: tuple[str, ...]) -> None:
+    """Writes each panel as a PNG, and removes those of an earlier report whose names begin with one of `names`."""
+    written = set()
+    for panel in panels:
+        path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', panel.name)}.png"
+        write_file(path, to_png(panel))
+        written.add(path)
+    for path in folder.glob("*.png"):
+        if path not in written and path.name.startswith(names):
+            path.unlink()
 
 
 def styled(draw: Callable) -> Callable:

@@ -50,10 +50,11 @@ def page(
     robustness: Sequence[Mapping[str, Any]] = (),
     landscapes: Sequence[figures.Panel] = (),
     strengths: Sequence[figures.Panel] = (),
+    sections: str = "",
     config_text: str,
     notes: Sequence[str],
 ) -> str:
-    """The page; sections without content are left out. All text that comes in is escaped."""
+    """The page; sections without content are left out. Text that comes in is escaped, `sections` is HTML."""
     template = Template(importlib.resources.files(__package__).joinpath("template.html").read_text("utf-8"))
     return template.substitute(
         title=html.escape(title),
@@ -70,6 +71,7 @@ def page(
         examples=_examples(examples),
         scores=_score_section(scores, scatters, changes),
         worst=_worst(scores),
+        sections=sections,
         robustness=_landscape_section(robustness, landscapes) + _trust_section(robustness, strengths),
         training=section(
             "Training",

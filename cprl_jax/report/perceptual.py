@@ -9,7 +9,6 @@ import html as html_lib
 import importlib.resources
 import math
 import os
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,14 +73,8 @@ def write(
     write_file(folder / "tables.md", markdown(intra, transfer, title=title, logarithm=logarithm, notes=notes))
     names = _names(intra)
     panels = [*trade_offs(candidates, thresholds, names), *changes(counterexamples, names)]
-    written = set()
-    for panel in [*panels, *(_example_panel(entry, index) for index, entry in enumerate(examples))]:
-        path = folder / "figures" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', panel.name)}.png"
-        write_file(path, figures.to_png(panel))
-        written.add(path)
-    for path in (folder / "figures").glob("*.png"):
-        if path not in written and path.name.startswith(_FIGURES):
-            path.unlink()
+    every = [*panels, *(_example_panel(entry, index) for index, entry in enumerate(examples))]
+    figures.write_panels(folder / "figures", every, names=_FIGURES)
     write_file(
         folder / "report.html",
         page(

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax import attacks
 from cprl_jax.attacks._arguments import check_images, check_per_image
+from cprl_jax.attacks._gradients import per_image, slope, value_and_gradient
 from cprl_jax.attacks._iterate import as_pytree, iterate
 
 
@@ -85,9 +86,8 @@ def landscape(
 @jax.jit
 def _gradient_sign(score_fn, direction, image):
     """Sign of the objective's gradient, 0 where there is none, and the share of such values."""
-    clean = lax.stop_gradient(score_fn(image))
-    gradient = jax.grad(lambda position: jnp.sum(direction(score_fn(position), clean)))(image)
-    sign = jnp.nan_to_num(jnp.sign(gradient))
+    score, gradient = value_and_gradient(score_fn, image)
+    sign = jnp.sign(per_image(slope(direction, score, score)) * gradient)
     return sign, jnp.mean(sign == 0, dtype=image.dtype)
 
 

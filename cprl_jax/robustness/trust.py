@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax import attacks
+from cprl_jax.attacks._gradients import evaluate
 from cprl_jax.attacks._iterate import as_pytree
 
 PASSED, SUSPICIOUS, NOT_RUN = "passed", "suspicious", "not run"
@@ -152,13 +152,13 @@ def _check(score_fn, images, direction, radius, steps, queries, key, transfer_im
     else:
         checks.append(_left_out(BLACK_BOX, "No queries were allowed for a black-box attack."))
     if transfer_images is not None:
-        scores = _evaluate(as_pytree(score_fn), jnp.asarray(transfer_images, images.dtype))
+        scores = evaluate(as_pytree(score_fn), jnp.asarray(transfer_images, images.dtype))
         checks.append(against_white_box(TRANSFER, "transfer", scores))
     else:
         checks.append(_left_out(TRANSFER, "There was no other model to take attacked images from."))
     if adaptive_score_fn is not None:
         adapted = attacks.pgd(adaptive_score_fn, images, radius=radius, steps=steps, direction=direction).images
-        checks.append(against_white_box(ADAPTIVE, "adaptive", _evaluate(as_pytree(score_fn), adapted)))
+        checks.append(against_white_box(ADAPTIVE, "adaptive", evaluate(as_pytree(score_fn), adapted)))
     else:
         checks.append(_left_out(ADAPTIVE, "The model has nothing that an adaptive attack would have to replace."))
     return checks
@@ -260,8 +260,3 @@ def _check_transfer(transfer_images, images, radius) -> None:
         raise ValueError(
             f"transfer_images lie up to {farthest:g} away from images, farther than the radius {radius:g}."
         )
-
-
-@jax.jit
-def _evaluate(score_fn, images):
-    return score_fn(images)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cprl_jax.data.dataset import CachedImages, QualityDataset, decode_rgb
+from cprl_jax.data.dataset import CachedImages, NamedImages, QualityDataset, decode_rgb
 
 COLUMNS = {
     "names": ["a", "b"],
@@ -50,6 +50,33 @@ def test_names_must_be_unique():
 def test_mos_must_lie_on_the_scale(mos):
     with pytest.raises(ValueError, match=r"within 0\.\.100, not b: "):
         make(mos=[3, mos])
+
+
+def test_parts_and_pristine_images_may_be_left_out():
+    dataset = make()
+    assert dataset.parts.tolist() == ["", ""] and len(dataset.pristine) == 0
+    dataset = make(parts=["train", "test"])
+    assert dataset.parts.dtype.kind == "U" and not dataset.parts.flags.writeable
+    with pytest.raises(ValueError, match="parts must be 'train', 'validation', 'test', '', not 'training'"):
+        make(parts=["train", "training"])
+    with pytest.raises(ValueError, match="parts.*2 images"):
+        make(parts=["train"])
+
+
+def test_images_by_name_are_decoded_when_asked_for():
+    decoded = []
+
+    def decode(index):
+        decoded.append(index)
+        return np.full((2, 2, 3), index, np.uint8)
+
+    images = NamedImages(["roof", "sea"], CachedImages(decode, 2))
+    assert list(images) == ["roof", "sea"] and len(images) == 2 and "sea" in images and "moon" not in images
+    assert decoded == []
+    assert images["sea"][0, 0, 0] == 1 and decoded == [1]
+    assert images.get("moon") is None
+    with pytest.raises(KeyError):
+        images["moon"]
 
 
 def encode(image, **options):

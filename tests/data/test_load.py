@@ -1,18 +1,27 @@
 """Datasets by the name they have in a config."""
 
 import sys
+import types
 
 import pytest
 from ml_collections import ConfigDict
 
+from cprl_jax import config as config_lib
 from cprl_jax import data
+from cprl_jax.data.releases import build
 from cprl_jax.errors import UserError
 
 DEFAULTS = {"manual_dir": "", "data_dir": "", "split_file": "", "seed": 0, "image_size": 32, "scenes": 3, "levels": 2}
+DEFAULTS |= {"labels": "", "mos_worst": 0.0, "mos_best": 100.0, "koniq_scores": "zscore"}
+DEFAULTS |= {"cache": "memory", "cache_gib": 4.0, "resize": 0}
 
 
 def config(**changes):
     return ConfigDict(DEFAULTS | changes)
+
+
+def test_names_are_those_of_the_config():
+    assert set(data.DATASETS) == set(config_lib.DATASETS)
 
 
 def test_livec(release, tmp_path):
@@ -22,25 +31,33 @@ def test_livec(release, tmp_path):
 
 def test_embedded_gets_its_options(monkeypatch):
     calls = []
-
-    class Stub:
-        @staticmethod
-        def make_embedded(**options):
-            calls.append(options)
-
-    monkeypatch.setitem(sys.modules, "cprl_jax.data.embedded", Stub)
+    stub = types.SimpleNamespace(make_embedded=lambda **options: calls.append(options))
+    monkeypatch.setitem(sys.modules, "cprl_jax.data.embedded", stub)
     data.load(config(name="embedded", seed=5))
     assert calls == [{"seed": 5, "image_size": 32, "scenes": 3, "levels": 2}]
 
 
-@pytest.mark.parametrize("name", ["live", "vcl", "koniq"])
-def test_sets_to_come(name):
-    with pytest.raises(UserError, match=f"{name}.*is not part of this version yet") as caught:
-        data.load(config(name=name))
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("name", data.RELEASES)
+def test_releases_get_their_options(monkeypatch, name):
+    calls = []
+    monkeypatch.setattr(build, "load", lambda release, **options: calls.append((release.NAME, options)))
+    data.load(config(name=name, manual_dir="here", data_dir="there", cache="disk", koniq_scores="mos"))
+    options = {"manual_dir": "here", "data_dir": "there", "cache": "disk", "cache_gib": 4.0}
+    assert calls == [(name, options | ({"scores": "mos"} if name == "koniq" else {}))]
+
+
+def test_own_images_get_their_options(monkeypatch):
+    calls = []
+    stub = types.SimpleNamespace(load=lambda folder, **options: calls.append((folder, options)))
+    monkeypatch.setitem(sys.modules, "cprl_jax.data.own", stub)
+    monkeypatch.setattr(data, "own", stub, raising=False)
+    data.load(config(name="own", manual_dir="photos", labels="scores.csv", mos_worst=5.0, mos_best=1.0))
+    options = {"labels": "scores.csv", "mos_worst": 5.0, "mos_best": 1.0, "data_dir": ""}
+    assert calls == [("photos", options | {"cache": "memory", "cache_gib": 4.0})]
 
 
 @pytest.mark.parametrize("name", ["LIVEC", "", "imagenet", None])
 def test_unknown_names(name):
-    with pytest.raises(UserError, match="is not a dataset; choose one of embedded, livec, live, vcl, koniq"):
+    with pytest.raises(UserError, match="is not a dataset; choose one of embedded, livec, live, vcl, koniq") as caught:
         data.load(config(name=name))
+    assert "\n" not in str(caught.value)

@@ -1,12 +1,14 @@
 """Training batches: a pure function of seed and step, for any number of processes, threads and resumptions."""
 
+import dataclasses
+import hashlib
 import itertools
 
 import grain
 import numpy as np
 import pytest
 
-from cprl_jax.data import pipeline
+from cprl_jax.data import crops, pipeline
 from cprl_jax.errors import UserError
 
 OPTIONS = {"batch_size": 4, "crop_size": 16, "seed": 0}
@@ -49,13 +51,59 @@ def test_batch_is_a_pure_function_of_the_step(make_dataset):
     assert_equal(batches[10**12], again[10**12])  # there is no last step to run into
 
 
-@pytest.mark.parametrize("start, threads", [(0, 1), (0, 3), (5, 1), (7, 4), (5, None)])
+@pytest.mark.parametrize("start, threads", [(0, 1), (0, 3), (5, 1), (7, 4), (5, 0)])
 def test_prefetch_gives_the_same_batches_from_any_step(make_dataset, start, threads):
     batches = pipeline.training_batches(make_dataset(10), range(10), **OPTIONS)
     iterator = pipeline.prefetch(batches, start, threads=threads)
     for step, batch in enumerate(itertools.islice(iterator, 9), start=start):
         assert_equal(batch, batches[step])
     iterator.close()
+
+
+@pytest.mark.parametrize("before, after", [(1, 1), (1, 4), (4, 1), (3, 2)])
+def test_interrupted_and_resumed_with_other_workers(make_dataset, before, after):
+    dataset = make_dataset(10)
+    batches = pipeline.training_batches(dataset, range(10), **OPTIONS)
+    uninterrupted = list(itertools.islice(pipeline.prefetch(batches, threads=2), 12))
+    for k in (1, 5, 11):
+        iterator = pipeline.prefetch(batches, threads=before)
+        seen = list(itertools.islice(iterator, k))  # the threads are ahead of it when it stops
+        iterator.close()
+        again = pipeline.training_batches(dataset, range(10), **OPTIONS)  # as in a new program
+        iterator = pipeline.prefetch(again, k, threads=after)
+        seen += list(itertools.islice(iterator, 12 - k))
+        iterator.close()
+        for batch, expected in zip(seen, uninterrupted, strict=True):
+            assert_equal(batch, expected)
+
+
+def test_bytes_stay_as_they_are(make_dataset):
+    """A run that goes on after an update of the package sees what it would have seen before."""
+    batches = pipeline.training_batches(make_dataset(10), range(10), **OPTIONS)
+    digest = hashlib.sha256()
+    for step in range(8):
+        for key in ("image", "mos", "row"):
+            digest.update(batches[step][key].tobytes())
+    assert digest.hexdigest()[:16] == "ee4f791efc652f06"
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_plans_say_where_the_crops_of_the_batches_lie(make_dataset, process_count):
+    toy = make_dataset(9)
+    images = [toy.images[i][: 10 + 4 * i, : 50 - 4 * i] for i in range(9)]  # some lower, some narrower than the crop
+    dataset = dataclasses.replace(toy, images=images)
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    shares = {"process_index": process_count - 1, "process_count": process_count}
+    batches = pipeline.training_batches(dataset, range(1, 9), **OPTIONS, **shares)
+    plans = pipeline.training_plans(dataset, range(1, 9), sizes=sizes, **OPTIONS, **shares)
+    for step in range(6):
+        batch, plan = batches[step], plans[step]
+        assert [plan[key].dtype for key in ("row", "offset", "flip", "mos")] == [np.int32, np.int32, bool, np.float32]
+        np.testing.assert_array_equal(plan["row"], batch["row"])
+        np.testing.assert_array_equal(plan["mos"], batch["mos"])
+        for i, (top, left) in enumerate(plan["offset"]):
+            crop = crops.pad(images[plan["row"][i]], 16)[top : top + 16, left : left + 16]
+            np.testing.assert_array_equal(batch["image"][i], crop[:, ::-1] if plan["flip"][i] else crop)
 
 
 @pytest.mark.parametrize("process_count", [2, 4])
@@ -80,6 +128,23 @@ def test_processes_are_disjoint_in_every_epoch(make_dataset):
     for epoch in range(3):
         rows = [{int(row) for step in range(3) for row in share[3 * epoch + step]["row"]} for share in shares]
         assert rows[0] | rows[1] == set(range(12)) and not rows[0] & rows[1]
+
+
+@pytest.mark.parametrize("count", [11, 13])
+def test_processes_are_disjoint_where_batches_cross_epochs(make_dataset, count):
+    """An epoch that does not consist of whole batches: each row still goes to one process alone."""
+    dataset = make_dataset(count)
+    shares = [
+        pipeline.training_batches(dataset, range(count), **OPTIONS, process_index=i, process_count=2) for i in range(2)
+    ]
+    epochs = [[set(), set()] for _ in range(4)]
+    for place in range(4 * count):  # in the stream of rows; a batch is two rows of process 0, then two of process 1
+        step, i = divmod(place, 4)
+        row = int(shares[i // 2][step]["row"][i % 2])
+        epochs[place // count][i // 2].add(row)
+    for first, second in epochs:
+        assert first | second == set(range(count)) and not first & second
+        assert abs(len(first) - len(second)) <= 2
 
 
 @pytest.mark.parametrize("count, batch_size", [(12, 4), (10, 4), (3, 8), (1, 4), (7, 7)])

@@ -107,8 +107,28 @@ def torch_network():
                 maps.append(stage(maps[-1]))
             return maps[1:]
 
+        def outputs(self, images):
+            return self.fc(self.maps(images)[-1].mean((2, 3)))
+
         def forward(self, images):
-            return self.fc(self.maps(images)[-1].mean((2, 3)))[:, 0]
+            return self.outputs(images)[:, 0]
+
+    class MetaIQA(nn.Module):
+        def __init__(self, backbone):
+            super().__init__()
+            self.resnet_layer = ResNet(backbone, outputs=1000)
+            self.net = nn.Module()
+            for number, (inputs, outputs) in enumerate(((1000, 1024), (1024, 512)), start=1):
+                setattr(self.net, f"fc{number}", nn.Linear(inputs, outputs))
+                setattr(self.net, f"bn{number}", nn.BatchNorm1d(outputs))
+                setattr(self.net, f"relu{number}", nn.PReLU())
+            self.net.fc3 = nn.Linear(512, 1)
+
+        def forward(self, images):
+            x = self.resnet_layer.outputs(images)
+            x = self.net.relu1(self.net.bn1(self.net.fc1(x)))
+            x = self.net.relu2(self.net.bn2(self.net.fc2(x)))
+            return torch.sigmoid(self.net.fc3(x))[:, 0]
 
     class DistortionResNet(ResNet):
         def __init__(self, backbone):
@@ -202,9 +222,10 @@ def torch_network():
         torch.manual_seed(seed)
         kind, _, backbone = name.partition("-")
         network = {"resnet": lambda: ResNet(backbone), "classifier": lambda: ResNet(backbone, outputs=10),
-                   "hyperiqa": lambda: HyperIQA(backbone), "squeezenet": SqueezeNet}[kind]()  # fmt: skip
+                   "hyperiqa": lambda: HyperIQA(backbone), "metaiqa": lambda: MetaIQA(backbone),
+                   "squeezenet": SqueezeNet}[kind]()  # fmt: skip
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 nn.init.uniform_(module.weight, 0.5, 1.0)
                 nn.init.normal_(module.bias, std=0.1)
                 nn.init.normal_(module.running_mean, std=0.1)

@@ -1,0 +1,102 @@
+"""From the bytes of an image file to 8-bit RGB: as stored, for official releases; as seen, for people's own files."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+PHOTOGRAPH_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+PHOTOGRAPH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # upper case counts as well
+
+# What Pillow turns into 8-bit RGB without losing bits. 16-bit and float modes would be clipped, so they are refused.
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+def decode_rgb(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes an image file to RGB with Pillow.
+
+    Grey and palette images become RGB, an alpha channel is dropped, EXIF orientation is ignored: the pixels are taken
+    as they are stored.
+
+    Raises:
+      ValueError: the bytes are not a complete image, or it has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(io.BytesIO(file_bytes)) as image:
+            if image.mode not in _EIGHT_BIT_MODES:
+                raise ValueError(f"pixel format {image.mode!r}, but only 8 bits per channel can be read")
+            return np.array(image.convert("RGB"), dtype=np.uint8)
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image" if file_bytes else "an empty file") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's other words for a broken file
+        raise ValueError(str(error)) from error
+
+
+def decode_photograph(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes a person's own JPEG, PNG, BMP, WebP or TIFF file to what a viewer of images shows.
+
+    * EXIF orientation is honoured: the image stands upright.
+    * Grey, black-and-white and palette images become RGB.
+    * Transparency is laid over white.
+    * 16-bit grey is scaled to 8 bits with rounding (round(value / 257)), 12-bit grey of TIFF likewise. Of 16-bit
+      colour (and grey with alpha) Pillow reads the upper byte of each value, which is at most one level off.
+    * CMYK becomes sRGB through the file's ICC profile (relative colorimetric); without one, channels are multiplied:
+      R = (1 - C)(1 - K), and so on. Profiles of grey and RGB images are not applied, as in nearly all data sets and
+      published models: values are taken as if they were sRGB.
+    * Of several pages or frames, the first.
+
+    Refused are signed or 32-bit integers and floating point (TIFF), which do not say what is black and what is white.
+
+    Raises:
+      ValueError: the bytes are not a complete image of these formats, or its pixel format is refused.
+    """
+    try:
+        with Image.open(io.BytesIO(file_bytes), formats=PHOTOGRAPH_FORMATS) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return _as_seen(image)
+    except UnidentifiedImageError as error:
+        what = "not an image in JPEG, PNG, BMP, WebP or TIFF" if file_bytes else "an empty file"
+        raise ValueError(what) from error
+    except ImageCms.PyCMSError as error:
+        raise ValueError(f"its colour profile cannot be used ({error}); save the image as RGB") from error
+    except ValueError:
+        raise
+    except Exception as error:  # a broken file surfaces as almost any exception, depending on its format
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _as_seen(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # the latter: Pillow 10
+        return _from_deep_grey(image)
+    if image.mode in ("I", "F"):
+        kind = "floating point" if image.mode == "F" else "signed or 32-bit integers"
+        raise ValueError(f"pixels are {kind}, of which black and white are not known; save it with 8 or 16 bits")
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
+        image = ImageCms.profileToProfile(
+            image,
+            io.BytesIO(image.info["icc_profile"]),
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _from_deep_grey(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """16-bit grey, and the 12-bit grey of TIFF that Pillow hands out in 16 bits, unscaled."""
+    values = np.asarray(image).astype(np.uint32)
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
+    grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    if "transparency" in image.info:  # the one value that stands for transparent pixels
+        grey[values == image.info["transparency"]] = 255
+    return np.repeat(grey[..., None], 3, axis=2)

@@ -1,0 +1,81 @@
+"""A folder of photographs to make a set of: found, checked, decoded, brought to one size."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from cprl_jax.data.dataset import listing
+from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
+from cprl_jax.data.labels import MIN_SIDE
+from cprl_jax.data.releases._common import in_threads, one_line
+from cprl_jax.errors import UserError
+
+MOST_PROBLEMS = 20  # named in one message
+
+
+def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path, str]]:
+    """The photographs of a folder: file and SHA-256 of its content, by name (that of the file, without suffix).
+
+    Files of other kinds, hidden ones and folders below are passed over. Identical files are a warning.
+
+    Args:
+      images: the folder.
+      size: (width, height) that they are to be resized to; without, those with a side below 16 pixels are refused.
+
+    Raises:
+      UserError: no photographs there, or some that cannot be read or named (all in one message).
+    """
+    if not images.is_dir():
+        raise UserError(f"there is no folder {images}; name the one with the photographs: --images=DIR")
+    paths = sorted(
+        path for path in images.iterdir()
+        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )  # fmt: skip
+    if not paths:
+        raise UserError(f"there are no photographs in {images} ({', '.join(PHOTOGRAPH_SUFFIXES)})")
+
+    def check(path: Path) -> tuple[str, str]:
+        """The checksum and what is wrong."""
+        try:
+            content = path.read_bytes()
+            height, width, _ = decode_photograph(content).shape
+        except (OSError, ValueError) as error:
+            return "", f"{path.name} cannot be read: {one_line(error)}"
+        small = size is None and min(height, width) < MIN_SIDE
+        wrong = f"{path.name} has {width}x{height} pixels, below {MIN_SIDE}" if small else ""
+        return hashlib.sha256(content).hexdigest(), wrong
+
+    checked = in_threads(check, paths, "reading photographs")
+    problems = [wrong for _, wrong in checked if wrong]
+    found: dict[str, tuple[Path, str]] = {}
+    spelled: dict[str, str] = {}  # file systems differ in whether they tell A from a
+    for path, (digest, _) in zip(paths, checked, strict=True):
+        first = spelled.setdefault(path.stem.casefold(), path.name)
+        if first != path.name:
+            problems.append(f"{path.name} and {first} would have the same name; rename one")
+        if not path.stem.isprintable() or "\\" in path.stem or path.stem != path.stem.strip():
+            problems.append(f"{path.name!r}: rename it without backslash, control characters and blanks at the ends")
+        found[path.stem] = path, digest
+    if problems:
+        raise UserError(f"photographs in {images}: {listing(problems, most=MOST_PROBLEMS, separator='; ')}")
+    if len({digest for _, digest in found.values()}) < len(found):
+        logging.warning("%s: some photographs are identical files; splits take them for different scenes", images)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def read(source: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, "height width 3"]:
+    """A photograph, read-only, after cutting out its middle and resizing it (Lanczos) unless `size` is None.
+
+    The last one is kept: it is asked for many times in a row.
+    """
+    pixels = decode_photograph(source.read_bytes())
+    if size is not None:
+        pixels = np.array(ImageOps.fit(Image.fromarray(pixels), size, method=Image.Resampling.LANCZOS))
+    pixels.flags.writeable = False
+    return pixels

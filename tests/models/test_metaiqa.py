@@ -1,0 +1,34 @@
+"""MetaIQA's network against a torch build of the same layers, by way of saved torch weights."""
+
+import jax
+import numpy as np
+import torch
+
+from cprl_jax import models
+from cprl_jax.models.metaiqa import PReLU
+
+IMAGES = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype(np.float32)
+
+
+def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded):
+    network = torch_network("metaiqa-resnet18")
+    with torch.no_grad():
+        expected = network(torch.tensor(IMAGES.transpose(0, 3, 1, 2))).numpy()
+    module, variables = loaded(network, "metaiqa", 64, score_mean=0.0, score_std=100.0)
+    scores = jax.jit(models.score_fn(module, variables))(IMAGES)
+    np.testing.assert_allclose(scores, 100.0 * expected, rtol=1e-4)
+    counted = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert counted == sum(parameter.numel() for parameter in network.parameters())
+    assert set(variables["params"]["backbone"]) == {"resnet", "fc"}  # all that the lower learning rate is for
+
+
+def test_a_classifier_of_torchvision_fits(torch_network, loaded):
+    network = torch_network("metaiqa-resnet18").resnet_layer
+    _, variables = loaded(network, "metaiqa", 64)
+    np.testing.assert_array_equal(variables["params"]["backbone"]["fc"]["kernel"], network.fc.weight.detach().T)
+
+
+def test_prelu_is_torch_s(getkey):
+    x = jax.random.normal(getkey(), (3, 5))
+    expected = torch.nn.PReLU()(torch.tensor(np.asarray(x))).detach()
+    np.testing.assert_allclose(PReLU().apply(PReLU().init(getkey(), x), x), expected, rtol=1e-6)
