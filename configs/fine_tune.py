@@ -9,7 +9,8 @@ Paper: Zhong et al., "Causal-IQA", ICML 2024, Section 4.1: 80 % of the set train
 
 Arguments (--config=configs/fine_tune.py:key=value,key=value):
   run       the folder of the run that trained the model
-  from      which of its methods (default: cprl where it was trained, else the last)
+  from      which of its methods (default: cprl where it was trained, else the last); of a run of configs/causal_iqa.py
+            an update, such as cis, or cis/seed-1
   dataset   the data set to fine-tune on, one of DATASETS in cprl_jax/config.py
   methods   how: of plain, cprl and at, joined by + (default plain)
 """

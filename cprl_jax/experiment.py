@@ -4,7 +4,6 @@ A run's folder holds: config.json, split.json and crops.json (written once, at t
 (checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation.npz, robustness.npz) and report/.
 """
 
-import json
 import textwrap
 import time
 from pathlib import Path
@@ -24,8 +23,11 @@ from cprl_jax.evaluate import evaluate, examples, score_rows, table_rows
 from cprl_jax.evaluate_robustness import integrals, robustness
 from cprl_jax.train import best_variables, create_model, fit, read_history
 
-# What may differ between the commands that share a folder: how an already trained model is judged.
-_MAY_CHANGE = ("job", "evaluation", "perceptual", "compilation_cache")
+# What may differ between the commands that share a folder: how an already trained model is judged, where things are.
+_MAY_CHANGE = (
+    "job", "evaluation", "perceptual", "causal_iqa", "compilation_cache", "dataset.cache", "dataset.cache_gib",
+    "dataset.data_dir", "dataset.manual_dir", "train.workers", "train.crop_on",
+)  # fmt: skip
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -84,15 +86,7 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         ):
             raise UserError(f"{workdir} holds something else than a run; give another --workdir")
         return
-    old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
-    for values in (old, new):
-        for name in _MAY_CHANGE:
-            values.pop(name, None)
-    if changed := config_lib.differences(old, new):
-        raise UserError(
-            f"{workdir} holds a run of another configuration ({'; '.join(changed[:4])}"
-            f"{'; ...' if changed[4:] else ''}); give another --workdir, or delete that folder"
-        )
+    config_lib.check_same_run(path, config, may_change=_MAY_CHANGE)
 
 
 def _load_split(config: ml_collections.ConfigDict, dataset, workdir: Path):
@@ -191,7 +185,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, oth
 
 def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
     model = config.model
-    network = f"{model.name} ({model.backbone})" if model.name in ("hyperiqa", "resnet") else model.name
+    network = f"{model.name} ({model.backbone})" if model.name in models.HAVE_BACKBONE else model.name
     start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
     crops = "one crop" if config.evaluation.crops == 1 else f"{config.evaluation.crops} crops"
     return (
@@ -208,6 +202,6 @@ def _notes(config: ml_collections.ConfigDict) -> list[str]:
         f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see "
         "through the mask) may lower every attacked number: these are upper bounds on robustness.",
     ]
-    if config.dataset.name == "embedded":
+    if "embedded" in config.dataset.name.split("+"):
         notes.insert(0, "The labels of the embedded data set come from a full-reference formula, not from people.")
     return notes

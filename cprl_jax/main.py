@@ -14,8 +14,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-from cprl_jax import command_line
-from cprl_jax import config as config_lib
+from cprl_jax import command_line, config_checks
 from cprl_jax.errors import TrainingDiverged, UserError
 from cprl_jax.memory import keep_freed_memory
 
@@ -34,13 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         config, workdir = command_line.parse(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
-        config_lib.validate(config)
+        config_checks.validate(config)
         keep_freed_memory()
         # Only now: starting JAX takes seconds, and a mistyped flag should not.
         from cprl_jax import parallel
 
         if config.job == "perceptual_attack":
             from cprl_jax.perceptual_experiment import run
+        elif config.job in ("causal_iqa", "leave_one_out"):
+            from cprl_jax.causal_iqa.experiment import run
         else:
             from cprl_jax.repeats import run
         with parallel.cluster():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import ml_collections
 
-from cprl_jax.config import DATASETS, check_methods, default, listed, method_of, near, read_config
+from cprl_jax.config import DATASETS, default, method_of, read_config
+from cprl_jax.config_checks import check_methods, listed, near
 from cprl_jax.errors import UserError
 
 
@@ -84,6 +85,7 @@ def fine_tuning(argument: str | None) -> ml_collections.ConfigDict:
     config = default()
     config.dataset.name = values["dataset"]
     config.methods = parse_methods(values.get("methods", "plain"))
+    config.dataset.resize = source.dataset.get("resize", 0)
     config.model.update(source.model)
     config.model.weights = str(weights)
     config.train.update(source.train)
@@ -93,7 +95,7 @@ def fine_tuning(argument: str | None) -> ml_collections.ConfigDict:
     for field in ("crop_size", "crops", "crops_drawn", "batch_size"):
         config.evaluation[field] = source.evaluation[field]
     for name in config.methods:
-        config[name].sort_mask = source[method].sort_mask
+        config[name].sort_mask = method in source.methods and source[method].sort_mask
     return config
 
 

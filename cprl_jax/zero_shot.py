@@ -29,9 +29,9 @@ def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset
     Raises:
       UserError: the set that the models are trained on, or one that cannot be read.
     """
-    if config.dataset.name in config.evaluation.datasets:
+    if trained := set(config.dataset.name.split("+")) & set(config.evaluation.datasets):
         raise UserError(
-            f"config.evaluation.datasets names {config.dataset.name!r}, on which the models are trained: its test "
+            f"config.evaluation.datasets names {sorted(trained)[0]!r}, on which the models are trained: its test "
             "part is evaluated anyway; name other sets"
         )
     return {name: load_dataset(config, name) for name in config.evaluation.datasets}

@@ -22,8 +22,8 @@ os.environ["NPROC"] = "8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Compiling is most of what these tests do, and takes half the time without LLVM's later passes (0 to test with them). The
-# programs that tests start inherit it.
+# Compiling is most of what these tests do, and takes half the time without LLVM's later passes (0: with them). Programs
+# that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The compilation cache is set here rather than in JAX's configuration, so that programs started by tests share it.
 _CACHE = Path(__file__).parents[1] / ".cache" / f"jax-{importlib.metadata.version('jax')}-{_processor()}"

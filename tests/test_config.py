@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cprl_jax import config as config_lib
-from cprl_jax import presets
+from cprl_jax import config_checks, presets
 from cprl_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def load(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_is_valid_and_documented(path):
     module = load(path)
-    config_lib.validate(module.get_config())
+    config_checks.validate(module.get_config())
     assert module.__doc__
 
 
@@ -41,7 +41,7 @@ def test_fine_tuning_goes_on_with_the_network_of_a_run(tmp_path):
     (tmp_path / "cprl").mkdir()
     (tmp_path / "cprl" / "weights.npz").touch()
     config = get_config(argument)
-    config_lib.validate(config)
+    config_checks.validate(config)
     assert (config.model.name, config.model.backbone, config.train.crop_size) == ("resnet", "resnet18", 160)
     assert (config.dataset.name, config.model.weights) == ("livec", str(tmp_path / "cprl" / "weights.npz"))
     assert config.plain.sort_mask, "as the network that is fine-tuned"
@@ -55,7 +55,7 @@ def test_fine_tuning_goes_on_with_the_network_of_a_run(tmp_path):
 @pytest.mark.parametrize("schedule", ["paper", "short"])
 def test_arguments_of_the_paper_experiment(backbone, schedule):
     config = presets.cprl_experiment("livec", f"backbone={backbone},schedule={schedule},methods=plain+cprl+at")
-    config_lib.validate(config)
+    config_checks.validate(config)
     assert config.methods == ("plain", "cprl", "at")
     assert (config.train.crop_size == 224) == (schedule == "paper")
 
@@ -110,9 +110,9 @@ def test_a_wrong_argument_is_named(argument, message):
 def test_a_wrong_value_is_named(field, value, message):
     config = presets.cprl_experiment("livec", "backbone=squeezenet")
     *parents, last = field.split(".")
-    (config_lib.lookup(config, ".".join(parents)) if parents else config)[last] = value
+    (config_checks.lookup(config, ".".join(parents)) if parents else config)[last] = value
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 def test_json_round_trip_and_differences():

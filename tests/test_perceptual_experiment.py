@@ -10,6 +10,7 @@ import scipy.stats
 from PIL import Image
 
 from cprl_jax import config as config_lib
+from cprl_jax import config_checks
 from cprl_jax import perceptual_experiment as experiment
 from cprl_jax.attacks.perceptual import PUBLISHED_MULTIPLIERS
 from cprl_jax.errors import UserError
@@ -72,7 +73,7 @@ def finished(weights, folder, tmp_path_factory):
     """A finished run, which tests only read."""
     config = tiny(weights, folder)
     workdir = tmp_path_factory.mktemp("run") / "attack"
-    config_lib.validate(config)
+    config_checks.validate(config)
     experiment.run(config, workdir)
     return workdir
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax import config as config_lib
+from cprl_jax import config_checks
 from cprl_jax import perceptual_inputs as inputs
 from cprl_jax.errors import UserError
 
@@ -122,7 +123,7 @@ def test_a_wrong_value_is_named(field, value, message):
     config.job, config.perceptual.models = "perceptual_attack", ("ma19",)
     config.perceptual[field] = value
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 def test_fidelities_have_their_thresholds_and_deep_ones_need_a_network(config):

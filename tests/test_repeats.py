@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cprl_jax import config as config_lib
-from cprl_jax import repeats
+from cprl_jax import config_checks, repeats
 from cprl_jax.errors import UserError
 from cprl_jax.report import tables
 
@@ -53,7 +53,7 @@ def config():
     config = config_lib.default()
     config.dataset.repeats = 5
     config.seed = 2
-    config_lib.validate(config)
+    config_checks.validate(config)
     return config
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float64, Int32
+from jaxtyping import Bool, Float64, Int32, UInt8
 
 from cprl_jax.data.crops import pad, place
 from cprl_jax.data.dataset import QualityDataset
@@ -57,22 +57,30 @@ def training_batches(
 
     def cut(draw: tuple[np.ndarray, np.ndarray]) -> Batch:
         batch_rows, uniform = draw
-        images = np.empty((len(batch_rows), crop_size, crop_size, 3), np.uint8)
-        for i, row in enumerate(batch_rows):
-            image = dataset.images[row]
-            top, left = place(uniform[i, :2], image.shape, crop_size)
-            crop = pad(image, crop_size)[top : top + crop_size, left : left + crop_size]
-            if _mirrored(uniform[i]):
-                for channel in range(3):  # NumPy reverses one channel at a time several times faster than all three
-                    images[i, :, :, channel] = crop[:, ::-1, channel]
-            else:
-                images[i] = crop
+        images = cut_crops(dataset.images, batch_rows, uniform, crop_size=crop_size)
         return {"image": images, "mos": dataset.mos[batch_rows], "row": batch_rows}
 
     return _draws(
         len(dataset), rows, batch_size=batch_size, crop_size=crop_size, seed=seed,
         process_index=process_index, process_count=process_count,
     ).map(cut)  # fmt: skip
+
+
+def cut_crops(
+    images: Sequence, rows: Sequence[int], uniform: Float64[np.ndarray, "crops 3"], *, crop_size: int
+) -> UInt8[np.ndarray, "crops size size 3"]:
+    """A crop of each image, placed and mirrored (with probability one half) by three numbers in [0, 1)."""
+    cut = np.empty((len(rows), crop_size, crop_size, 3), np.uint8)
+    for i, row in enumerate(rows):
+        image = images[row]
+        top, left = place(uniform[i, :2], image.shape, crop_size)
+        crop = pad(image, crop_size)[top : top + crop_size, left : left + crop_size]
+        if _mirrored(uniform[i]):
+            for channel in range(3):  # NumPy reverses one channel at a time several times faster than all three
+                cut[i, :, :, channel] = crop[:, ::-1, channel]
+        else:
+            cut[i] = crop
+    return cut
 
 
 def training_plans(

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from cprl_jax.layers.convolution import conv_general_dilated
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 
 # Of RGB in [0, 1]; the constants of torchvision's models.
@@ -130,7 +131,7 @@ def conv(
     if sort_mask.covers(x.shape[-1], stage, kernel_size):
         options.update(rate=sort_mask.rate, selection=sort_mask.selection, masks=sort_mask.masks, axis_name=axis_name)
         return SortMaskConv(features, (kernel_size, kernel_size), **options)(x, train)
-    return nn.Conv(features, (kernel_size, kernel_size), **options)(x)
+    return nn.Conv(features, (kernel_size, kernel_size), conv_general_dilated=conv_general_dilated, **options)(x)
 
 
 def batch_norm(

@@ -2,8 +2,8 @@
 QoMEX 2019), in its order: types 01 to 25.
 
 Functions and parameters follow the generator that the authors published with KADIS-700k (`imdist_generator.m`). What
-differs is listed in docs/papers.md; above all, the generator stretches the image before and after every distortion so
-that it fills 0..1, and this is left out: it would undo shifts of the mean.
+differs is listed in docs/distortions.md; above all, the generator stretches the image before and after every distortion
+so that it fills 0..1, and this is left out: it would undo shifts of the mean.
 """
 
 from cprl_jax.data.distortions import kadid_blur, kadid_color, kadid_noise, kadid_spatial

@@ -7,7 +7,7 @@ So it is here: the parameter of every entry is a PSNR in dB (over R, G and B tog
 strength follows from it in closed form, or by a search that always takes the same steps. A picture that cannot be
 brought that low (a flat one, say) gets the strongest version there is.
 
-What each function does to get there is ours; docs/papers.md lists it type by type, together with the entries of
+What each function does to get there is ours; docs/distortions.md lists it type by type, together with the entries of
 `kadid` that stand for the other types of TID2013.
 """
 

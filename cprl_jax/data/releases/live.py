@@ -37,8 +37,11 @@ CITATION = (
     "A. C. Bovik, LIVE Image Quality Assessment Database Release 2."
 )
 HOW_TO_UNPACK = "unpack it there so that databaserelease2/dmos_realigned.mat and databaserelease2/jp2k/img1.bmp exist"
-MAY_BE_IDENTICAL = ("fastfading",)  # none are known; but two transmissions without an error would give one image
+MAY_BE_IDENTICAL = ("fast-fading",)  # none are known; but two transmissions without an error would give one image
 FOLDER_SIZES = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+_TYPES = {"jp2k": "jpeg2000", "jpeg": "jpeg", "wn": "white-noise", "gblur": "gaussian-blur",
+          "fastfading": "fast-fading"}  # fmt: skip
+DISTORTIONS = tuple(_TYPES.values())
 DISTORTED = {"jp2k": 169, "jpeg": 175, "wn": 145, "gblur": 145, "fastfading": 145}
 SCENES = 29
 DMOS = (-2.64002, 111.7747)  # lowest and highest of the 779 distorted images, rounded outwards
@@ -124,7 +127,7 @@ def read(release: Path) -> Contents:
             mos_raw=dmos[i],
             mos_std=dmos_std[i],
             reference=Path(references[i]).stem,
-            distortion=kinds[i],
+            distortion=_TYPES[kinds[i]],
         )
         for i in rated
         if paths[i] is not None

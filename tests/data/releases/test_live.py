@@ -99,9 +99,11 @@ def test_reads_back_what_the_release_says(sound, tmp_path):
     np.testing.assert_allclose(dataset.mos, 100 * (111.7747 - sound.dmos[rated]) / 114.41472, rtol=1e-5, atol=1e-4)
     assert dataset.mos[5] > 99.999 and dataset.mos[9] < 0.001  # the undamaged and the most damaged image
     assert dataset.references.tolist() == [sound.references[i].removesuffix(".bmp") for i in rated]
-    assert dataset.distortions.tolist() == [sound.names[i].split("/")[0] for i in rated]
+    names = {"jp2k": "jpeg2000", "wn": "white-noise", "gblur": "gaussian-blur", "fastfading": "fast-fading"}
+    folders = [sound.names[i].split("/")[0] for i in rated]
+    assert dataset.distortions.tolist() == [names.get(folder, folder) for folder in folders]
     kinds, counts = np.unique(dataset.distortions, return_counts=True)
-    assert dict(zip(kinds, counts, strict=True)) == DISTORTED
+    assert dict(zip(kinds, counts, strict=True)) == {names.get(kind, kind): n for kind, n in DISTORTED.items()}
     assert set(dataset.levels) == {0} and set(dataset.parts) == {""}
     for i in (0, 400, 778):
         np.testing.assert_array_equal(dataset.images[i], np.asarray(Image.open(sound.folder / dataset.names[i])))

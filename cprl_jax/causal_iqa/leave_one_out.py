@@ -1,0 +1,143 @@
+"""The cells of leave-one-distortion-out: each held-out distortion x seed x update, trained, tested and kept in a file.
+
+A cell trains on all images of the other distortions (undistorted ones included, where a data set rates them) and tests
+on all images of its own, as in Table 3 of Causal-IQA. Scenes are shared between both: the question is what an unseen
+distortion does.
+"""
+
+import json
+import re
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from cprl_jax import metrics, parallel
+from cprl_jax.causal_iqa.study import Study, severe
+from cprl_jax.causal_iqa.training import Plan, Trainer
+from cprl_jax.data import splits
+from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.files import Arrays, read_cache, write_cache
+from cprl_jax.errors import UserError
+
+_VERSION = 1  # of what a cell holds; another one is computed anew
+
+
+class Cell(NamedTuple):
+    """One training and its test: the unit that is computed and kept. `stamp` is all that it depends on."""
+
+    held_out: str
+    update: str
+    seed: int
+    path: Path
+    stamp: str
+
+
+def held_out(config: ml_collections.ConfigDict, dataset: QualityDataset) -> list[str]:
+    """The distortions that are held out, one after the other.
+
+    Raises:
+      UserError: one that the data set does not have or has too few images of, or fewer than two in all.
+    """
+    names, counts = np.unique(dataset.distortions[dataset.distortions != ""], return_counts=True)
+    present = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    if len(present) < 2:
+        raise UserError(f"{dataset.name} names {len(present)} distortions; to leave one out takes at least two")
+    chosen = list(config.causal_iqa.held_out) or list(present)
+    if unknown := [name for name in chosen if name not in present]:
+        raise UserError(
+            f"config.causal_iqa.held_out names {unknown[0]!r}, which {dataset.name} does not have; it has "
+            f"{', '.join(present)}"
+        )
+    if few := [name for name in chosen if present[name] < metrics.MIN_IMAGES]:
+        raise UserError(
+            f"{dataset.name} has {present[few[0]]} images of {few[0]}; a correlation needs {metrics.MIN_IMAGES}: name "
+            "others in config.causal_iqa.held_out"
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def make_cells(
+    config: ml_collections.ConfigDict, study: Study, distortions: Sequence[str], plan: Plan, folder: Path
+) -> list[Cell]:
+    """All cells, distortion by distortion: what is done first is a comparison of all updates."""
+    evaluation = {name: config.evaluation[name] for name in ("crop_size", "crops")}
+    cells = []
+    for distortion in distortions:
+        for seed in study.seeds:
+            for update in config.causal_iqa.updates:
+                own = {"held_out": distortion, "update": update, "seed": seed, "start": study.start_identity(seed)}
+                stamp = {"version": _VERSION, **study.identity, "evaluation": evaluation, "plan": plan, "cell": own}
+                path = folder / _file(distortion) / f"{update}-seed{seed}.npz"
+                cells.append(Cell(distortion, update, seed, path, json.dumps(stamp, sort_keys=True)))
+    return cells
+
+
+def compute(
+    config: ml_collections.ConfigDict,
+    study: Study,
+    trainer: Trainer,
+    dataset: QualityDataset,
+    cells: Sequence[Cell],
+) -> None:
+    """Trains and tests the cells that are not there yet, and writes each as soon as it is done."""
+    missing = [cell for cell in cells if read_cache(cell.path, cell.stamp) is None]
+    outdated = sum(cell.path.exists() for cell in missing)
+    parallel.barrier("cells looked at")  # before any of them is written
+    if len(missing) < len(cells) or outdated:
+        logging.info(
+            "leave one out: %d of %d cells are there already%s", len(cells) - len(missing), len(cells),
+            f"; {outdated} of other settings are computed anew" if outdated else "",
+        )  # fmt: skip
+    with tqdm(
+        total=len(cells), initial=len(cells) - len(missing), desc="leave one out", unit="cell", dynamic_ncols=True,
+        disable=not parallel.is_main_process(),
+    ) as progress:  # fmt: skip
+        for cell in missing:
+            progress.set_postfix_str(f"{cell.update} without {cell.held_out}, seed {cell.seed}")
+            arrays = _compute(config, study, trainer, dataset, cell)
+            if parallel.is_main_process():
+                write_cache(cell.path, cell.stamp, arrays)
+            progress.update()
+
+
+def _compute(config, study: Study, trainer: Trainer, dataset: QualityDataset, cell: Cell) -> Arrays:
+    """Scores, labels and rows of the test images; SRCC and PLCC; metrics of the training; the saliency map of one.
+
+    That map is of the image of lowest MOS, in the trainings of the first seed.
+    """
+    started = time.monotonic()
+    split = splits.leave_one_distortion_out(dataset, cell.held_out, seed=config.seed, validation_fraction=0.0)
+    division = study.divide(np.sort(splits.rows(dataset, split.train)))
+    start = study.start(cell.seed)
+    variables, history = trainer.train(cell.update, dataset, division, seed=cell.seed, variables=start)
+    tested = np.sort(splits.rows(dataset, split.test))
+    scores, mos = study.scores(variables, tested), dataset.mos[tested]
+    arrays = {
+        "names": dataset.names[tested], "scores": scores, "mos": mos,
+        "srcc": np.array(metrics.srcc(scores, mos)), "plcc": np.array(metrics.plcc(scores, mos)),
+        **{f"history_{name}": np.array([row[name] for row in history]) for name in (history[0] if history else ())},
+    }  # fmt: skip
+    if cell.seed == config.seed:
+        row = severe(dataset, tested, 1)
+        arrays |= {"saliency_row": row[0], "saliency_map": study.saliency(variables, row)[0]}
+    return arrays | {"seconds": np.array(time.monotonic() - started)}
+
+
+def history_of(arrays: Arrays) -> list[dict[str, float]]:
+    """The metrics of a cell's training, one row a meta step."""
+    names = [name for name in arrays if name.startswith("history_")]
+    columns = zip(*(arrays[name].tolist() for name in names), strict=True)
+    return [dict(zip((name.removeprefix("history_") for name in names), values, strict=True)) for values in columns]
+
+
+def _file(name: str) -> str:
+    """A name as a file name; one that had to be changed gets a checksum, so that two never meet."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"

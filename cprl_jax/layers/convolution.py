@@ -1,0 +1,136 @@
+"""Convolution that is not slow on a CPU, and its gradients least of all.
+
+On CPUs, XLA (JAX 0.10 to 0.12) computes a convolution at a third of the machine's speed where a kernel has few output
+features, and its gradient in the kernel three to six times more slowly than that. The same sums are fast as
+
+* values: a convolution with one row of the kernel at a time, all rows side by side as features, which are then added
+  up, shifted: three times the features for a 3x3 kernel;
+* the gradient in the image: the transpose of a convolution whose columns are side by side as input channels, which is
+  the same idea the other way round;
+* the gradient in the kernel, and everything where there is a stride or a small map: a matrix product.
+
+`python benchmarks/convolution.py` measures all of them. On a GPU or TPU this is XLA's convolution throughout.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Strides = tuple[int, int]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+_SMALL_MAP = 64  # pixels up to which a matrix product is fastest
+_FEW_CHANNELS = 8  # those of an image rather than a feature map: XLA's convolution is fastest, unless
+_SMALL_KERNEL = 9  # its kernel has no more pixels than this and a stride
+
+
+def convolve(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    *,
+    strides: Strides = (1, 1),
+    padding: Padding = ((0, 0), (0, 0)),
+) -> Float[Array, "batch out_height out_width features"]:
+    """The convolution of `lax.conv_general_dilated` (a correlation, zeros as padding), differentiable in both modes.
+
+    Args:
+      x: any range.
+      kernel: HWIO.
+      strides: of height and width.
+      padding: zeros before and after height and width.
+    """
+    if jax.default_backend() != "cpu":
+        return _library(x, kernel, strides, padding)
+    return _convolve(x, kernel, strides, padding)
+
+
+def conv_general_dilated(
+    lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
+):
+    """`convolve` in the form in which `nn.Conv` takes the function that it calls; plain convolutions alone."""
+    if {*lhs_dilation, *rhs_dilation, feature_group_count} != {1} or precision is not None:
+        raise ValueError("convolve knows no dilation, groups or precision: leave conv_general_dilated of nn.Conv alone")
+    return convolve(lhs, rhs, strides=tuple(window_strides), padding=tuple(tuple(pair) for pair in padding))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, strides, padding):
+    if x.shape[-1] < _FEW_CHANNELS and (max(strides) == 1 or kernel.shape[0] * kernel.shape[1] > _SMALL_KERNEL):
+        compute = _library
+    else:
+        compute = _as_product if _is_small(x, strides) else _by_rows
+    return compute(x, kernel, strides, padding)
+
+
+@_convolve.defjvp
+def _convolve_jvp(strides, padding, primals, tangents):
+    """Linear in each tangent: the gradients are the transposes of the two terms."""
+    x, kernel = primals
+    x_dot, kernel_dot = tangents
+    by_image = _as_product if _is_small(x, strides) else _by_columns
+    return (
+        _convolve(x, kernel, strides, padding),
+        by_image(x_dot, kernel, strides, padding) + _as_product(x, kernel_dot, strides, padding),
+    )
+
+
+def _is_small(x, strides) -> bool:
+    return max(strides) > 1 or x.shape[1] * x.shape[2] <= _SMALL_MAP
+
+
+def _library(x, kernel, strides, padding):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_rows(x, kernel, strides, padding):
+    """Every row of the kernel gives features of its own; their sum, each shifted by its row. Without strides."""
+    height, width, channels, features = kernel.shape
+    rows = kernel.transpose(1, 2, 0, 3).reshape(1, width, channels, height * features)
+    # Padded first: XLA's convolution is slower when it pads.
+    found = _library(_padded(x, padding), rows, strides, ((0, 0), (0, 0)))
+    places = found.shape[1] - height + 1
+    return sum(found[:, row : row + places, :, row * features : (row + 1) * features] for row in range(height))
+
+
+def _by_columns(x, kernel, strides, padding):
+    """Every column of the kernel has input channels of its own: the image, shifted by its column. Without strides."""
+    height, width, channels, features = kernel.shape
+    x = _padded(x, padding)
+    places = x.shape[2] - width + 1
+    shifted = jnp.concatenate([x[:, :, column : column + places] for column in range(width)], axis=-1)
+    return _library(shifted, kernel.reshape(height, 1, width * channels, features), strides, ((0, 0), (0, 0)))
+
+
+def _as_product(x, kernel, strides, padding):
+    """The columns of all windows side by side, times the kernel; its rows are side by side as well, or added up after.
+
+    Adding up takes a third of the memory for a 3x3 kernel, but computes every row for every place: with a stride or on
+    a small map, more than is needed.
+    """
+    kernel_height, kernel_width, channels, features = kernel.shape
+    x = _padded(x, padding)
+    height, width = ((size - length) // stride + 1
+                     for size, length, stride in zip(x.shape[1:3], kernel.shape, strides, strict=False))  # fmt: skip
+    if strides[0] > 1 or height * width <= _SMALL_MAP:
+        windows = [
+            x[:, row : row + strides[0] * (height - 1) + 1 : strides[0],
+              column : column + strides[1] * (width - 1) + 1 : strides[1]]
+            for row in range(kernel_height) for column in range(kernel_width)
+        ]  # fmt: skip
+        product = jnp.concatenate(windows, axis=-1).reshape(-1, kernel_height * kernel_width * channels) @ (
+            kernel.reshape(-1, features)
+        )
+        return product.reshape(x.shape[0], height, width, features)
+    columns = [x[:, :, column : column + strides[1] * (width - 1) + 1 : strides[1]] for column in range(kernel_width)]
+    product = jnp.concatenate(columns, axis=-1).reshape(-1, kernel_width * channels) @ (
+        kernel.transpose(1, 2, 0, 3).reshape(kernel_width * channels, kernel_height * features)
+    )
+    product = product.reshape(x.shape[0], x.shape[1], width, kernel_height, features)
+    return sum(product[:, row : row + height, :, row] for row in range(kernel_height))
+
+
+def _padded(x, padding):
+    return jnp.pad(x, ((0, 0), *padding, (0, 0)))
