@@ -42,7 +42,7 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 
-_LONGEST_FILES = ("test_runs.py", "test_perceptual_experiment.py", "test_launch.py", "test_training.py")
+_LONGEST_FILES = ("test_runs.py", "test_evaluate_robustness.py", "test_perceptual_experiment.py", "test_sort_mask.py")
 
 
 def pytest_collection_modifyitems(items):

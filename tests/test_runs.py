@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,9 +36,8 @@ TINY = [
     "--config.evaluation.radii=(1.,2.)",
     "--config.evaluation.pgd_steps=3",
     "--config.evaluation.examples=2",
-    "--config.evaluation.trust_images=3",
-    "--config.evaluation.trust_queries=10",
-    "--config.evaluation.landscape_points=5",
+    "--config.evaluation.trust_images=0",
+    "--config.evaluation.landscape_points=0",
 ]
 
 
@@ -78,9 +78,6 @@ def test_a_run_leaves_everything_that_it_promises(reference):
         "report/table.md",
         "report/report.html",
         "report/scores.csv",
-        "report/trust.csv",
-        "plain/robustness.npz",
-        "cprl/robustness.npz",
     ):
         assert (workdir / name).stat().st_size > 0, name
     for method in ("plain", "cprl"):
@@ -88,6 +85,16 @@ def test_a_run_leaves_everything_that_it_promises(reference):
         assert list((workdir / method / "tensorboard").iterdir())
         assert np.load(workdir / method / "weights.npz").files
     assert "report.html" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated_again_with_landscape_and_trust_checks(reference, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference[0], workdir)
+    more = ("trust_images=3", "trust_queries=10", "landscape_points=5")
+    done = finish(command(workdir, "--config.job=evaluate", *(f"--config.evaluation.{option}" for option in more)))
+    for name in ("report/trust.csv", "plain/robustness.npz", "cprl/robustness.npz"):
+        assert (workdir / name).stat().st_size > 0, name
     assert "Checks for masked gradients: plain" in done.stdout
 
 
@@ -153,7 +160,7 @@ def test_files_get_the_scores_that_the_run_gave_the_same_images(reference, tmp_p
         (["{run}/config.json", "--checkpoint={run}"], "config.json cannot be read: not an image"),
         (["photo.png", "--checkpoint={run}/report"], "not the folder of a run"),
         (["photo.png", "--checkpoint={run}", "--method=at"], "was not trained"),
-        (["photo.png", "--checkpoint={run}", "--method=crpl"], "unknown method 'crpl'"),
+        (["photo.png", "--checkpoint={run}", "--method=crpl"], "method 'crpl' was not trained"),
     ],
 )
 def test_mistakes_in_scoring_end_in_one_line(reference, capsys, arguments, complaint):

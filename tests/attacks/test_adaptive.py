@@ -108,6 +108,7 @@ def test_expectation_approaches_the_mean():
     assert np.all(np.abs(many(IMAGES) - exact) < 4 * spread)
 
 
+@pytest.mark.slow
 def test_attack_on_the_expectation_fools_other_draws():
     stochastic = Partial(noisy, WEIGHTS)
     other = adaptive.expectation(stochastic, jax.random.key(99), 200)

@@ -92,6 +92,7 @@ def test_constant_grows_until_it_is_large_enough():
     assert np.all(many.success)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "searches"), [(4, 3), (10, 2)])  # unrolled, and as a device loop
 def test_jit_and_vmap_give_the_same(steps, searches):
     images = grays()

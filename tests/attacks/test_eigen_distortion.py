@@ -60,6 +60,7 @@ def test_fewer_features_than_values_leave_unnoticed_directions(count):
     assert np.all(smallest >= 0) and np.all(smallest < 1e-15)
 
 
+@pytest.mark.slow
 def test_few_steps_find_the_largest_in_single_precision():
     images, weights = photographs().astype(np.float32), matrix(40).astype(np.float32)
     result = eigen_distortion(Partial(features, weights), images, key=jax.random.key(0), steps=12)
@@ -107,6 +108,7 @@ def test_single_step_and_feature_maps():
     np.testing.assert_allclose(result.largest_residual, np.zeros(2), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_do_not_influence_each_other():
     images, function = photographs().astype(np.float32), Partial(features, matrix(10).astype(np.float32))
     keys = jax.random.split(jax.random.key(0), 2)
@@ -116,6 +118,7 @@ def test_images_do_not_influence_each_other():
     np.testing.assert_allclose(together.smallest[1:], alone.smallest, rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 17])  # unrolled, and as a device loop
 def test_jit_and_vmap_give_the_same(steps):
     images, function = photographs().astype(np.float32), Partial(features, matrix(30).astype(np.float32))

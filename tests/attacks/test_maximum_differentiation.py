@@ -104,6 +104,7 @@ def test_equal_metrics_cannot_be_told_apart():
     np.testing.assert_array_equal(still.images, np.stack([images] * 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 20])
 def test_jit_and_vmap_give_the_same(steps):
     images = two_pixels(STARTS)
@@ -119,6 +120,7 @@ def test_jit_and_vmap_give_the_same(steps):
         np.testing.assert_allclose(a, c[0], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_references_go_under_vmap_as_arguments():
     rng = np.random.default_rng(0)
     references = rng.random((2, 2, 3, 3, 3), dtype=np.float32) * 0.5 + 0.25

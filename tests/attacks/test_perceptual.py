@@ -200,6 +200,7 @@ def test_a_candidate_does_not_depend_on_the_others():
     np.testing.assert_allclose(all_of_them.images[:1, 1:], second.images, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "at_once"), [(4, None), (4, 2), (20, None)])
 def test_jit_and_vmap_give_the_same(steps, at_once):
     images, multipliers = photographs(), jnp.array([0.0, 0.01, jnp.inf])

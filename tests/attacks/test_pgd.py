@@ -289,6 +289,7 @@ def test_each_image_keeps_its_best_restart():
     assert np.all(lowered.after <= once.after)
 
 
+@pytest.mark.slow
 def test_restarts_and_momentum_under_jit_and_vmap():
     images = images_like_photographs()
 

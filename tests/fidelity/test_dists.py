@@ -135,6 +135,7 @@ def test_range_symmetry_and_batch(measure):
     assert jax.eval_shape(measure, images.astype(np.float16), references).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_vmap(measure):
     images, references = (values[::2] for values in pairs((9, 8)))
     mapped = jax.jit(jax.vmap(measure, in_axes=(0, None)))(np.stack([images, references]), references)
@@ -149,6 +150,7 @@ def test_gradients_are_finite_and_zero_at_the_reference(measure):
     np.testing.assert_allclose(gradient(measure, references, references), np.zeros_like(references), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gradient_equals_finite_differences(measure):
     with jax.enable_x64(True):
         images, references = (jnp.asarray(values[:1].astype(np.float64)) for values in pairs((9, 8)))

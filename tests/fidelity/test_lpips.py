@@ -160,6 +160,7 @@ def test_gradients_are_finite_where_all_features_are_zero_and_zero_at_the_refere
     np.testing.assert_allclose(gradient(measure, references, references), np.zeros_like(references), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gradient_equals_finite_differences():
     with jax.enable_x64(True):
         images, references = (jnp.asarray(values[:1].astype(np.float64)) for values in pairs((17, 18)))
@@ -172,6 +173,7 @@ def test_gradient_equals_finite_differences():
         assert ahead.dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_vmap_batch_and_half_precision():
     images, references = pairs((17, 18))
     backbone, heads = random_tensors("squeezenet")

@@ -105,14 +105,14 @@ WINDOWS = {
 # --- Test-time masks ---
 
 
-@pytest.mark.parametrize("selection", ["fast", "top_k"])
+@pytest.mark.parametrize("selection", ["fast", pytest.param("top_k", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_mask_is_the_definition_on_all_kinds_of_values(kind, selection):
     for size, stride, rate in itertools.product((1, 3, 5), (1, 2), (0.1, 0.5)):
         assert_literal(images(1, kind=kind), rate, (size, size), selection, strides=(stride, stride))
 
 
-@pytest.mark.parametrize("selection", ["fast", "top_k"])
+@pytest.mark.parametrize("selection", ["fast", pytest.param("top_k", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 def test_mask_is_the_definition_for_all_windows(window, selection):
     for kernel_size, kind in itertools.product(((3, 3), (2, 3)), ("normal", "relu_shifted")):
@@ -182,6 +182,7 @@ def test_samples_do_not_see_each_other(selection):
         np.testing.assert_array_equal(whole[row], sort_mask(x[row : row + 1], 0.3, (3, 3), selection=selection)[0])
 
 
+@pytest.mark.slow
 def test_not_a_number_masks_its_own_sample_only():
     x = images(10)
     x[1, 2, 3, 0] = np.nan
@@ -275,6 +276,7 @@ def test_test_time_output_is_nn_conv_of_the_masked_input(arguments):
     np.testing.assert_array_equal(layer.apply(variables, x), nn.Conv(**arguments).apply(variables, values * mask))
 
 
+@pytest.mark.slow
 def test_any_number_of_batch_axes():
     x = images(22, (2, 3, 6, 6, 4))
     layer = SortMaskConv(3, (3, 3), rate=0.3)
@@ -299,8 +301,9 @@ def test_gradient_is_the_mask_times_the_gradient_of_the_convolution():
         of_variables, of_x = transform(jax.grad(lambda v, x: loss(layer, v, x), (0, 1)))(variables, x)
         expected_variables, expected_x = jax.grad(lambda v, x: loss(plain, v, x), (0, 1))(variables, x * mask)
         np.testing.assert_allclose(of_x, expected_x * mask, rtol=1e-5, atol=1e-5)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-                     of_variables, expected_variables)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), of_variables, expected_variables
+        )
     per_sample = jax.vmap(jax.grad(lambda values: loss(layer, variables, values[None])[()]))
     assert np.isfinite(per_sample(x)).all()
     tangent = jax.jvp(lambda values: layer.apply(variables, values), (x,), (x,))[1]
@@ -363,21 +366,28 @@ def training_masks(key, layer, batch, output_size, channels):
     masks = []
     for start in range(0, taps, 32):
         draws = range(start, min(start + 32, taps))
-        words = np.asarray(_keep_bits.keep_bits(drawn, (*output_size, channels), rate=layer.rate, draws=draws,
-                                                examples=jnp.arange(batch)))
+        words = np.asarray(
+            _keep_bits.keep_bits(
+                drawn, (*output_size, channels), rate=layer.rate, draws=draws, examples=jnp.arange(batch)
+            )
+        )
         masks += [(words >> bit) & 1 for bit in range(len(draws))]
     return np.stack(masks, axis=1)
 
 
-@pytest.mark.parametrize("arguments", [
-    dict(features=6, kernel_size=(3, 3)),
-    dict(features=6, kernel_size=(1, 1)),
-    dict(features=6, kernel_size=(3, 3), feature_group_count=2, strides=2),
-    dict(features=4, kernel_size=(3, 3), feature_group_count=4, padding="VALID"),
-    dict(features=3, kernel_size=(5, 7), kernel_dilation=(1, 2), padding=((3, 1), (6, 6))),
-    dict(features=6, kernel_size=(3, 3), input_dilation=2, strides=(1, 2), padding=((-1, 1), (0, 2))),
-    dict(features=6, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)),
-], ids=lambda arguments: "-".join(str(value) for value in arguments.values()))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(features=6, kernel_size=(3, 3)),
+        dict(features=6, kernel_size=(1, 1)),
+        dict(features=6, kernel_size=(3, 3), feature_group_count=2, strides=2),
+        dict(features=4, kernel_size=(3, 3), feature_group_count=4, padding="VALID"),
+        dict(features=3, kernel_size=(5, 7), kernel_dilation=(1, 2), padding=((3, 1), (6, 6))),
+        dict(features=6, kernel_size=(3, 3), input_dilation=2, strides=(1, 2), padding=((-1, 1), (0, 2))),
+        dict(features=6, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)),
+    ],
+    ids=lambda arguments: "-".join(str(value) for value in arguments.values()),
+)
 def test_training_output_and_gradients_are_those_of_the_masked_unfolded_input(arguments):
     x = images(30, (2, 7, 6, 4))
     layer, key = SortMaskConv(**arguments, rate=0.3, use_bias=False), jax.random.key(5)
@@ -388,8 +398,11 @@ def test_training_output_and_gradients_are_those_of_the_masked_unfolded_input(ar
 
     y, pull_back = jax.vjp(jax.jit(run), variables, x)
     kernel = np.asarray(variables["params"]["kernel"], np.float64)
-    window = {name: arguments[name] for name in ("strides", "padding", "kernel_dilation", "input_dilation")
-              if name in arguments}
+    window = {
+        name: arguments[name]
+        for name in ("strides", "padding", "kernel_dilation", "input_dilation")
+        if name in arguments
+    }
     window = {name: (value, value) if isinstance(value, int) else value for name, value in window.items()}
     groups = arguments.get("feature_group_count", 1)
     keep = training_masks(key, layer, 2, y.shape[1:3], 4)
@@ -403,6 +416,7 @@ def test_training_output_and_gradients_are_those_of_the_masked_unfolded_input(ar
     np.testing.assert_allclose(np.sum(of_variables["params"]["kernel"] * other_kernel), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_mean_and_variance():
     x, rate, draws = images(34, (1, 5, 5, 3)), 0.3, 4000
     layer = SortMaskConv(2, (3, 3), rate=rate, use_bias=False)
@@ -416,6 +430,7 @@ def test_training_mean_and_variance():
     np.testing.assert_allclose(samples.var(axis=0), variance, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_training_masks_follow_the_key_and_nothing_else():
     x = images(35, (4, 6, 6, 3))
     layer = SortMaskConv(2, (3, 3), rate=0.5)
@@ -445,6 +460,7 @@ def test_training_masks_do_not_depend_on_the_number_of_devices(mapping):
     def gradient(module, values):
         def loss(values):
             return jnp.sum(module.apply(variables, values, train=True, rngs={"mask": jax.random.key(1)}) ** 2)
+
         return jax.grad(loss)(values)
 
     def sharded(values):
@@ -505,24 +521,27 @@ def test_keep_bits_are_independent_and_fair():
 # --- Refusals and placement ---
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(rate=1.0), r"rate must be in \[0, 1\)"),
-    (dict(rate=-0.1), r"rate must be in \[0, 1\)"),
-    (dict(rate=float("nan")), r"rate must be in \[0, 1\)"),
-    (dict(selection="quick"), "'quick' is not one of fast, top_k"),
-    (dict(kernel_size=3), r"pair such as \(3, 3\)"),
-    (dict(kernel_size=(3, 3, 3)), "kernel_size must be"),
-    (dict(kernel_size=(0, 3)), "kernel_size must be"),
-    (dict(strides=(2, 2, 2)), "strides must be"),
-    (dict(strides=0), "strides must be"),
-    (dict(kernel_dilation=-1), "kernel_dilation must be"),
-    (dict(input_dilation=1.5), "input_dilation must be"),
-    (dict(padding="CAUSAL"), "'CAUSAL' is not one of SAME"),
-    (dict(padding=((1, 1),)), "padding must be"),
-    (dict(padding=1.5), "padding must be"),
-    (dict(padding=((1, 1, 1), 2)), "padding must be"),
-    (dict(kernel_size=(9, 9), padding="VALID"), "entries per sample, got 0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(rate=1.0), r"rate must be in \[0, 1\)"),
+        (dict(rate=-0.1), r"rate must be in \[0, 1\)"),
+        (dict(rate=float("nan")), r"rate must be in \[0, 1\)"),
+        (dict(selection="quick"), "'quick' is not one of fast, top_k"),
+        (dict(kernel_size=3), r"pair such as \(3, 3\)"),
+        (dict(kernel_size=(3, 3, 3)), "kernel_size must be"),
+        (dict(kernel_size=(0, 3)), "kernel_size must be"),
+        (dict(strides=(2, 2, 2)), "strides must be"),
+        (dict(strides=0), "strides must be"),
+        (dict(kernel_dilation=-1), "kernel_dilation must be"),
+        (dict(input_dilation=1.5), "input_dilation must be"),
+        (dict(padding="CAUSAL"), "'CAUSAL' is not one of SAME"),
+        (dict(padding=((1, 1),)), "padding must be"),
+        (dict(padding=1.5), "padding must be"),
+        (dict(padding=((1, 1, 1), 2)), "padding must be"),
+        (dict(kernel_size=(9, 9), padding="VALID"), "entries per sample, got 0"),
+    ],
+)
 def test_refusals_name_what_is_allowed(arguments, message):
     x = jnp.zeros((1, 6, 6, 4))
     arguments = dict(kernel_size=(3, 3), rate=0.1) | arguments

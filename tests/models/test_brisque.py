@@ -152,6 +152,7 @@ def test_smooth_shapes_are_near_those_of_the_search(images):
     np.testing.assert_allclose(smooth[low], exact[low], atol=0.01)
 
 
+@pytest.mark.slow
 def test_degenerate_samples():
     x = jnp.stack([jnp.zeros(8), jnp.ones(8), -jnp.ones(8), jnp.linspace(0, 1e-20, 8)])
     for fit in (brisque.generalized_gaussian, brisque.asymmetric_generalized_gaussian):
@@ -198,6 +199,7 @@ def test_original_conventions_round_grey_levels(images):
 # --- Gradients ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [False, True])
 def test_gradients_are_those_of_finite_differences(images, smooth):
     """Small steps, in which no shape of the search moves: no gradient passes through those."""
@@ -210,6 +212,7 @@ def test_gradients_are_those_of_finite_differences(images, smooth):
                     modes=["rev"], eps=1e-9, rtol=1e-3, atol=1e-3)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_shapes_pass_no_gradient_unless_smooth(images):
     shapes = np.flatnonzero(IS_SHAPE)
     small = jnp.asarray(images[:1, :16, :16], jnp.float32)
@@ -218,6 +221,7 @@ def test_shapes_pass_no_gradient_unless_smooth(images):
         assert np.isfinite(gradient).all() and np.any(gradient != 0) == smooth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("conventions", "smooth"), [("zhang2022", False), ("zhang2022", True), ("mittal2012", False)])
 def test_gradients_are_finite_also_at_flat_images(images, conventions, smooth):
     flat = np.stack([np.zeros((18, 15, 3)), np.full((18, 15, 3), 0.5), np.ones((18, 15, 3)), images[0, :18, :15]])

@@ -13,7 +13,9 @@ from cprl_jax.models.hyperiqa import HyperIQA, flatten_channels_first
 IMAGES = np.random.default_rng(0).uniform(size=(2, 224, 224, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("backbone", "mean", "std"), [("resnet18", 50.0, 20.0), ("resnet50", 0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("backbone", "mean", "std"), [pytest.param("resnet18", 50.0, 20.0, marks=pytest.mark.slow), ("resnet50", 0.0, 1.0)]
+)
 def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded, backbone, mean, std):
     import torch
 
@@ -33,6 +35,7 @@ def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded, backbone
     assert set(variables["params"]["backbone"]) == {"resnet", *distortion_layers}
 
 
+@pytest.mark.slow
 def test_gradients_are_finite(random_variables):
     module = HyperIQA("resnet18")
     score = models.score_fn(module, random_variables(module, 224))

@@ -121,6 +121,7 @@ def test_masks_are_random_in_training_and_sorted_in_evaluation(config_model, get
     assert not np.allclose(evaluate(images), plain(images), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_score_functions_through_the_mask(config_model, getkey, random_variables):
     config = config_model("compact")
     config.sort_mask.update(rate=0.5, min_channels=16)

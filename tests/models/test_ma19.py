@@ -87,7 +87,9 @@ def mean_and_variance(module, variables, images):
 
 
 # 24 pixels are the smallest; 57 x 40 are 7 x 5 in the last stage, which levels 2 and 3 both have to pad.
-@pytest.mark.parametrize("size", [(24, 24), (57, 40), (32, 71)])
+@pytest.mark.parametrize(
+    "size", [(24, 24), pytest.param((57, 40), marks=pytest.mark.slow), pytest.param((32, 71), marks=pytest.mark.slow)]
+)
 def test_scores_and_variances_are_torch_s(network, load, getkey, size):
     images = jax.random.uniform(getkey(), (2, *size, 3))
     module, variables = load(arrays(network))
@@ -149,6 +151,7 @@ def test_pyramid(getkey):
         pyramid_max(x[:, :2])
 
 
+@pytest.mark.slow
 def test_initial_variables_and_training(getkey):
     module = Ma19(score_mean=5.0, score_std=2.0, dropout=0.5)
     variables = models.initialize(module, getkey(), 24)

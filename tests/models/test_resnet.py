@@ -23,7 +23,12 @@ def count(tree):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "mean", "std"), [("resnet18", 50.0, 20.0), ("resnet34", 0.0, 1.0), ("resnet50", -3.0, 0.5)]
+    ("backbone", "mean", "std"),
+    [
+        ("resnet18", 50.0, 20.0),
+        pytest.param("resnet34", 0.0, 1.0, marks=pytest.mark.slow),
+        pytest.param("resnet50", -3.0, 0.5, marks=pytest.mark.slow),  # the trunk of HyperIQA's test
+    ],
 )
 def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded, backbone, mean, std):
     network = torch_network(f"resnet-{backbone}")
@@ -54,6 +59,7 @@ def test_training_mode_normalises_by_the_batch_and_updates_the_running_statistic
     np.testing.assert_allclose(ours["var"], 0.9 * before["bn1.running_var"] + change, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_images_do_not_see_each_other_in_evaluation(getkey, random_variables):
     module = ResNetScore("resnet18")
     score = jax.jit(models.score_fn(module, random_variables(module)))

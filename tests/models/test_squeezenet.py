@@ -86,6 +86,7 @@ def test_published_caffe_weights(load):
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.slow
 def test_training_fixes_the_spread_of_the_scores_at_the_start(getkey):
     """Whatever the scale of the trunk's features, the first scores are near the mean and not all the same."""
     module = SqueezeNetScore(score_mean=50.0, score_std=20.0, pooled_stages=(0, 1, 2, 3))
@@ -99,6 +100,7 @@ def test_training_fixes_the_spread_of_the_scores_at_the_start(getkey):
     np.testing.assert_allclose(after, scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_also_at_flat_images(getkey, random_variables):
     module = SqueezeNetScore(pooled_stages=(0, 3), dropout=0.2)
     variables = random_variables(module)

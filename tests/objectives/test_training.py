@@ -55,7 +55,7 @@ def initial(config, module):
 
 
 @pytest.mark.parametrize("method", ["plain", "cprl", "at"])
-@pytest.mark.parametrize("direction_steps", [1, 2])
+@pytest.mark.parametrize("direction_steps", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_devices_give_the_losses_of_one(config, method, direction_steps):
     if method != "cprl" and direction_steps == 2:
         pytest.skip("only cprl has directions")

@@ -126,6 +126,7 @@ def test_public_names(made):
     assert "plain" in report.verdict(made.collapse)
 
 
+@pytest.mark.slow
 def test_robustness_is_written(tmp_path, content, made):
     found = [made.robustness("plain", masked=True), made.robustness("cprl")]
     report.write(tmp_path, **content | {"robustness": found})

@@ -66,7 +66,7 @@ NAMES = [
 ALWAYS_RUN = NAMES[:6]
 
 
-@pytest.mark.parametrize("score_fn", [linear, smooth])
+@pytest.mark.parametrize("score_fn", [linear, pytest.param(smooth, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("direction", [attacks.reflect(MOS), attacks.target_free(), attacks.away()])
 def test_honest_models_pass(score_fn, direction):
     found = check(score_fn, direction)
@@ -157,6 +157,7 @@ def test_order_is_judged_by_margin_and_spread():
     assert judge.stronger(np.array([2.0]), np.array([1.0])), "a single image has no spread"
 
 
+@pytest.mark.slow
 def test_one_image_and_large_radius():
     found = trust.check(linear, IMAGES[:1], direction=attacks.up(), radius=0.6, steps=2, queries=20,
                         key=jax.random.key(0))  # fmt: skip
