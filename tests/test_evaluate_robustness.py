@@ -46,6 +46,7 @@ def found(config, networks):
     return {method: evaluate(config, networks, method) for method in networks}
 
 
+@pytest.mark.slow
 def test_every_method_has_a_landscape_and_checks(found, networks):
     for method, result in found.items():
         shown = result["landscape"]
@@ -60,6 +61,7 @@ def test_every_method_has_a_landscape_and_checks(found, networks):
         assert (verdicts[trust.ADAPTIVE] == "not run") == (method == "plain"), "only CPRL masks here"
 
 
+@pytest.mark.slow
 def test_the_result_is_kept_for_the_same_settings(config, networks, found, tmp_path, monkeypatch):
     cache = tmp_path / "robustness.npz"
     first = evaluate(config, networks, "cprl", cache=cache, identity={"step": 7})

@@ -232,7 +232,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(reference, tmp_path, mom
     assert (workdir / "report" / "table.csv").read_bytes() == (expected / "report" / "table.csv").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["two devices", pytest.param("two processes", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["two devices", "two processes"])
 def test_losses_do_not_depend_on_the_number_of_devices(reference, tmp_path, kind):
     workdir = tmp_path / "run"
     if kind == "two devices":
@@ -247,7 +248,8 @@ def test_losses_do_not_depend_on_the_number_of_devices(reference, tmp_path, kind
             np.testing.assert_allclose(
                 [float(row[name]) for row in new],
                 [float(row[name]) for row in old],
-                rtol=1e-5,
+                # Rounding errors grow from step to step, most where masks depend on them.
+                rtol={"plain": 1e-5, "cprl": 2e-5}[method],
                 err_msg=f"{method} {name}",
             )
 

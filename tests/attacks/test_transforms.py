@@ -169,7 +169,9 @@ def test_pmap(name, plain):
 
 
 @two_devices
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if "pgd" in name else pytest.mark.slow) for name in ATTACKS]
+)
 def test_shard_map(name, plain):
     def on_one_device(*arguments):  # with a first axis for the devices, whatever form the result has
         return jax.tree.map(lambda leaf: leaf[None], ATTACKS[name](*arguments))

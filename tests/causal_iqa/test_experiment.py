@@ -92,6 +92,7 @@ def test_leave_one_out_leaves_all_that_it_promises(config, dataset, tmp_path, ca
         assert (tmp_path / "run" / name).is_file(), name
 
 
+@pytest.mark.slow
 def test_finished_cells_are_kept(config, reported, tmp_path, monkeypatch):
     """Stopped in the third cell; gone on; then with another seed, and once more with nothing left to do."""
     experiment.run(config, tmp_path / "whole")

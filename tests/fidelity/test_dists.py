@@ -142,6 +142,7 @@ def test_vmap(measure):
     np.testing.assert_allclose(mapped, [measure(images, references), np.zeros(2)], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_zero_at_the_reference(measure):
     images, references = pairs()
     at_images = np.asarray(gradient(measure, images, references))

@@ -193,6 +193,7 @@ def test_not_a_number_masks_its_own_sample_only():
     assert np.isnan(y[1]).any() and np.isfinite(y[::2]).all()
 
 
+@pytest.mark.slow
 def test_same_mask_under_every_transformation():
     x = images(11, (4, 6, 6, 3))
     mask = sort_mask(x, 0.3, (3, 3))
@@ -287,6 +288,7 @@ def test_any_number_of_batch_axes():
     assert train.shape == (6, 6, 3)
 
 
+@pytest.mark.slow
 def test_gradient_is_the_mask_times_the_gradient_of_the_convolution():
     x = jnp.asarray(images(23))
     layer, plain = SortMaskConv(4, (3, 3), rate=0.3), nn.Conv(4, (3, 3))
@@ -381,10 +383,18 @@ def training_masks(key, layer, batch, output_size, channels):
         dict(features=6, kernel_size=(3, 3)),
         dict(features=6, kernel_size=(1, 1)),
         dict(features=6, kernel_size=(3, 3), feature_group_count=2, strides=2),
-        dict(features=4, kernel_size=(3, 3), feature_group_count=4, padding="VALID"),
-        dict(features=3, kernel_size=(5, 7), kernel_dilation=(1, 2), padding=((3, 1), (6, 6))),
-        dict(features=6, kernel_size=(3, 3), input_dilation=2, strides=(1, 2), padding=((-1, 1), (0, 2))),
-        dict(features=6, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)),
+        pytest.param(
+            dict(features=4, kernel_size=(3, 3), feature_group_count=4, padding="VALID"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            dict(features=3, kernel_size=(5, 7), kernel_dilation=(1, 2), padding=((3, 1), (6, 6))),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(features=6, kernel_size=(3, 3), input_dilation=2, strides=(1, 2), padding=((-1, 1), (0, 2))),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(dict(features=6, kernel_size=(4, 3), padding="CIRCULAR", strides=(2, 1)), marks=pytest.mark.slow),
     ],
     ids=lambda arguments: "-".join(str(value) for value in arguments.values()),
 )
@@ -476,6 +486,7 @@ def test_training_masks_do_not_depend_on_the_number_of_devices(mapping):
     np.testing.assert_allclose(result, gradient(plain, x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_training_accumulates_in_float32():
     x = images(37, (2, 6, 6, 32))
     layer = SortMaskConv(4, (3, 3), rate=0.1, dtype=jnp.bfloat16, use_bias=False)

@@ -255,6 +255,7 @@ def literal_prediction(arrays, features):
     return np.dot(kernel, arrays["sv_coef"][:, 0]) - arrays["rho"]
 
 
+@pytest.mark.slow
 def test_regression_from_either_kind_of_file(arrays, images, tmp_path):
     np.savez(tmp_path / "svr.npz", **arrays)
     rest = {name: value for name, value in arrays.items() if name not in ("scale", "rho")}

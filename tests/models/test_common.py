@@ -109,6 +109,7 @@ def test_max_pool_and_its_gradient_are_torch_s_also_at_ties(size, padding, ceil_
     np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_relu_after_max_pool_is_relu_before_it(getkey):
     x = jax.random.normal(getkey(), (1, 9, 9, 4))
 
@@ -221,6 +222,7 @@ def test_standardization_survives_dead_features_and_a_batch_of_one():
     np.testing.assert_array_equal(y, 0.0)
 
 
+@pytest.mark.slow
 def test_standardization_does_not_depend_on_the_number_of_devices(getkey):
     x = 3.0 + jax.random.normal(getkey(), (6, 5))
     alone, spread = common.Standardization(), common.Standardization(axis_name="batch")

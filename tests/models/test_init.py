@@ -101,6 +101,7 @@ def test_a_placement_that_covers_nothing_is_warned_of(config_model, monkeypatch)
     assert len(warnings) == 1 and "min_channels" in warnings[0]
 
 
+@pytest.mark.slow
 def test_masks_are_random_in_training_and_sorted_in_evaluation(config_model, getkey, random_variables):
     config = config_model("squeezenet")
     config.sort_mask.update(rate=0.3, min_channels=64)

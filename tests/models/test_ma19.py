@@ -173,6 +173,7 @@ def test_masks_cover_its_convolutions(config_model):
     assert models.masked_convolutions(models.create(config), 24) == ["backbone/conv2", "backbone/conv3"]
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32(network, load, getkey):
     images = jax.random.uniform(getkey(), (2, 32, 32, 3))
     exact, half = (jax.jit(models.score_fn(*load(arrays(network), dtype=d)))(images) for d in ("float32", "bfloat16"))

@@ -68,6 +68,7 @@ def test_images_do_not_see_each_other_in_evaluation(getkey, random_variables):
     np.testing.assert_array_equal(score(images)[0], score(others)[0])
 
 
+@pytest.mark.slow
 def test_gradients_of_training_are_finite_at_flat_images(random_variables):
     module = ResNetScore("resnet18", dropout=0.5)
     variables = random_variables(module)

@@ -71,6 +71,7 @@ def test_caffe_input_convention(load):
     np.testing.assert_allclose(maps[0][0], np.maximum(expected, 0), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CAFFE.exists(), reason="the published weights are not here")
 def test_published_caffe_weights(load):
     variables = load(CAFFE)
@@ -116,6 +117,7 @@ def test_gradients_are_finite_also_at_flat_images(getkey, random_variables):
     assert np.abs(gradients[1][2]).max() > 0
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32(getkey, random_variables):
     images = jax.random.uniform(getkey(), (2, 32, 32, 3))
     variables = random_variables(SqueezeNetScore())

@@ -54,7 +54,9 @@ def initial(config, module):
     return create_state(variables, optimizer), optimizer
 
 
-@pytest.mark.parametrize("method", ["plain", "cprl", "at"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("plain", marks=pytest.mark.slow), "cprl", pytest.param("at", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("direction_steps", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_devices_give_the_losses_of_one(config, method, direction_steps):
     if method != "cprl" and direction_steps == 2:
