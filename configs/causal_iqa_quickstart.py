@@ -2,8 +2,8 @@
 
 Divides photographs and procedural scenes by distortion and content, leaves one of five distortions out after the other,
 trains a compact network on the rest by each update, and tests it on the distortion that it has not seen. Labels are
-from a full-reference formula, not from people. All of it takes about 15 minutes on two cores; with seeds=3 three times
-as long. The same command again goes on where it stopped, and with more seeds keeps those that are there.
+from a full-reference formula, not from people. The time is in proportion to `steps` and `seeds`. The same command again
+goes on where it stopped, and with more seeds keeps those that are there.
 
   python -m cprl_jax.main --config=configs/causal_iqa_quickstart.py
   python -m cprl_jax.main --config=configs/causal_iqa_quickstart.py:seeds=3

@@ -182,6 +182,7 @@ def test_euclidean_steps_as_printed_do_not_survive_rounding():
 # How it is called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "at_once"), [(1, 3), (2, 4), (2, 100)])  # the first fills up its last chunk
 def test_chunks_change_nothing(batch, at_once):
     images = photographs(batch)

@@ -272,6 +272,7 @@ def two_hills(images):
     return jnp.mean(jnp.exp(-(((x + 0.05) / 0.03) ** 2)) + 3 * jnp.exp(-(((x - 0.05) / 0.03) ** 2)), axis=(1, 2, 3))
 
 
+@pytest.mark.slow
 def test_each_image_keeps_its_best_restart():
     images = np.full((4, 2, 1, 3), 0.5, np.float32)
     keys = jax.random.split(jax.random.key(0), 4)

@@ -146,7 +146,12 @@ def assert_same(name, found, expected):
         np.testing.assert_allclose(other, one, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+_COSTLY = ("eigen_distortion", "maximum_differentiation", "perceptual", "square", "expectation")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in _COSTLY else ()) for name in ATTACKS]
+)
 def test_jit_of_vmap(name, plain):
     mapped = jax.jit(jax.vmap(ATTACKS[name], in_axes=(None, 0, 0, 0)))
     assert_same(name, mapped(WEIGHTS, *map(halved, (IMAGES, MOS, KEYS))), plain(name))

@@ -33,6 +33,7 @@ def test_held_out(config):
             held_out(config, named(distortions))
 
 
+@pytest.mark.slow
 def test_cells_of_other_settings_have_another_stamp(config, dataset, tmp_path):
     def stamps():
         study = Study(config, dataset, np.arange(len(dataset)), folder=tmp_path)

@@ -124,6 +124,7 @@ def summed(measure, images, references):
 gradient = jax.jit(jax.grad(summed, argnums=1))
 
 
+@pytest.mark.slow
 def test_range_symmetry_and_batch(measure):
     images, references = pairs()
     together = measure(images, references)

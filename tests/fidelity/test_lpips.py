@@ -148,6 +148,7 @@ def summed(measure, images, references):
 gradient = jax.jit(jax.grad(summed, argnums=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["squeezenet", "alexnet"])
 def test_gradients_are_finite_where_all_features_are_zero_and_zero_at_the_reference(network):
     images, references = pairs()

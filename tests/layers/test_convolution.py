@@ -45,6 +45,7 @@ def test_values_and_gradients_in_float64(case):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), ours, theirs)
 
 
+@pytest.mark.slow
 def test_second_derivatives(getkey):
     """Gradient-norm penalties differentiate twice."""
     x, kernel = jax.random.normal(getkey(), (1, 5, 5, 2)), jax.random.normal(getkey(), (3, 3, 2, 3))

@@ -174,6 +174,7 @@ def test_bfloat16_distances_are_those_of_the_float32_values():
     np.testing.assert_array_equal(sort_mask(x, 0.2, (3, 3)), sort_mask(x.astype(jnp.float32), 0.2, (3, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["fast", "top_k"])
 def test_samples_do_not_see_each_other(selection):
     x = images(9, (4, 6, 6, 3)) * np.array([1, 10, 0.1, 0], np.float32).reshape(4, 1, 1, 1)
@@ -461,6 +462,7 @@ def test_training_masks_follow_the_key_and_nothing_else():
     assert np.isfinite(other_kind).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_training_masks_do_not_depend_on_the_number_of_devices(mapping):
     x, devices = images(36, (4, 6, 6, 3)), min(2, jax.device_count())

@@ -125,6 +125,7 @@ def test_relu_after_max_pool_is_relu_before_it(getkey):
     np.testing.assert_array_equal(*gradients)
 
 
+@pytest.mark.slow
 def test_max_pool_shows_nan_keeps_bfloat16_and_differentiates_forwards():
     x = jnp.arange(49.0).reshape(1, 7, 7, 1).at[0, 3, 3, 0].set(jnp.nan)
     assert np.isnan(common.max_pool(x, window=3, stride=2)).sum() == 1
@@ -135,6 +136,7 @@ def test_max_pool_shows_nan_keeps_bfloat16_and_differentiates_forwards():
         common.max_pool(x[:, :2], window=3, stride=2)
 
 
+@pytest.mark.slow
 def test_global_statistics():
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
     np.testing.assert_allclose(common.global_mean(x), x.mean((1, 2)), rtol=1e-5, atol=1e-6)

@@ -40,6 +40,7 @@ def test_refusals_name_the_field(config_model, changes, message):
         models.create(config_model(**changes))
 
 
+@pytest.mark.slow
 def test_score_functions_of_equal_modules_share_their_compiled_code(config_model, getkey, random_variables):
     config = config_model("squeezenet")
     variables = random_variables(models.create(config))
@@ -63,6 +64,7 @@ def test_score_functions_of_equal_modules_share_their_compiled_code(config_model
     assert len(traces) == 2
 
 
+@pytest.mark.slow
 def test_trunks_are_named_backbone_and_masks_do_not_change_the_variables(config_model):
     for name, size in (("resnet", 32), ("squeezenet", 32), ("hyperiqa", 224), ("compact", 32), ("ma19", 32)):
         plain, masked = config_model(name), config_model(name)

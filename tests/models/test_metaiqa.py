@@ -25,6 +25,7 @@ def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded):
     assert set(variables["params"]["backbone"]) == {"resnet", "fc"}  # all that the lower learning rate is for
 
 
+@pytest.mark.slow
 def test_training_mode_normalises_by_the_batch_in_the_head_too(torch_network, loaded):
     network = torch_network("metaiqa-resnet18")
     module, variables = loaded(network, "metaiqa", 64, score_mean=0.0, score_std=100.0)

@@ -76,6 +76,7 @@ def test_honest_models_pass(score_fn, direction):
     assert found[trust.TRANSFER].verdict == found[trust.ADAPTIVE].verdict == "not run"
 
 
+@pytest.mark.slow
 def test_numbers_of_a_linear_model():
     images = 0.4 + 0.2 * IMAGES  # far enough from 0 and 1 for the radius
     found = trust.check(linear, images, direction=attacks.up(), radius=RADIUS, steps=4, queries=60,
