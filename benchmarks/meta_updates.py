@@ -7,9 +7,10 @@
 
 Needs torch. All methods see the same subsets * batch images in a meta step, and all rows the same uint8 images, weights
 of Eq. 6, start weights, L1 loss, Adam with two learning rates, interpolation by 0.5, and float32; dropout is 0, because
-no two frameworks draw alike. `host` is a Python loop over the inner steps around one compiled step, `device` one
-program with a loop inside (`lax.scan`); a method with one inner step has no loop. PyTorch treats phi, theta and the
-running averages of batch statistics as ours does, with its operations on lists of tensors, and measures the same norms.
+no two frameworks draw alike. Inner steps normalise by their own batches (`batch_norm='batch'`). `host` is a Python loop
+over the inner steps around one compiled step, `device` one program with a loop inside (`lax.scan`); a method with one
+inner step has no loop. PyTorch treats phi, theta and the running averages of batch statistics as ours does, with its
+operations on lists of tensors, and measures the same norms.
 `erm` is one step on all images at once; plain training with a step on each group costs what `cis` does.
 
 Before anything is timed, both networks must have the same number of parameters, and the first meta steps of all rows
@@ -26,8 +27,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cprl_jax import models
+from cprl_jax.causal_iqa.learner import Learner
 from cprl_jax.causal_iqa.optimizers import inner_optimizer, interpolation
-from cprl_jax.causal_iqa.updates import METHODS, Learner, compile_step, create_state
+from cprl_jax.causal_iqa.updates import METHODS, compile_step, create_state
 from cprl_jax.memory import keep_freed_memory
 from cprl_jax.models.compact import CompactScore
 from cprl_jax.models.metaiqa import MetaIQA
@@ -106,7 +108,7 @@ def benchmark(methods, loops, arguments) -> None:
         optimizer = inner_optimizer(
             backbone_learning_rate=RATES["backbone"], head_learning_rate=RATES["head"], b1=BETAS[0], b2=BETAS[1]
         )
-        learner = Learner(module, optimizer, interpolation(META_RATE))
+        learner = Learner(module, optimizer, interpolation(META_RATE), batch_norm="batch")
         update = METHODS[method](learner)
         inner_steps[method] = arguments.subsets if update.sequential else 1
         for loop in loops if update.sequential else ["-"]:

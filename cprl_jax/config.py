@@ -15,9 +15,8 @@ from cprl_jax.errors import UserError
 JOBS = ("train_and_evaluate", "train", "evaluate", "perceptual_attack", "causal_iqa", "leave_one_out")
 METHODS = ("plain", "cprl", "at")
 UPDATES = ("erm", "metaiqa", "cis", "cip")  # of Causal-IQA
-DATASETS = (
-    "embedded", "livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive", "own"
-)  # fmt: skip
+RELEASES = ("livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive")  # each a file of data/releases
+DATASETS = ("embedded", *RELEASES, "own")
 SPLITS = ("random", "official", "folds", "leave_one_distortion_out")
 ATTACKS = ("none", "fgsm", "pgd")
 FIDELITIES = ("chebyshev", "ssim", "lpips", "dists")  # of the perceptual attack
@@ -144,6 +143,7 @@ def default() -> ml_collections.ConfigDict:
     causal_iqa.loss = "l1"  # or "l2"
     causal_iqa.inner_optimizer = "adam"  # or "sgd"
     causal_iqa.inner_state = "kept"  # from one meta step to the next, or "reset"
+    causal_iqa.batch_norm = "running"  # of inner steps: by averages over all subsets, or by their own "batch"
     causal_iqa.backbone_learning_rate = 1e-4  # of the inner steps
     causal_iqa.head_learning_rate = 1e-4
     causal_iqa.decay = 0.8  # of both, every `decay_epochs`

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from cprl_jax.config import ATTACKS, DATASETS, FIDELITIES, JOBS, METHODS, SCORE_MODELS, SPLITS, UPDATES
+from cprl_jax.config import ATTACKS, DATASETS, FIDELITIES, JOBS, METHODS, RELEASES, SCORE_MODELS, SPLITS, UPDATES
 from cprl_jax.errors import UserError
 
 
@@ -48,7 +48,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "causal_iqa.reduction": ("pca", "tsne", "none"),
         "causal_iqa.loss": ("l1", "l2"),
         "causal_iqa.inner_optimizer": ("adam", "sgd"),
-        "causal_iqa.inner_state": ("kept", "reset"),
+        "causal_iqa.inner_state": ("kept", "reset"), "causal_iqa.batch_norm": ("running", "batch"),
         "causal_iqa.meta_update": ("interpolation", "adam"),
         "perceptual.norm": ("linf", "l2"),
         "perceptual.selection": ("threshold",),
@@ -142,23 +142,13 @@ def _validate_dataset(config: ml_collections.ConfigDict) -> None:
             f"config.dataset.repeats is {dataset.repeats}, which draws random splits; use it with "
             "config.dataset.split=random and without config.dataset.split_file"
         )
-    for name in config.evaluation.datasets:
-        known = [other for other in DATASETS if other not in ("embedded", "own")]
-        if name not in known and not name.startswith("own:"):
-            raise UserError(
-                f"config.evaluation.datasets names {name!r}{near(name, known)}; allowed: {listed(known)}, own:FOLDER"
-            )
+    _check_names(config, "evaluation.datasets", RELEASES, prefix="own:", prefixed="own:FOLDER")
 
 
 def _validate_causal_iqa(config: ml_collections.ConfigDict) -> None:
     causal_iqa = config.causal_iqa
-    for name in causal_iqa.updates:
-        if name not in UPDATES:
-            raise UserError(
-                f"config.causal_iqa.updates names {name!r}{near(name, UPDATES)}; allowed: {listed(UPDATES)}"
-            )
-    if not causal_iqa.updates or len(set(causal_iqa.updates)) < len(causal_iqa.updates):
-        raise UserError(f"config.causal_iqa.updates is {tuple(causal_iqa.updates)}; name at least one, and each once")
+    _check_names(config, "causal_iqa.updates", UPDATES)
+    _check_once(config, "causal_iqa.updates", needed=True)
     highest_rate = 1 if causal_iqa.meta_update == "interpolation" else float("inf")
     if not 0 < causal_iqa.meta_rate <= highest_rate:
         raise UserError(
@@ -174,21 +164,10 @@ def _validate_causal_iqa(config: ml_collections.ConfigDict) -> None:
 
 def _validate_perceptual(config: ml_collections.ConfigDict) -> None:
     perceptual = config.perceptual
-    for name in perceptual.fidelities:
-        if name not in FIDELITIES:
-            raise UserError(
-                f"config.perceptual.fidelities names {name!r}{near(name, FIDELITIES)}; allowed: {listed(FIDELITIES)}"
-            )
-    for name in perceptual.models:
-        if name not in SCORE_MODELS and not name.startswith("run:"):
-            raise UserError(
-                f"config.perceptual.models names {name!r}{near(name, SCORE_MODELS)}; allowed: "
-                f"{listed(SCORE_MODELS)}, run:FOLDER:METHOD"
-            )
-    for field in ("models", "fidelities"):
-        names = perceptual[field]
-        if len(set(names)) != len(names) or (config.job == "perceptual_attack" and not names):
-            raise UserError(f"config.perceptual.{field} is {tuple(names)}; name at least one, and each once")
+    _check_names(config, "perceptual.fidelities", FIDELITIES)
+    _check_names(config, "perceptual.models", SCORE_MODELS, prefix="run:", prefixed="run:FOLDER:METHOD")
+    for field in ("perceptual.models", "perceptual.fidelities"):
+        _check_once(config, field, needed=config.job == "perceptual_attack")
     if (perceptual.height > 0) != (perceptual.width > 0):
         raise UserError(
             f"config.perceptual.height is {perceptual.height} and .width is {perceptual.width}; give both, or 0 for "
@@ -196,6 +175,22 @@ def _validate_perceptual(config: ml_collections.ConfigDict) -> None:
         )
     if perceptual.labels and not perceptual.images:
         raise UserError("config.perceptual.labels is for a folder of images: give config.perceptual.images too")
+
+
+def _check_names(
+    config: ml_collections.ConfigDict, field: str, allowed: Sequence[str], *, prefix: str = "", prefixed: str = ""
+) -> None:
+    """Each name of a field is allowed, or begins with `prefix`, which messages spell `prefixed`."""
+    for name in lookup(config, field):
+        if name not in allowed and not (prefix and name.startswith(prefix)):
+            choices = [*allowed, *([prefixed] if prefix else [])]
+            raise UserError(f"config.{field} names {name!r}{near(name, allowed)}; allowed: {listed(choices)}")
+
+
+def _check_once(config: ml_collections.ConfigDict, field: str, *, needed: bool) -> None:
+    names = tuple(lookup(config, field))
+    if len(set(names)) != len(names) or (needed and not names):
+        raise UserError(f"config.{field} is {names}; name at least one, and each once")
 
 
 def lookup(config: ml_collections.ConfigDict, field: str):

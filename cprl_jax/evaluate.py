@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +16,13 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from cprl_jax import attacks, fidelity, metrics, models, parallel
-from cprl_jax.data.files import read_cache, write_cache
+from cprl_jax.data.crops import draw_crops, extract
+from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.files import read_cache, write_cache
 from cprl_jax.robustness import metrics as robustness_metrics
 
 _MEASURES = ("srcc", "plcc", "rmse")
+_BLOCK_BYTES = 2**29  # of crops that are cut out at once
 _LOWEST, _HIGHEST = 0.0, 100.0  # of the scores' scale
 
 
@@ -134,6 +137,35 @@ def _on_devices(function: Callable) -> Callable:
         return function
     mapped = parallel.map_batch(function)
     return lambda variables, batch: parallel.unshard(mapped(variables, parallel.shard(batch)))
+
+
+def score_images(
+    scorer: Scorer,
+    variables: dict,
+    dataset: QualityDataset,
+    rows: Sequence[int],
+    evaluation: ml_collections.ConfigDict,
+    *,
+    seed: int,
+    progress: str = "",
+) -> Float[np.ndarray, " rows"]:
+    """Clean scores of any number of images: means over crops, which are cut out block by block.
+
+    Args:
+      scorer, variables: of the model.
+      dataset, rows: the images.
+      evaluation: config.evaluation: `crops` and `crop_size`.
+      seed: of the crops' places.
+      progress: name of the progress bar; '' for none.
+    """
+    rows = np.asarray(rows)
+    at_once = max(1, _BLOCK_BYTES // (evaluation.crops * 3 * evaluation.crop_size**2))
+    scores = []
+    for block in tqdm(np.split(rows, range(at_once, len(rows), at_once)), desc=progress, unit="block",
+                      dynamic_ncols=True, disable=not progress or not parallel.is_main_process()):  # fmt: skip
+        drawn = draw_crops(dataset, block, crops=evaluation.crops, crop_size=evaluation.crop_size, seed=seed)
+        scores.append(scorer.scores(variables, extract(drawn, dataset, evaluation.crops)))
+    return np.concatenate(scores)
 
 
 def conditions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, float]]:

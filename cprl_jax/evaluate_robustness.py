@@ -11,8 +11,8 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from cprl_jax import attacks, models
-from cprl_jax.data.files import read_cache, write_cache
 from cprl_jax.evaluate import spread
+from cprl_jax.files import read_cache, write_cache
 from cprl_jax.robustness import metrics, trust
 from cprl_jax.robustness.landscape import landscape
 

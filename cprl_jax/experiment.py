@@ -16,12 +16,13 @@ from cprl_jax import config as config_lib
 from cprl_jax import data, models, parallel, report, zero_shot
 from cprl_jax.data import crops as crops_lib
 from cprl_jax.data import splits
-from cprl_jax.data.files import write_file
+from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.errors import UserError
 from cprl_jax.evaluate import evaluate, examples, score_rows, table_rows
 from cprl_jax.evaluate_robustness import integrals, robustness
-from cprl_jax.train import best_variables, create_model, fit, read_history
+from cprl_jax.files import write_file
+from cprl_jax.train import best_variables, create_model, fit, read_history, start_variables
 
 # What may differ between the commands that share a folder: how an already trained model is judged, where things are.
 _MAY_CHANGE = (
@@ -41,11 +42,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = Path(workdir).expanduser().resolve()
     started = time.monotonic()
     _check_workdir(config, workdir)
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(Path(config.compilation_cache).expanduser().resolve()))
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
     others = zero_shot.load_datasets(config)
-    split, test_crops = _load_split(config, dataset, workdir)
+    split = load_split(config, dataset, workdir)
+    test_crops = _load_crops(config, dataset, split, workdir)
     _check_weights(config)
     if parallel.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
@@ -89,8 +89,12 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     config_lib.check_same_run(path, config, may_change=_MAY_CHANGE)
 
 
-def _load_split(config: ml_collections.ConfigDict, dataset, workdir: Path):
-    evaluation = config.evaluation
+def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> splits.Split:
+    """The split of a run: the one in its folder, or a new one, as config.dataset says.
+
+    Raises:
+      UserError: a split that does not fit the data set, or has too few test images.
+    """
     if (workdir / "split.json").exists():
         split = splits.load_split(workdir / "split.json", dataset)
     else:
@@ -99,6 +103,11 @@ def _load_split(config: ml_collections.ConfigDict, dataset, workdir: Path):
             warn_of_near_duplicates(dataset, split)
     if len(split.test) < 3:
         raise UserError(f"the test part of the split has {len(split.test)} images; a correlation needs at least 3")
+    return split
+
+
+def _load_crops(config: ml_collections.ConfigDict, dataset: QualityDataset, split: splits.Split, workdir: Path):
+    evaluation = config.evaluation
     if (workdir / "crops.json").exists():
         test_crops = crops_lib.load_crops(workdir / "crops.json")
     else:
@@ -111,16 +120,14 @@ def _load_split(config: ml_collections.ConfigDict, dataset, workdir: Path):
             f"the run in {workdir} drew {test_crops.offsets.shape[1]} crops of {test_crops.crop_size} pixels; "
             f"config.evaluation asks for {evaluation.crops} of {evaluation.crop_size}"
         )
-    return split, test_crops
+    return test_crops
 
 
 def _check_weights(config: ml_collections.ConfigDict) -> None:
     """Reads config.model.weights once before anything is written, so that a wrong file costs nothing."""
     if not config.model.weights or config.job == "evaluate":
         return
-    module = create_model(config, config.methods[0])
-    variables = models.initialize(module, jax.random.key(config.seed), config.train.crop_size)
-    models.load_weights(variables, config.model.weights, config_model=config.model)
+    start_variables(config, config.methods[0], seed=config.seed)
 
 
 def _train(config: ml_collections.ConfigDict, method: str, dataset, split, workdir: Path) -> None:
@@ -184,24 +191,34 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, oth
 
 
 def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
-    model = config.model
-    network = f"{model.name} ({model.backbone})" if model.name in models.HAVE_BACKBONE else model.name
-    start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
     crops = "one crop" if config.evaluation.crops == 1 else f"{config.evaluation.crops} crops"
     return (
-        f"{network}, starting from {start}, trained on {len(split.train)} images of the {dataset.name} data set and "
+        f"{describe_network(config)}, trained on {len(split.train)} images of the {dataset.name} data set and "
         f"tested on {len(split.test)} images of scenes that training did not see (seed {config.seed}). Each test image "
         f"is scored on {crops} of {config.evaluation.crop_size} pixels; the attacks know the model and the label."
     )
 
 
+def describe_network(config: ml_collections.ConfigDict) -> str:
+    """'resnet (resnet18), starting from weights from FILE', for a report."""
+    model = config.model
+    network = f"{model.name} ({model.backbone})" if model.name in models.HAVE_BACKBONE else model.name
+    start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
+    return f"{network}, starting from {start}"
+
+
+def notes_on_labels(config: ml_collections.ConfigDict) -> list[str]:
+    """What has to be said of labels that are not human, for a report."""
+    if "embedded" not in config.dataset.name.split("+"):
+        return []
+    return ["The labels of the embedded data set come from a full-reference formula, not from people."]
+
+
 def _notes(config: ml_collections.ConfigDict) -> list[str]:
-    notes = [
+    return [
+        *notes_on_labels(config),
         "Intervals are 95 % bootstrap intervals over test images: they tell of the test set's size, not of other "
         "splits or training seeds.",
         f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see "
         "through the mask) may lower every attacked number: these are upper bounds on robustness.",
     ]
-    if "embedded" in config.dataset.name.split("+"):
-        notes.insert(0, "The labels of the embedded data set come from a full-reference formula, not from people.")
-    return notes

@@ -36,8 +36,13 @@ def main(argv: list[str] | None = None) -> int:
         config_checks.validate(config)
         keep_freed_memory()
         # Only now: starting JAX takes seconds, and a mistyped flag should not.
+        import jax
+
         from cprl_jax import parallel
 
+        if config.compilation_cache:
+            folder = Path(config.compilation_cache).expanduser().resolve()
+            jax.config.update("jax_compilation_cache_dir", str(folder))
         if config.job == "perceptual_attack":
             from cprl_jax.perceptual_experiment import run
         elif config.job in ("causal_iqa", "leave_one_out"):

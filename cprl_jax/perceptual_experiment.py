@@ -7,7 +7,6 @@ run goes on where it stopped) and report/.
 
 import hashlib
 import json
-import re
 import resource
 import sys
 import time
@@ -18,16 +17,16 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
-from absl import logging
-from tqdm import tqdm
 
 from cprl_jax import attacks, parallel
+from cprl_jax import cells as cells_lib
 from cprl_jax import config as config_lib
 from cprl_jax import fidelity as fidelity_lib
 from cprl_jax import perceptual_results as results
 from cprl_jax.attacks.perceptual import PUBLISHED_MULTIPLIERS
-from cprl_jax.data.files import read_cache, write_cache, write_file
+from cprl_jax.cells import file_name
 from cprl_jax.errors import UserError
+from cprl_jax.files import read_cache, write_file
 from cprl_jax.perceptual_inputs import (
     Cell,
     Fidelity,
@@ -41,6 +40,7 @@ from cprl_jax.perceptual_inputs import (
 from cprl_jax.report import perceptual as report
 
 _VERSION = 1  # of what a cell holds; another one is computed anew
+_LARGE = ("images",)  # of its arrays
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -56,8 +56,6 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     started = time.monotonic()
     if workdir.exists() and (not workdir.is_dir() or (any(workdir.iterdir()) and not (workdir / "cells").is_dir())):
         raise UserError(f"{workdir} holds something else than a perceptual attack; give another --workdir")
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(Path(config.compilation_cache).expanduser().resolve()))
     targets, fidelities, pictures = read_targets(config), read_fidelities(config), read_pictures(config)
     _check_sizes(targets, fidelities, pictures)
     cells = make_cells(config, targets, fidelities, pictures, workdir / "cells")
@@ -112,7 +110,7 @@ def make_cells(
             for picture in pictures:
                 pixels = hashlib.sha256(picture.pixels.tobytes()).hexdigest()[:16]
                 stamp = json.dumps({**settings, "image": [picture.name, pixels, *picture.pixels.shape]}, sort_keys=True)
-                path = folder / _file(target.name) / fidelity.name / f"{_file(picture.name)}.npz"
+                path = folder / file_name(target.name) / fidelity.name / f"{file_name(picture.name)}.npz"
                 cells.append(Cell(target, fidelity, picture, path, stamp))
     return cells
 
@@ -138,30 +136,12 @@ def _norm(options: ml_collections.ConfigDict, fidelity: str) -> str:
     return "linf" if fidelity == "chebyshev" else options.norm
 
 
-def _file(name: str) -> str:
-    """A name as a file name; one that had to be changed gets a checksum, so that two never meet."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
-
-
 def compute(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> None:
-    """Attacks the cells that are not there yet, and writes each as soon as it is done."""
-    missing = [cell for cell in cells if _read(cell) is None]
-    outdated = sum(cell.path.exists() for cell in missing)
-    if len(missing) < len(cells) or outdated:
-        logging.info(
-            "perceptual attack: %d of %d cells are there already%s", len(cells) - len(missing), len(cells),
-            f"; {outdated} of other settings are computed anew" if outdated else "",
-        )  # fmt: skip
-    with tqdm(
-        total=len(cells), initial=len(cells) - len(missing), desc="perceptual attack", unit="cell", dynamic_ncols=True,
-        disable=not parallel.is_main_process(),
-    ) as progress:  # fmt: skip
-        for cell in missing:
-            progress.set_postfix_str(f"{cell.target.name}, {cell.fidelity.name}, {cell.picture.name}")
-            arrays = _attack(config, cell)
-            write_cache(cell.path, cell.stamp, arrays)
-            progress.update()
+    """Attacks the cells of this process that are not there yet."""
+    cells_lib.compute(
+        cells, lambda cell: _attack(config, cell), job="perceptual attack", shared=False, without=_LARGE,
+        describe=lambda cell: f"{cell.target.name}, {cell.fidelity.name}, {cell.picture.name}",
+    )  # fmt: skip
 
 
 def _attack(config: ml_collections.ConfigDict, cell: Cell) -> dict[str, np.ndarray]:
@@ -190,7 +170,7 @@ def _attack(config: ml_collections.ConfigDict, cell: Cell) -> dict[str, np.ndarr
 
 def _read(cell: Cell) -> dict[str, np.ndarray] | None:
     """The arrays of a cell without its images; None if it is not there, damaged, or of other settings."""
-    return read_cache(cell.path, cell.stamp, without=("images",))
+    return read_cache(cell.path, cell.stamp, without=_LARGE)
 
 
 def _read_image(cell: Cell, which: int) -> np.ndarray:

@@ -20,8 +20,8 @@ from absl import logging
 
 from cprl_jax import config as config_lib
 from cprl_jax import experiment, parallel
-from cprl_jax.data.files import write_file
 from cprl_jax.errors import UserError
+from cprl_jax.files import write_file
 from cprl_jax.report import findings
 from cprl_jax.report.results import condition_name, conditions, decimals, find, methods, number, value
 from cprl_jax.report.tables import DIGITS, HEADINGS, METRICS, WIDTH, csv_text, markdown_row, plain_text

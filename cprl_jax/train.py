@@ -149,28 +149,38 @@ def best_variables(config: ml_collections.ConfigDict, method: str, folder: Path)
         if step is None:
             raise UserError(f"no checkpoint of {method} in {folder}; run with --config.job=train_and_evaluate first")
         optimizer = make_optimizer(config.train, steps=1)
-        template = jax.eval_shape(lambda: create_state(_initialize(config, method), optimizer))
+        template = jax.eval_shape(lambda: create_state(_initialize(config, method, seed=config.seed), optimizer))
         state, _ = checkpoints.restore(step, template)
         return evaluation_variables(state), step
 
 
-def _initialize(config: ml_collections.ConfigDict, method: str) -> dict:
+def start_variables(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:
+    """The variables before training: config.model.weights, what they lack at random; all at random without weights.
+
+    Raises:
+      UserError: weights that cannot be read, or are those of another network.
+    """
+    variables = _initialize(config, method, seed=seed)
+    if not config.model.weights:
+        return variables
+    return models.load_weights(variables, config.model.weights, config_model=config.model)
+
+
+def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:
     module = create_model(config, method)
-    return models.initialize(module, jax.random.key(config.seed), config.train.crop_size)
+    return models.initialize(module, jax.random.key(seed), config.train.crop_size)
 
 
 def _initial_or_restored(config, method, optimizer, checkpoints: Checkpoints, start_from) -> tuple[TrainState, dict]:
     latest = checkpoints.latest_step()
     if latest is not None:
-        template = jax.eval_shape(lambda: create_state(_initialize(config, method), optimizer))
+        template = jax.eval_shape(lambda: create_state(_initialize(config, method, seed=config.seed), optimizer))
         logging.info("%s: going on from step %d", method, latest)
         return checkpoints.restore(latest, template)
     variables = start_from
     if variables is None:
-        variables = _initialize(config, method)
-        if config.model.weights:
-            variables = models.load_weights(variables, config.model.weights, config_model=config.model)
-        else:
+        variables = start_variables(config, method, seed=config.seed)
+        if not config.model.weights:
             logging.warning(
                 "%s starts from random weights: no config.model.weights given. Expect a clearly lower accuracy, and "
                 "many more steps to reach it, than from weights trained on ImageNet.", method,

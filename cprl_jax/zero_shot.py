@@ -10,17 +10,14 @@ import ml_collections
 import numpy as np
 from absl import logging
 from jaxtyping import Float
-from tqdm import tqdm
 
 from cprl_jax import data, metrics, parallel
-from cprl_jax.data.crops import draw_crops, extract
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.data.files import read_cache, write_cache
 from cprl_jax.errors import UserError
-from cprl_jax.evaluate import Scorer
+from cprl_jax.evaluate import Scorer, score_images
+from cprl_jax.files import read_cache, write_cache
 
 MEASURES = ("srcc", "plcc", "rmse")
-_BLOCK_BYTES = 2**29  # of crops that are cut out at once
 
 
 def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset]:
@@ -95,15 +92,9 @@ def _scores(
     if (kept := read_cache(cache, stamp)) is not None:
         return kept["scores"]
     scorer = Scorer(module, batch_size=evaluation.batch_size, pgd_steps=1, mid=evaluation.mid)
-    at_once = max(1, _BLOCK_BYTES // (evaluation.crops * 3 * evaluation.crop_size**2))
-    blocks = np.split(np.arange(len(dataset)), range(at_once, len(dataset), at_once))
     logging.info("%s: scoring the %d images of %s", method, len(dataset), name)
-    scores = []
-    for block in tqdm(blocks, desc=f"{method} on {name}", unit="block", dynamic_ncols=True,
-                      disable=not parallel.is_main_process()):  # fmt: skip
-        drawn = draw_crops(dataset, block, crops=evaluation.crops, crop_size=evaluation.crop_size, seed=config.seed)
-        scores.append(scorer.scores(variables, extract(drawn, dataset, evaluation.crops)))
-    result = np.concatenate(scores)
+    result = score_images(scorer, variables, dataset, range(len(dataset)), evaluation, seed=config.seed,
+                          progress=f"{method} on {name}")  # fmt: skip
     if parallel.is_main_process():
         write_cache(cache, stamp, {"scores": result})
     return result

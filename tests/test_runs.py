@@ -248,8 +248,7 @@ def test_losses_do_not_depend_on_the_number_of_devices(reference, tmp_path, kind
             np.testing.assert_allclose(
                 [float(row[name]) for row in new],
                 [float(row[name]) for row in old],
-                # Rounding errors grow from step to step, most where masks depend on them.
-                rtol={"plain": 1e-5, "cprl": 2e-5}[method],
+                rtol=1e-5,
                 err_msg=f"{method} {name}",
             )
 

@@ -23,8 +23,8 @@ from absl import logging
 from jaxtyping import Float, Float32, Int32
 
 from cprl_jax.data.dataset import listing
-from cprl_jax.data.files import write_file
 from cprl_jax.errors import UserError
+from cprl_jax.files import write_file
 
 REDUCTIONS = ("pca", "tsne", "none")
 MOST_FOR_TSNE = 5000  # exact t-SNE keeps several arrays of n x n float64: 200 MB each at this n

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from absl import logging
@@ -29,9 +28,9 @@ from cprl_jax.causal_iqa.study import FREE, Study, severe
 from cprl_jax.causal_iqa.training import Trainer, make_plan
 from cprl_jax.data import splits
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.data.files import read_cache, write_cache, write_file
-from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.errors import UserError
+from cprl_jax.experiment import describe_network, load_split, notes_on_labels
+from cprl_jax.files import read_cache, write_cache, write_file
 from cprl_jax.report import causal_iqa as report
 from cprl_jax.report.causal_iqa_table import title_of
 
@@ -55,14 +54,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = Path(workdir).expanduser().resolve()
     started = time.monotonic()
     _check_workdir(config, workdir)
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(Path(config.compilation_cache).expanduser().resolve()))
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
     parts = (_leave_one_out if config.job == "leave_one_out" else _causal_iqa)(config, dataset, workdir)
     if parallel.is_main_process():
-        page = report.write(
-            workdir / "report", config_text=config_lib.to_json(config), notes=_notes(config, dataset), **parts
-        )
+        page = report.write(workdir / "report", config_text=config_lib.to_json(config), notes=_notes(config), **parts)
         print(report.format_table(parts["rows"], parts["averages"]))
         print(f"\nReport: {page}   ({(time.monotonic() - started) / 60:.1f} minutes)")
     parallel.barrier("report written")
@@ -74,14 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> dict[str, Any]:
     """Trains and tests every update and seed; returns what the report shows."""
     others = zero_shot.load_datasets(config)
-    if (workdir / "split.json").exists():
-        split = splits.load_split(workdir / "split.json", dataset)
-    else:
-        split = splits.choose(config.dataset, dataset, seed=config.seed)
-        if parallel.is_main_process():
-            warn_of_near_duplicates(dataset, split)
-    if len(split.test) < 3:
-        raise UserError(f"the test part of the split has {len(split.test)} images; a correlation needs at least 3")
+    split = load_split(config, dataset, workdir)
     # No checkpoint is chosen and nothing is tuned: the validation part trains too.
     trained, tested = (np.sort(splits.rows(dataset, names)) for names in (split.train + split.validation, split.test))
     study = Study(config, dataset, trained, folder=workdir / "division")
@@ -114,7 +102,7 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
                     maps += [study.shown(update, row, found_map, shown)
                              for row, found_map in zip(shown_rows, found_maps, strict=True)]  # fmt: skip
     summary = (
-        f"{_network(config)}, trained on {len(trained)} images of the {dataset.name} data set and tested on "
+        f"{describe_network(config)}, trained on {len(trained)} images of the {dataset.name} data set and tested on "
         f"{len(tested)} images of scenes that training did not see."
     )
     return {
@@ -152,8 +140,9 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
     training = _training(config, study, trainer, "the subsets of the other distortions")
     minutes = sum(float(arrays["seconds"]) for arrays in found) / 60
     summary = (
-        f"{_network(config)}. For each of {len(distortions)} distortions of the {dataset.name} data set, a training on "
-        "all images of the others and a test on all images of this one. Scenes are shared between training and test."
+        f"{describe_network(config)}. For each of {len(distortions)} distortions of the {dataset.name} data set, a "
+        "training on all images of the others and a test on all images of this one. Scenes are shared between training "
+        "and test."
     )
     return {
         "title": f"{_titles(config)} on unseen distortions of the {dataset.name} data set",
@@ -217,12 +206,6 @@ def _titles(config: ml_collections.ConfigDict) -> str:
     return _listed(title_of(update) for update in config.causal_iqa.updates)
 
 
-def _network(config: ml_collections.ConfigDict) -> str:
-    model = config.model
-    network = f"{model.name} ({model.backbone})" if model.name in models.HAVE_BACKBONE else model.name
-    return f"{network}, starting from {f'weights of {Path(model.weights).name}' if model.weights else 'random weights'}"
-
-
 def _training(config: ml_collections.ConfigDict, study: Study, trainer: Trainer, subsets: str) -> str:
     options = config.causal_iqa
     seeds = f"seed {study.seeds[0]}" if len(study.seeds) == 1 else f"seeds {study.seeds[0]} to {study.seeds[-1]}"
@@ -233,8 +216,9 @@ def _training(config: ml_collections.ConfigDict, study: Study, trainer: Trainer,
     )
 
 
-def _notes(config: ml_collections.ConfigDict, dataset: QualityDataset) -> list[str]:
+def _notes(config: ml_collections.ConfigDict) -> list[str]:
     notes = [
+        *notes_on_labels(config),
         "ERM takes an optimiser step on each batch, as many as CIS takes inner steps. All updates have the same inner "
         "optimiser and learning rates; none was tuned for one of them on these test images.",
         "The model after the last meta step is tested; nothing is selected on images that are tested.",
@@ -244,8 +228,6 @@ def _notes(config: ml_collections.ConfigDict, dataset: QualityDataset) -> list[s
             "Contents are clustered by what a network of random weights sees: texture and colour, not meaning. Weights "
             "trained on ImageNet (config.model.weights) make better clusters."
         )
-    if "embedded" in dataset.name.split("+"):
-        notes.insert(0, "The labels of the embedded data set come from a full-reference formula, not from people.")
     return notes
 
 

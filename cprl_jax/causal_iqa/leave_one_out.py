@@ -6,25 +6,23 @@ distortion does.
 """
 
 import json
-import re
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
 import numpy as np
-from absl import logging
-from tqdm import tqdm
 
-from cprl_jax import metrics, parallel
+from cprl_jax import cells as cells_lib
+from cprl_jax import metrics
 from cprl_jax.causal_iqa.study import Study, severe
 from cprl_jax.causal_iqa.training import Plan, Trainer
+from cprl_jax.cells import file_name
 from cprl_jax.data import splits
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.data.files import Arrays, read_cache, write_cache
 from cprl_jax.errors import UserError
+from cprl_jax.files import Arrays
 
 _VERSION = 1  # of what a cell holds; another one is computed anew
 
@@ -74,7 +72,7 @@ def make_cells(
             for update in config.causal_iqa.updates:
                 own = {"held_out": distortion, "update": update, "seed": seed, "start": study.start_identity(seed)}
                 stamp = {"version": _VERSION, **study.identity, "evaluation": evaluation, "plan": plan, "cell": own}
-                path = folder / _file(distortion) / f"{update}-seed{seed}.npz"
+                path = folder / file_name(distortion) / f"{update}-seed{seed}.npz"
                 cells.append(Cell(distortion, update, seed, path, json.dumps(stamp, sort_keys=True)))
     return cells
 
@@ -86,25 +84,11 @@ def compute(
     dataset: QualityDataset,
     cells: Sequence[Cell],
 ) -> None:
-    """Trains and tests the cells that are not there yet, and writes each as soon as it is done."""
-    missing = [cell for cell in cells if read_cache(cell.path, cell.stamp) is None]
-    outdated = sum(cell.path.exists() for cell in missing)
-    parallel.barrier("cells looked at")  # before any of them is written
-    if len(missing) < len(cells) or outdated:
-        logging.info(
-            "leave one out: %d of %d cells are there already%s", len(cells) - len(missing), len(cells),
-            f"; {outdated} of other settings are computed anew" if outdated else "",
-        )  # fmt: skip
-    with tqdm(
-        total=len(cells), initial=len(cells) - len(missing), desc="leave one out", unit="cell", dynamic_ncols=True,
-        disable=not parallel.is_main_process(),
-    ) as progress:  # fmt: skip
-        for cell in missing:
-            progress.set_postfix_str(f"{cell.update} without {cell.held_out}, seed {cell.seed}")
-            arrays = _compute(config, study, trainer, dataset, cell)
-            if parallel.is_main_process():
-                write_cache(cell.path, cell.stamp, arrays)
-            progress.update()
+    """Trains and tests the cells that are not there yet."""
+    cells_lib.compute(
+        cells, lambda cell: _compute(config, study, trainer, dataset, cell), job="leave one out", shared=True,
+        describe=lambda cell: f"{cell.update} without {cell.held_out}, seed {cell.seed}",
+    )  # fmt: skip
 
 
 def _compute(config, study: Study, trainer: Trainer, dataset: QualityDataset, cell: Cell) -> Arrays:
@@ -135,9 +119,3 @@ def history_of(arrays: Arrays) -> list[dict[str, float]]:
     names = [name for name in arrays if name.startswith("history_")]
     columns = zip(*(arrays[name].tolist() for name in names), strict=True)
     return [dict(zip((name.removeprefix("history_") for name in names), values, strict=True)) for values in columns]
-
-
-def _file(name: str) -> str:
-    """A name as a file name; one that had to be changed gets a checksum, so that two never meet."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"

@@ -19,10 +19,9 @@ from cprl_jax.causal_iqa.training import start_variables
 from cprl_jax.data.crops import draw_crops, extract
 from cprl_jax.data.dataset import QualityDataset, listing
 from cprl_jax.errors import UserError
-from cprl_jax.evaluate import Scorer
+from cprl_jax.evaluate import Scorer, score_images
 from cprl_jax.train import create_model
 
-_BLOCK_BYTES = 2**29  # of crops that are cut out at once
 # Of config.causal_iqa: which trainings there are and what is shown of them. The others say what a training gives.
 FREE = ("updates", "seeds", "held_out", "saliency", "evaluate_every")
 _OF_DATA = ("name", "resize", "koniq_scores", "seed", "image_size", "scenes", "levels")  # of config.dataset
@@ -89,11 +88,8 @@ class Study:
 
     def scores(self, variables: Mapping, rows: np.ndarray) -> Float[np.ndarray, " images"]:
         """Each image's mean score over config.evaluation.crops crops (over all of it, where it is not larger)."""
-        evaluation = self._config.evaluation
-        at_once = max(1, _BLOCK_BYTES // (evaluation.crops * 3 * evaluation.crop_size**2))
-        blocks = np.split(rows, range(at_once, len(rows), at_once))
-        return np.concatenate(
-            [self._scorer.scores(variables, self._crops(self._dataset, block, evaluation.crops)) for block in blocks]
+        return score_images(
+            self._scorer, variables, self._dataset, rows, self._config.evaluation, seed=self._config.seed
         )
 
     def saliency(

@@ -22,17 +22,19 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from cprl_jax import models, parallel
+from cprl_jax import parallel
 from cprl_jax.causal_iqa import sampling
 from cprl_jax.causal_iqa.division import Division, divide
+from cprl_jax.causal_iqa.learner import Learner
 from cprl_jax.causal_iqa.optimizers import inner_optimizer, interpolation, pseudo_gradient_adam
-from cprl_jax.causal_iqa.updates import METHODS, Learner, MetaState, Update, cis, compile_step, create_state
+from cprl_jax.causal_iqa.updates import METHODS, MetaState, Update, cis, compile_step, create_state
 from cprl_jax.causal_iqa.updates import evaluation_variables as of_theta
 from cprl_jax.checkpoints import Checkpoints
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.pipeline import Batch, cut_crops, prefetch
 from cprl_jax.errors import TrainingDiverged, UserError
 from cprl_jax.train import History, create_model, read_history
+from cprl_jax.train import start_variables as of_network
 
 _CROPS = 16  # keeps the random numbers of crops apart from those of `sampling`
 
@@ -66,19 +68,18 @@ def make_plan(config: ml_collections.ConfigDict, division: Division) -> Plan:
 
 
 def start_variables(config: ml_collections.ConfigDict, seed: int) -> dict:
-    """The variables before training: config.model.weights, what they lack at random; all at random without weights.
+    """The variables before training, as `train.start_variables` gives them; a warning where they are random.
 
     Raises:
       UserError: weights that cannot be read, or are those of another network.
     """
-    module = create_model(config, "plain")
-    variables = models.initialize(module, jax.random.key(seed), config.train.crop_size)
-    if config.model.weights:
-        return models.load_weights(variables, config.model.weights, config_model=config.model)
-    logging.warning(
-        "training starts from random weights (seed %d): no config.model.weights given. Expect a clearly lower accuracy "
-        "than from weights trained on ImageNet, and content clusters of a network that has not seen any content.", seed,
-    )  # fmt: skip
+    variables = of_network(config, "plain", seed=seed)
+    if not config.model.weights:
+        logging.warning(
+            "training starts from random weights (seed %d): no config.model.weights given. Expect a clearly lower "
+            "accuracy than from weights trained on ImageNet, and content clusters of a network that has not seen any "
+            "content.", seed,
+        )  # fmt: skip
     return variables
 
 
@@ -99,7 +100,7 @@ def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
     )  # fmt: skip
     return Learner(
         create_model(config, "plain", axis_name=parallel.AXIS), inner, meta, loss=options.loss, seed=config.seed,
-        inner_state=options.inner_state, axis_name=parallel.AXIS,
+        inner_state=options.inner_state, batch_norm=options.batch_norm, axis_name=parallel.AXIS,
         schedule=lambda step: jnp.float32(options.decay) ** (step // plan.decay_steps),
     )  # fmt: skip
 
@@ -118,7 +119,8 @@ class Trainer:
     """Trains with one configuration. Each update is compiled once, whatever data, division and seed it then gets.
 
     The programs depend on shapes alone: they are compiled again for another number of subsets (on a CPU, where
-    `updates.compile_step` loops over the subsets outside of the program, that of 'cip' alone).
+    `updates.compile_step` loops over the subsets outside of the program, that of 'cip' and the pass for running
+    averages alone).
 
     Args:
       config: config.causal_iqa says how, config.model with which network, config.train.crop_size on which crops.

@@ -12,10 +12,6 @@ step, which moves theta towards phi. In short:
 A batch is a mapping of arrays of all subsets, [groups, batch, ...]: `image` (uint8 RGB, or float in [0, 1]; of height,
 width, 3), `mos` and `weight` (w of Eq. 6 of Causal-IQA, at least 0; 0 for padding; positive for at least one image of
 each group, or the loss is NaN). The sizes are the same for all groups, so that one program serves all of them.
-
-Batch statistics: an inner step normalises by its own batch, as in any training. The running averages of theta make one
-step of their own momentum in every meta step, towards the mean of the statistics of all inner batches. So each subset
-counts alike, in whichever order they came, and the averages do not forget all but the last few subsets.
 """
 
 import dataclasses
@@ -23,20 +19,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from cprl_jax import parallel
-from cprl_jax.causal_iqa.optimizers import MetaOptimizer, check, interpolation
+from cprl_jax.causal_iqa.learner import Learner, in_line, running_averages, weighted_gradients
+from cprl_jax.causal_iqa.optimizers import check, interpolation
 
 Tree = Any
 """A pytree of arrays."""
 
-LOSSES = ("l1", "l2")
-INNER_STATES = ("kept", "reset")
 LOOPS = ("auto", "host", "device")
 
 
@@ -59,54 +53,21 @@ class Inner:
     params: Tree  # phi
     optimizer_state: Tree
     displacement: Tree  # sum over finished tasks of phi - theta; None where there is one task alone
-    statistics: Tree  # sum over inner steps of the change of the running averages
+    batch_stats: Tree  # running averages that the inner steps start from
+    statistics: Tree  # sum over inner steps of their change
     loss: Float[Array, ""]  # sums over inner steps
     gradient_norm: Float[Array, ""]
-
-
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """What all updates have in common.
-
-    Attributes:
-      module: takes (images, train) and gives scores in MOS points.
-      inner: moves phi, see `optimizers.inner_optimizer`.
-      meta: moves theta, `optimizers.interpolation` or `pseudo_gradient_adam`. ERM does not use it.
-      loss: of one image, 'l1' or 'l2'.
-      seed: of dropout and random masks.
-      inner_state: 'kept': the moments of the inner optimiser live on when phi starts from theta again. 'reset': they
-        begin anew with phi. One step of an Adam that begins anew moves every parameter by the learning rate, whatever
-        the gradient's size: all that CIP would ever see of a gradient is its sign. Hence 'kept' is the default.
-      schedule: factor on the inner learning rates, a function of the meta step. It is not part of `inner`, whose count
-        of steps begins anew when it is reset.
-      axis_name: the mapped axis over which each group's batch is spread, if any; the same as the module's.
-
-    Raises:
-      ValueError: an unknown `loss` or `inner_state`.
-    """
-
-    module: nn.Module
-    inner: optax.GradientTransformation
-    meta: MetaOptimizer
-    loss: str = "l1"
-    seed: int = 0
-    inner_state: str = "kept"
-    schedule: Callable[[Int[Array, ""]], Float[Array, ""]] | None = None
-    axis_name: str | None = None
-
-    def __post_init__(self):
-        check("loss", self.loss, LOSSES)
-        check("inner_state", self.inner_state, INNER_STATES)
 
 
 class Update(NamedTuple):
     """A meta step of one method in three pure functions of one device; `compile_step` joins them.
 
-    begin(state) -> inner; step(state, inner, batch) -> inner; finish(state, inner) -> (state, metrics).
-    Sequential: `step` takes the batch of one group after the other, [batch, ...]; else it takes all, once.
+    begin(state, batch) -> inner; step(state, inner, batch) -> inner; finish(state, inner) -> (state, metrics).
+    `begin` takes the batch of all groups. Sequential: `step` takes that of one group after the other, [batch, ...];
+    else it takes all, once.
     """
 
-    begin: Callable[[MetaState], Inner]
+    begin: Callable[[MetaState, Mapping], Inner]
     step: Callable[[MetaState, Inner, Mapping], Inner]
     finish: Callable[[MetaState, Inner], tuple[MetaState, dict]]
     sequential: bool
@@ -126,7 +87,7 @@ def cis(learner: Learner) -> Update:
 def cip(learner: Learner) -> Update:
     """Causal-IQA-P (Algorithm 2): one inner step on the mean of the groups' losses, then a meta step.
 
-    All groups go through the network as one batch, and batch normalisation sees them as one.
+    All groups go through the network as one batch.
     """
     return _update(learner, lambda batch: batch, sequential=False)
 
@@ -149,26 +110,7 @@ def erm(learner: Learner) -> Update:
 METHODS = {"cis": cis, "cip": cip, "metaiqa": metaiqa, "erm": erm}
 
 
-# -------------------------------------------------------------------------------------------------- their parts
-
-
-def image_loss(
-    scores: Float[Array, " batch"], mos: Float[Array, " batch"], *, kind: str = "l1"
-) -> Float[Array, " batch"]:
-    """The loss of each image. 'l1', which is also the earth mover's distance of two certain scores, or 'l2' (MetaIQA).
-
-    Raises:
-      ValueError: unknown `kind`.
-    """
-    check("kind", kind, LOSSES)
-    return jnp.abs(scores - mos) if kind == "l1" else (scores - mos) ** 2
-
-
-def subset_weights(
-    weight: Float[Array, "groups batch"], *, axis_name: str | None = None
-) -> Float[Array, "groups batch"]:
-    """w_rj / sum over r of w_rj (Eq. 6): each group's weights, summing to 1 over the group's images of all devices."""
-    return weight / _over_devices(jnp.sum(weight, axis=1, keepdims=True), axis_name)
+# -------------------------------------------------------------------------------------------------- their state
 
 
 def create_state(variables: Mapping, learner: Learner) -> MetaState:
@@ -195,7 +137,7 @@ def in_one_program(update: Update) -> Callable[[MetaState, Mapping], tuple[MetaS
     """`(state, batch) -> (state, metrics)` of one device, with a device loop over the groups; to be compiled."""
 
     def step(state: MetaState, batch: Mapping) -> tuple[MetaState, dict]:
-        inner = update.begin(state)
+        inner = update.begin(state, batch)
         if update.sequential:
             inner, _ = jax.lax.scan(lambda inner, group: (update.step(state, inner, group), None), inner, dict(batch))
         else:
@@ -233,13 +175,13 @@ def compile_step(
     def compiled(function):
         return parallel.map_step(function, donate=False) if mapped else jax.jit(function)
 
-    # `weight` goes everywhere because a mapped function must have something that is divided among the devices.
-    begin = compiled(lambda state, weight: (update.begin(state), {}))
+    begin = compiled(lambda state, batch: (update.begin(state, batch), {}))
     advance = compiled(lambda both, group: (update.step(*both, group), {}))
+    # `weight` because a mapped function must have something that is divided among the devices.
     finish = compiled(lambda both, weight: update.finish(*both))
 
     def step(state: MetaState, batch: Mapping) -> tuple[MetaState, dict]:
-        inner, _ = begin(state, batch["weight"])
+        inner, _ = begin(state, batch)
         for index in range(batch["weight"].shape[1 if mapped else 0]):
             group = {name: values[:, index] if mapped else values[index] for name, values in batch.items()}
             inner, _ = advance((state, inner), group)
@@ -257,8 +199,7 @@ def _alone(group: Mapping) -> dict:
 
 
 def _as_one_group(batch: Mapping) -> dict:
-    """All images, in the order in which `_weighted_gradients` takes those of several groups."""
-    return {name: values.swapaxes(0, 1).reshape(1, -1, *values.shape[2:]) for name, values in batch.items()}
+    return {name: in_line(values)[None] for name, values in batch.items()}
 
 
 def _update(
@@ -270,13 +211,14 @@ def _update(
     """
     reset = learner.inner_state == "reset"
 
-    def begin(state: MetaState) -> Inner:
+    def begin(state: MetaState, batch: Mapping) -> Inner:
         zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
         return Inner(
             index=jnp.zeros((), jnp.int32),
             params=state.params,
             optimizer_state=learner.inner.init(state.params) if reset else state.inner_optimizer_state,
             displacement=zeros[0] if task_length else None,
+            batch_stats=running_averages(learner, state.params, state.batch_stats, batch, step=state.step),
             statistics=zeros[1],
             loss=jnp.zeros((), jnp.float32),
             gradient_norm=jnp.zeros((), jnp.float32),
@@ -289,7 +231,9 @@ def _update(
             params = _where(starts, state.params, params)
             if reset:
                 optimizer_state = _where(starts, learner.inner.init(state.params), optimizer_state)
-        loss, batch_stats, gradients = _weighted_gradients(learner, state, params, inner.index, grouped(batch))
+        loss, batch_stats, gradients = weighted_gradients(
+            learner, params, inner.batch_stats, grouped(batch), step=state.step, index=inner.index
+        )
         updates, optimizer_state = learner.inner.update(gradients, optimizer_state, params)
         if learner.schedule is not None:
             factor = learner.schedule(state.step)
@@ -302,13 +246,14 @@ def _update(
             displacement = jax.tree.map(jnp.add, displacement, moved)
         # Sums of changes: what never changes (the constants of an input normalisation) stays as it is, bit for bit.
         statistics = jax.tree.map(
-            lambda total, new, old: total + (new - old), inner.statistics, batch_stats, state.batch_stats
+            lambda total, new, old: total + (new - old), inner.statistics, batch_stats, inner.batch_stats
         )
         return Inner(
             index=inner.index + 1,
             params=params,
             optimizer_state=optimizer_state,
             displacement=displacement,
+            batch_stats=inner.batch_stats,
             statistics=statistics,
             loss=inner.loss + loss.astype(jnp.float32),
             gradient_norm=inner.gradient_norm + optax.tree.norm(gradients).astype(jnp.float32),
@@ -329,45 +274,13 @@ def _update(
         new = MetaState(
             step=state.step + 1,
             params=params,
-            batch_stats=jax.tree.map(lambda old, total: old + total / inner.index, state.batch_stats, inner.statistics),
+            batch_stats=jax.tree.map(lambda old, total: old + total / inner.index, inner.batch_stats, inner.statistics),
             inner_optimizer_state=state.inner_optimizer_state if reset else inner.optimizer_state,
             meta_optimizer_state=meta_optimizer_state,
         )
         return new, metrics
 
     return Update(begin, step, finish, sequential)
-
-
-def _weighted_gradients(
-    learner: Learner, state: MetaState, params: Tree, index: Int[Array, ""], batch: Mapping
-) -> tuple[Float[Array, ""], Tree, Tree]:
-    """The mean over groups of Eq. 6 at `params`, the running averages after it, and its gradient; over all devices."""
-    groups = batch["weight"].shape[0]
-    weights = subset_weights(batch["weight"], axis_name=learner.axis_name) / groups
-    # The groups' first images, then their second ones, and so on: an image then has the same place in the batch of all
-    # devices, and with it the same dropout, on however many devices.
-    images, mos, weights = (
-        values.swapaxes(0, 1).reshape(-1, *values.shape[2:]) for values in (batch["image"], batch["mos"], weights)
-    )
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255.0
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(learner.seed), state.step), index)
-    streams = {name: jax.random.fold_in(key, number) for number, name in enumerate(("mask", "dropout"))}
-
-    def own_loss(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        scores, updated = learner.module.apply(variables, images, train=True, rngs=streams, mutable=["batch_stats"])
-        losses = image_loss(scores, mos, kind=learner.loss)
-        return jnp.sum(weights * losses), updated.get("batch_stats", state.batch_stats)
-
-    (loss, batch_stats), gradients = jax.value_and_grad(own_loss, has_aux=True)(params)
-    # Sums, not means: the weights sum to 1 over all devices.
-    loss, gradients = _over_devices((loss, gradients), learner.axis_name)
-    return loss, batch_stats, gradients
-
-
-def _over_devices(tree: Tree, axis_name: str | None) -> Tree:
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def _where(condition: Array, first: Tree, second: Tree) -> Tree:

@@ -7,15 +7,15 @@ and `crops` the fixed crops to test on.
 import importlib
 from typing import TYPE_CHECKING
 
+from cprl_jax.config import DATASETS, RELEASES
 from cprl_jax.data import combined
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.errors import UserError
 
+__all__ = ["DATASETS", "RELEASES", "QualityDataset", "load"]
+
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-RELEASES = ("livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive")  # each a file of `releases`
-DATASETS = ("embedded", *RELEASES, "own")
 
 
 def load(config_dataset: "ConfigDict") -> QualityDataset:

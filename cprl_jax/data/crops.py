@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.data.files import write_file
 from cprl_jax.data.splits import rows as rows_of
 from cprl_jax.errors import UserError
+from cprl_jax.files import write_file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

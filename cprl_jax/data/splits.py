@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cprl_jax.config import SPLITS
 from cprl_jax.data.dataset import QualityDataset, listing
-from cprl_jax.data.files import write_file
 from cprl_jax.errors import UserError
+from cprl_jax.files import write_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 PARTS = ("train", "validation", "test")
-CHOICES = ("random", "official", "folds", "leave_one_distortion_out")  # of config.dataset.split
-KINDS = (*CHOICES, "file")
+KINDS = (*SPLITS, "file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def choose(config_dataset: "ConfigDict", dataset: QualityDataset, seed: int) -> 
     """The split that `config.dataset` describes: `split_file` where there is one, else what `split` asks for.
 
     Args:
-      config_dataset: `split_file`; `split`, of `CHOICES`; `test_fraction` (random), `folds` and `fold` (folds),
+      config_dataset: `split_file`; `split`, of `config.SPLITS`; `test_fraction` (random), `folds` and `fold` (folds),
         `held_out` (leave_one_distortion_out); `validation_fraction` (all).
       dataset: the dataset to divide.
       seed: non-negative integer.
@@ -76,7 +76,7 @@ def choose(config_dataset: "ConfigDict", dataset: QualityDataset, seed: int) -> 
                 " (-1, all of them in turn, is only for the jobs that train or evaluate methods)"
             )
         return made[config_dataset.fold]
-    raise UserError(f"config.dataset.split={config_dataset.split!r} is not allowed; choose one of {', '.join(CHOICES)}")
+    raise UserError(f"config.dataset.split={config_dataset.split!r} is not allowed; choose one of {', '.join(SPLITS)}")
 
 
 def make_split(

@@ -44,12 +44,12 @@ from cprl_jax.data import photographs
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.decode import decode_photograph
 from cprl_jax.data.distortions import DISTORTIONS, FAMILIES, LEVELS, distort
-from cprl_jax.data.files import write_file
 from cprl_jax.data.labels import MIN_SIDE
 from cprl_jax.data.made_set import JOURNAL, Made, claim, describe, note, read_journal, write_lists
 from cprl_jax.data.releases._common import one_line
 from cprl_jax.data.weak_labels import RULES
 from cprl_jax.errors import UserError
+from cprl_jax.files import write_file
 
 RECIPES = {
     "kadid": ("kadid",),

@@ -6,8 +6,10 @@ features, and its gradient in the kernel three to six times more slowly than tha
 * values: a convolution with one row of the kernel at a time, all rows side by side as features, which are then added
   up, shifted: three times the features for a 3x3 kernel;
 * the gradient in the image: the transpose of a convolution whose columns are side by side as input channels, which is
-  the same idea the other way round;
-* the gradient in the kernel, and everything where there is a stride or a small map: a matrix product.
+  the same idea the other way round; for the wide kernel with a stride that a ResNet begins with, of blocks of pixels;
+* the gradient in the kernel, and everything where there is a stride or a small map: a matrix product. Long sums of the
+  gradient in the kernel are added up image by image, which also makes them more accurate, and with them the losses of a
+  training depend less on how many devices share its batches.
 
 `python benchmarks/convolution.py` measures all of them. On a GPU or TPU this is XLA's convolution throughout.
 """
@@ -25,6 +27,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _SMALL_MAP = 64  # pixels up to which a matrix product is fastest
 _FEW_CHANNELS = 8  # those of an image rather than a feature map: XLA's convolution is fastest, unless
 _SMALL_KERNEL = 9  # its kernel has no more pixels than this and a stride
+_LONG_SUM = 8  # times as many places as features: the gradient in the kernel is summed image by image
 
 
 def convolve(
@@ -70,10 +73,15 @@ def _convolve_jvp(strides, padding, primals, tangents):
     """Linear in each tangent: the gradients are the transposes of the two terms."""
     x, kernel = primals
     x_dot, kernel_dot = tangents
-    by_image = _as_product if _is_small(x, strides) else _by_columns
-    return (
-        _convolve(x, kernel, strides, padding),
-        by_image(x_dot, kernel, strides, padding) + _as_product(x, kernel_dot, strides, padding),
+    if x.shape[-1] < _FEW_CHANNELS and max(strides) > 1 and kernel.shape[0] * kernel.shape[1] > _SMALL_KERNEL:
+        by_image = _by_blocks
+    else:
+        by_image = _as_product if _is_small(x, strides) else _by_columns
+    values = _convolve(x, kernel, strides, padding)
+    sums_by_image = values.shape[1] * values.shape[2] >= _LONG_SUM * values.shape[3]
+    return values, (
+        by_image(x_dot, kernel, strides, padding)
+        + _as_product(x, kernel_dot, strides, padding, sums_by_image=sums_by_image)
     )
 
 
@@ -104,32 +112,61 @@ def _by_columns(x, kernel, strides, padding):
     return _library(shifted, kernel.reshape(height, 1, width * channels, features), strides, ((0, 0), (0, 0)))
 
 
-def _as_product(x, kernel, strides, padding):
+def _by_blocks(x, kernel, strides, padding):
+    """Blocks of as many pixels as a stride has become channels, of image and kernel; what is left has no stride."""
+    x = _padded(x, padding)
+    batch, _, _, channels = x.shape
+    blocks = tuple(-(-length // stride) for length, stride in zip(kernel.shape, strides, strict=False))
+    places = [place + count - 1 for place, count in zip(_places(x, kernel, strides), blocks, strict=True)]
+    height, width = (count * stride for count, stride in zip(places, strides, strict=True))
+    # Pixels after the last window are cut off; those that fill its last block are multiplied by zeros of the kernel.
+    x = jnp.pad(x, ((0, 0), (0, max(0, height - x.shape[1])), (0, max(0, width - x.shape[2])), (0, 0)))
+    x = x[:, :height, :width].reshape(batch, places[0], strides[0], places[1], strides[1], channels)
+    missing = [(0, -length % stride) for length, stride in zip(kernel.shape, strides, strict=False)]
+    kernel = jnp.pad(kernel, (*missing, (0, 0), (0, 0)))
+    kernel = kernel.reshape(blocks[0], strides[0], blocks[1], strides[1], channels, -1)
+    return _by_columns(
+        x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *places, -1),
+        kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*blocks, -1, kernel.shape[-1]), (1, 1), ((0, 0), (0, 0)),
+    )  # fmt: skip
+
+
+def _as_product(x, kernel, strides, padding, *, sums_by_image=False):
     """The columns of all windows side by side, times the kernel; its rows are side by side as well, or added up after.
 
     Adding up takes a third of the memory for a 3x3 kernel, but computes every row for every place: with a stride or on
-    a small map, more than is needed.
+    a small map, more than is needed. `sums_by_image` is about the transpose: the gradient in the kernel.
     """
     kernel_height, kernel_width, channels, features = kernel.shape
     x = _padded(x, padding)
-    height, width = ((size - length) // stride + 1
-                     for size, length, stride in zip(x.shape[1:3], kernel.shape, strides, strict=False))  # fmt: skip
+    height, width = _places(x, kernel, strides)
     if strides[0] > 1 or height * width <= _SMALL_MAP:
         windows = [
             x[:, row : row + strides[0] * (height - 1) + 1 : strides[0],
               column : column + strides[1] * (width - 1) + 1 : strides[1]]
             for row in range(kernel_height) for column in range(kernel_width)
         ]  # fmt: skip
-        product = jnp.concatenate(windows, axis=-1).reshape(-1, kernel_height * kernel_width * channels) @ (
-            kernel.reshape(-1, features)
-        )
+        product = _product(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, features), sums_by_image)
         return product.reshape(x.shape[0], height, width, features)
     columns = [x[:, :, column : column + strides[1] * (width - 1) + 1 : strides[1]] for column in range(kernel_width)]
-    product = jnp.concatenate(columns, axis=-1).reshape(-1, kernel_width * channels) @ (
-        kernel.transpose(1, 2, 0, 3).reshape(kernel_width * channels, kernel_height * features)
-    )
+    by_row = kernel.transpose(1, 2, 0, 3).reshape(kernel_width * channels, kernel_height * features)
+    product = _product(jnp.concatenate(columns, axis=-1), by_row, sums_by_image)
     product = product.reshape(x.shape[0], x.shape[1], width, kernel_height, features)
     return sum(product[:, row : row + height, :, row] for row in range(kernel_height))
+
+
+def _product(x, matrix, by_image):
+    """The last axis of x times the matrix; each image times its own copy of it, if `by_image`."""
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    if by_image:
+        return x @ jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape))
+    return x.reshape(-1, x.shape[-1]) @ matrix
+
+
+def _places(x, kernel, strides) -> tuple[int, int]:
+    """How many windows of the kernel there are in a padded image, down and across."""
+    sizes = zip(x.shape[1:3], kernel.shape, strides, strict=False)
+    return tuple((size - length) // stride + 1 for size, length, stride in sizes)
 
 
 def _padded(x, padding):

@@ -22,6 +22,7 @@ from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 # Of RGB in [0, 1]; the constants of torchvision's models.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BATCH_NORM_MOMENTUM = 0.9  # of running averages: how much of them stays
 
 # Initial values as torch draws them: kaiming_normal_ with its default fan_in (standard deviation sqrt(2 / fan_in)), and
 # its two modes and distributions that the published networks use.
@@ -143,9 +144,8 @@ def batch_norm(
     """
     # use_fast_variance computes E[x^2] - E[x]^2, which cancels.
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name,
-        use_fast_variance=False, name=name,
-    )(x)  # fmt: skip
+        momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, dtype=dtype, axis_name=axis_name, use_fast_variance=False, name=name
+    )(x, use_running_average=not train)
 
 
 @jax.custom_jvp

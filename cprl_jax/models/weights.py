@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from cprl_jax.data.files import write_arrays
 from cprl_jax.errors import UserError
+from cprl_jax.files import write_arrays
 from cprl_jax.models import torch_names
 from cprl_jax.models.common import IMAGENET_MEAN, IMAGENET_STD
 

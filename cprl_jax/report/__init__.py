@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprl_jax.data.files import write_file
+from cprl_jax.files import write_file
 from cprl_jax.report import figures, html, robustness_figures, tables
 from cprl_jax.report import zero_shot as zero_shot_table
 from cprl_jax.report.findings import trust_verdict, verdict, warnings

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from cprl_jax.data.files import write_file
+from cprl_jax.files import write_file
 from cprl_jax.report import causal_iqa_figures as pictures
 from cprl_jax.report import figures, html, tables
 from cprl_jax.report import zero_shot as zero_shot_table

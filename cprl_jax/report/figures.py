@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from cprl_jax.data.files import write_file
+from cprl_jax.files import write_file
 from cprl_jax.report.results import (
     CLEAN,
     Condition,

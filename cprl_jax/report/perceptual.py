@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from cprl_jax.data.files import write_file
+from cprl_jax.files import write_file
 from cprl_jax.report import figures, html, tables
 from cprl_jax.report.figures import INK, Panel, legend, panel_of, styled
 from cprl_jax.report.results import Row, decimals, number, shorten

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cprl_jax import config_checks, data
-from cprl_jax.causal_iqa import experiment, leave_one_out, updates
+from cprl_jax import cells, config_checks, data
+from cprl_jax.causal_iqa import experiment, learner
 from cprl_jax.causal_iqa import training as training_lib
 from cprl_jax.causal_iqa.division import Division
 from cprl_jax.errors import UserError
@@ -52,7 +52,7 @@ def modified(folder):
 def test_leave_one_out_leaves_all_that_it_promises(config, dataset, tmp_path, capsys, monkeypatch):
     config.causal_iqa.seeds, config.seed = 2, 4
     traces = []
-    monkeypatch.setattr(updates, "image_loss", lambda *given, kind: traces.append(1) or (given[0] - given[1]) ** 2)
+    monkeypatch.setattr(learner, "image_loss", lambda *given, kind: traces.append(1) or (given[0] - given[1]) ** 2)
     calls = []
     train = training_lib.Trainer.train
 
@@ -77,7 +77,7 @@ def test_leave_one_out_leaves_all_that_it_promises(config, dataset, tmp_path, ca
     table = rows(tmp_path / "run" / "report" / "table.csv")
     assert len(table) == 12 and {row["images"] for row in table} == {str(PER_DISTORTION)}
     for row in table:
-        folder = leave_one_out._file(row["distortion"])
+        folder = cells.file_name(row["distortion"])
         with np.load(tmp_path / "run" / "cells" / folder / f"{row['update']}-seed{row['seed']}.npz") as cell:
             names, scores, mos = cell["names"], cell["scores"], cell["mos"]
             assert cell["history_loss"].shape == (2,) and ("saliency_map" in cell) == (row["seed"] == "4")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cprl_jax.causal_iqa import leave_one_out
 from cprl_jax.causal_iqa.leave_one_out import held_out, history_of, make_cells
 from cprl_jax.causal_iqa.study import Study
 from cprl_jax.causal_iqa.training import make_plan
+from cprl_jax.cells import file_name
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.errors import UserError
 
@@ -66,7 +66,7 @@ def test_cells_come_distortion_by_distortion_in_files_of_their_own(config, datas
     ]
     assert len({cell.path for cell in cells}) == len({cell.stamp for cell in cells}) == 8
     assert all(cell.path.parent.parent == tmp_path for cell in cells)
-    assert leave_one_out._file("jpeg") == "jpeg"
+    assert file_name("jpeg") == "jpeg"
 
 
 def test_history_of_a_cell():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cprl_jax import models
+from cprl_jax import evaluate, models
 from cprl_jax.causal_iqa import study as study_lib
 from cprl_jax.causal_iqa.study import Study, severe, undistorted
 from cprl_jax.errors import UserError
@@ -64,7 +64,7 @@ def test_scores_are_means_over_crops(config, dataset, tmp_path, monkeypatch):
     pixels = np.stack([dataset.images[row] for row in rows]).astype(np.float32) / 255
     expected = np.asarray(models.score_fn(study.module, variables)(pixels))
     np.testing.assert_allclose(study.scores(variables, rows), expected, atol=1e-4)
-    monkeypatch.setattr(study_lib, "_BLOCK_BYTES", 2 * 3 * 16**2)  # two images a block
+    monkeypatch.setattr(evaluate, "_BLOCK_BYTES", 2 * 3 * 16**2)  # two images a block
     np.testing.assert_allclose(study.scores(variables, rows), expected, atol=1e-4)
     maps = study.saliency(variables, rows[:2])
     assert maps.shape == (2, 16, 16) and (maps >= 0).all() and maps.max() > 0

@@ -12,8 +12,9 @@ import pytest
 from cprl_jax import parallel
 from cprl_jax.causal_iqa import training
 from cprl_jax.causal_iqa.division import divide
+from cprl_jax.causal_iqa.learner import image_loss
 from cprl_jax.causal_iqa.training import Plan, Trainer, group_batches, make_learner, make_plan, start_variables
-from cprl_jax.causal_iqa.updates import create_state, image_loss, in_one_program
+from cprl_jax.causal_iqa.updates import create_state, in_one_program
 from cprl_jax.errors import TrainingDiverged, UserError
 
 
@@ -102,7 +103,7 @@ def test_all_updates_see_as_many_images_in_a_meta_step(config, dataset, division
 
 
 def test_erm_is_plain_training_on_one_batch_after_the_other(config, dataset, division):
-    config.causal_iqa.batch_size = 4
+    config.causal_iqa.batch_size, config.causal_iqa.batch_norm = 4, "batch"
     variables = start_variables(config, 0)
     batches = group_batches(dataset, division, "erm", groups=3, batch_size=4, crop_size=12, seed=0)
     stacked = {name: np.stack([batches[index][name] for index in range(3)]) for name in batches[0]}

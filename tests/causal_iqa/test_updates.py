@@ -12,18 +12,16 @@ import pytest
 
 from cprl_jax import parallel
 from cprl_jax.causal_iqa import sampling
+from cprl_jax.causal_iqa.learner import Learner, image_loss, subset_weights
 from cprl_jax.causal_iqa.optimizers import inner_optimizer, interpolation, pseudo_gradient_adam
 from cprl_jax.causal_iqa.updates import (
     METHODS,
-    Learner,
     cip,
     cis,
     compile_step,
     create_state,
     erm,
-    image_loss,
     metaiqa,
-    subset_weights,
 )
 from cprl_jax.models.common import Dropout, batch_norm, linear
 
@@ -191,8 +189,8 @@ def test_three_meta_steps_are_those_of_the_algorithm_in_float64(method, inner, i
 # ------------------------------------------------------------------------------------- properties
 
 
-def small_learner(axis_name=None):
-    return Learner(Small(axis_name), make_inner("adam"), interpolation(0.5), axis_name=axis_name)
+def small_learner(axis_name=None, **options):
+    return Learner(Small(axis_name), make_inner("adam"), interpolation(0.5), axis_name=axis_name, **options)
 
 
 def small_batch(seed=0, groups=GROUPS):
@@ -222,18 +220,27 @@ def assert_close(a, b, *, atol):
 
 
 @functools.cache
-def on_one_device(method):
-    return compile_step(METHODS[method](small_learner()), mapped=False, loop="device")
+def on_one_device(method, **options):
+    return compile_step(METHODS[method](small_learner(**options)), mapped=False, loop="device")
 
 
-@pytest.mark.parametrize(("method", "loop"), [("cis", "host"), ("cis", "device"), ("cip", "auto"), ("erm", "auto")])
-def test_two_devices_with_either_loop_give_the_numbers_of_one(method, loop, small_variables):
+@pytest.mark.parametrize(
+    ("method", "loop", "batch_norm"),
+    [
+        ("cis", "host", "running"),
+        ("cis", "device", "running"),
+        ("cis", "host", "batch"),
+        ("cip", "auto", "running"),
+        ("erm", "auto", "batch"),
+    ],
+)
+def test_two_devices_with_either_loop_give_the_numbers_of_one(method, loop, batch_norm, small_variables):
     """With dropout and batch normalisation; each of the two has half of each group."""
     assert parallel.local_device_count() == 2
     results = []
-    shared = small_learner(axis_name=parallel.AXIS)
+    shared = small_learner(axis_name=parallel.AXIS, batch_norm=batch_norm)
     two = compile_step(METHODS[method](shared), loop=loop)
-    for step, place in ((on_one_device(method), dict), (two, sampling.shard)):
+    for step, place in ((on_one_device(method, batch_norm=batch_norm), dict), (two, sampling.shard)):
         state = create_state(small_variables, shared)
         for seed in range(2):
             state, metrics = step(state, place(small_batch(seed)))
@@ -269,7 +276,7 @@ def one_step_of_cip():
     learner = Learner(TwoLayers(), make_inner("adam"), interpolation(1.0))
     state, update = start_of(learner), cip(learner)
     step = jax.jit(update.step)
-    return state, lambda batch: step(state, update.begin(state), batch), functools.partial(update.finish, state)
+    return state, lambda batch: step(state, update.begin(state, batch), batch), functools.partial(update.finish, state)
 
 
 def test_plain_interpolation_at_rate_one_makes_theta_phi_exactly():
@@ -295,12 +302,12 @@ def test_a_subset_without_weight_shows_in_the_loss():
     assert np.isnan(one_step_of_cip()[1](batch).loss)
 
 
-def test_running_averages_make_one_step_towards_the_mean_of_all_subsets(small_variables):
+def test_running_averages_of_batches_make_one_step_towards_the_mean_of_all_subsets(small_variables):
     """Without dropout; each inner step sees its batch with the parameters that the steps before it left."""
-    learner, batch = dataclasses.replace(small_learner(), module=Small(dropout=0.0)), small_batch()
-    state = create_state(small_variables, learner)
+    learner = dataclasses.replace(small_learner(batch_norm="batch"), module=Small(dropout=0.0))
+    state, batch = create_state(small_variables, learner), small_batch()
     update = cis(learner)
-    step, inner, means = jax.jit(update.step), update.begin(state), []
+    step, inner, means = jax.jit(update.step), update.begin(state, batch), []
     for group in range(GROUPS):
         one = {name: values[group] for name, values in batch.items()}
         pixels = one["image"].reshape(BATCH, -1) / np.float32(255)
@@ -309,6 +316,44 @@ def test_running_averages_make_one_step_towards_the_mean_of_all_subsets(small_va
     new, _ = jax.jit(update.finish)(state, inner)
     expected = 0.9 * state.batch_stats["norm"]["mean"] + 0.1 * np.mean(means, axis=0)
     np.testing.assert_allclose(new.batch_stats["norm"]["mean"], expected, atol=1e-6)
+
+
+def test_inner_steps_normalise_by_the_averages_of_all_subsets(small_variables):
+    """Without dropout, against NumPy: the averages of two meta steps, and the loss that an inner step has with them."""
+    learner = dataclasses.replace(small_learner(), module=Small(dropout=0.0))
+    state, update = create_state(small_variables, learner), cis(learner)
+    begin, step, finish = jax.jit(update.begin), jax.jit(update.step), jax.jit(update.finish)
+    means, variances = [], []
+    for seed in range(2):
+        batch, params = small_batch(seed), state.params
+        before = batch["image"].reshape(GROUPS * BATCH, -1) / np.float32(255) @ np.asarray(params["backbone"]["kernel"])
+        means.append(before.mean(axis=0))
+        variances.append(before.var(axis=0))
+        inner = begin(state, batch)
+        norm = params["norm"]
+        x = (before[:BATCH] - np.mean(means, axis=0)) / np.sqrt(np.mean(variances, axis=0) + 1e-5)
+        x = x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+        hidden = x / (1 + np.exp(-x))
+        scores = 50 + 20 * (hidden @ np.asarray(params["head"]["kernel"]) + np.asarray(params["head"]["bias"]))[:, 0]
+        weight = batch["weight"][0] / batch["weight"][0].sum()
+        for group in range(GROUPS):
+            inner = step(state, inner, {name: values[group] for name, values in batch.items()})
+            if group == 0:
+                np.testing.assert_allclose(inner.loss, weight @ np.abs(scores - batch["mos"][0]), rtol=1e-5)
+        state, _ = finish(state, inner)
+        np.testing.assert_allclose(state.batch_stats["norm"]["mean"], np.mean(means, axis=0), rtol=1e-5)
+        np.testing.assert_allclose(state.batch_stats["norm"]["var"], np.mean(variances, axis=0), rtol=1e-5)
+    late = dataclasses.replace(state, step=jnp.asarray(50))
+    after = begin(late, small_batch(2)).batch_stats["norm"]["mean"]
+    before = small_batch(2)["image"].reshape(GROUPS * BATCH, -1) / np.float32(255)
+    now = np.mean(before @ np.asarray(state.params["backbone"]["kernel"]), axis=0)
+    np.testing.assert_allclose(after, 0.9 * state.batch_stats["norm"]["mean"] + 0.1 * now, rtol=1e-5)
+
+
+def test_a_network_without_batch_normalisation_is_not_evaluated_for_its_averages():
+    learner = Learner(TwoLayers(), make_inner("adam"), interpolation(0.5))
+    program = jax.make_jaxpr(cis(learner).begin)(start_of(learner), make_batch(dtype=np.float32))
+    assert "dot_general" not in str(program)
 
 
 def test_the_schedule_goes_on_when_the_inner_state_is_reset():
@@ -338,7 +383,7 @@ def test_other_batches_of_the_same_size_compile_nothing():
             compilations.append(images.shape)
             return TwoLayers.__call__(self, images, train)
 
-    learner = Learner(Counting(), make_inner("adam"), interpolation(0.5))
+    learner = Learner(Counting(), make_inner("adam"), interpolation(0.5), batch_norm="batch")
     state = start_of(learner)
     step = compile_step(cis(learner), mapped=False, loop="host")
     for seed, groups in enumerate((2, 4, 3)):  # not even another number of subsets
@@ -351,6 +396,7 @@ def test_options_that_are_not_allowed():
     for wrong, message in (
         (lambda: Learner(module, inner, interpolation(1.0), loss="emd"), "loss 'emd' is unknown; allowed: l1, l2"),
         (lambda: Learner(module, inner, interpolation(1.0), inner_state="lost"), "allowed: kept, reset"),
+        (lambda: Learner(module, inner, interpolation(1.0), batch_norm="group"), "allowed: running, batch"),
         (lambda: compile_step(erm(Learner(module, inner, interpolation(1.0))), loop="gpu"), "auto, host, device"),
         (lambda: image_loss(jnp.ones(1), jnp.ones(1), kind="emd"), "allowed: l1, l2"),
     ):

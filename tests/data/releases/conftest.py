@@ -74,3 +74,25 @@ def replace_file() -> Callable[[Path, bytes], None]:
         path.write_bytes(content)
 
     return replace
+
+
+# Of the sets whose every scene has all distortions and levels: `Release` of the test's module makes a tree of a number
+# of scenes, and has their `reader`.
+
+
+@pytest.fixture
+def small(monkeypatch, request):
+    """A reader that expects two scenes."""
+    monkeypatch.setattr(request.module.Release.reader, "SCENES", 2)
+
+
+@pytest.fixture
+def made(small, tmp_path, request):
+    """A release of two scenes."""
+    return request.module.Release(tmp_path / "manual", 2)
+
+
+@pytest.fixture
+def undecoded(small, tmp_path, request):
+    """The same with empty image files, which is all that `read` needs."""
+    return request.module.Release(tmp_path / "manual", 2, images=False)

@@ -16,6 +16,8 @@ LOW, HIGH = kadid10k.SCORE_RANGE
 class Release:
     """A folder laid out as the official release; change `header` or `rows` and call `write_list`."""
 
+    reader = kadid10k
+
     def __init__(self, folder, scenes, images=True):
         self.root = folder / "kadid10k"
         self.images = self.root / "images"
@@ -47,46 +49,29 @@ class Release:
             csv.writer(file).writerows([self.header, *self.rows])
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Two scenes of the 81, and a reader that expects two."""
-    monkeypatch.setattr(kadid10k, "SCENES", 2)
-
-
-@pytest.fixture
-def release(small, tmp_path):
-    return Release(tmp_path / "manual", 2)
-
-
-@pytest.fixture
-def undecoded(small, tmp_path):
-    """The same with empty image files, which is all that `read` needs."""
-    return Release(tmp_path / "manual", 2, images=False)
-
-
 def test_full_release_has_no_problem(tmp_path):
-    release = Release(tmp_path, 81, images=False)
-    contents = kadid10k.read(release.root)
+    made = Release(tmp_path, 81, images=False)
+    contents = kadid10k.read(made.root)
     assert contents.problems == []
     assert len(contents.records) == 10_125 and len(contents.pristine) == 81
 
 
-def test_reads_back_what_the_release_says(release, tmp_path):
-    dataset = build.load(kadid10k, manual_dir=str(release.root.parent), data_dir=str(tmp_path / "tfds"))
+def test_reads_back_what_the_release_says(made, tmp_path):
+    dataset = build.load(kadid10k, manual_dir=str(made.root.parent), data_dir=str(tmp_path / "tfds"))
     assert dataset.name == "kadid10k" and len(dataset) == 250
-    assert dataset.names.tolist() == [row[0] for row in release.rows]
-    raw = np.array([row[2] for row in release.rows])
+    assert dataset.names.tolist() == [row[0] for row in made.rows]
+    raw = np.array([row[2] for row in made.rows])
     np.testing.assert_allclose(dataset.mos_raw, raw, rtol=1e-6)
     np.testing.assert_allclose(dataset.mos, (raw - 1) / 4 * 100, rtol=1e-5, atol=1e-5)
     # "dmos" is a MOS: the mildest level has the best label.
     assert dataset.mos[dataset.levels == 1].mean() > dataset.mos[dataset.levels == 5].mean()
-    np.testing.assert_allclose(dataset.mos_std, np.sqrt([row[3] for row in release.rows]), rtol=1e-6)
+    np.testing.assert_allclose(dataset.mos_std, np.sqrt([row[3] for row in made.rows]), rtol=1e-6)
     assert dataset.references.tolist() == ["I01"] * 125 + ["I02"] * 125
     assert dataset.distortions[:125].tolist() == [kind for kind in kadid10k.DISTORTIONS for _ in range(5)]
     assert set(dataset.pristine) == {"I01", "I02"}
     for i in (0, 249):
-        np.testing.assert_array_equal(dataset.images[i], np.asarray(Image.open(release.images / dataset.names[i])))
-    np.testing.assert_array_equal(dataset.pristine["I01"], np.asarray(Image.open(release.images / "I01.png")))
+        np.testing.assert_array_equal(dataset.images[i], np.asarray(Image.open(made.images / dataset.names[i])))
+    np.testing.assert_array_equal(dataset.pristine["I01"], np.asarray(Image.open(made.images / "I01.png")))
 
 
 def test_types_are_in_the_order_of_the_file_names():
@@ -97,81 +82,81 @@ def test_types_are_in_the_order_of_the_file_names():
     assert list(kadid10k.ABBREVIATIONS.values()) == abbreviations.split()
 
 
-def missing_image(release):
-    (release.images / "I01_02_03.png").unlink()
+def missing_image(made):
+    (made.images / "I01_02_03.png").unlink()
 
 
-def missing_reference(release):
-    (release.images / "I02.png").unlink()
+def missing_reference(made):
+    (made.images / "I02.png").unlink()
 
 
-def missing_list(release):
-    (release.root / "dmos.csv").unlink()
+def missing_list(made):
+    (made.root / "dmos.csv").unlink()
 
 
-def missing_column(release):
-    release.header[2] = "mos"
-    release.write_list()
+def missing_column(made):
+    made.header[2] = "mos"
+    made.write_list()
 
 
-def out_of_range(release):
-    release.rows[7][2] = 0.5
-    release.write_list()
+def out_of_range(made):
+    made.rows[7][2] = 0.5
+    made.write_list()
 
 
-def not_a_number(release):
-    release.rows[7][2] = "good"
-    release.write_list()
+def not_a_number(made):
+    made.rows[7][2] = "good"
+    made.write_list()
 
 
-def cut_off(release):
-    path = release.root / "dmos.csv"
+def cut_off(made):
+    path = made.root / "dmos.csv"
     path.write_text(path.read_text().replace("I01_02_03.png,I01.png", "I01_02_03.png"))
 
 
-def negative_variance(release):
-    release.rows[7][3] = -1
-    release.write_list()
+def negative_variance(made):
+    made.rows[7][3] = -1
+    made.write_list()
 
 
-def other_reference(release):
-    release.rows[7][1] = "I02.png"
-    release.write_list()
+def other_reference(made):
+    made.rows[7][1] = "I02.png"
+    made.write_list()
 
 
-def other_name(release):
-    release.rows[7][0] = "I01_26_03.png"
-    release.write_list()
+def other_name(made):
+    made.rows[7][0] = "I01_26_03.png"
+    made.write_list()
 
 
-def repeated(release):
-    release.rows[8][0] = release.rows[7][0]
-    release.write_list()
+def repeated(made):
+    made.rows[8][0] = made.rows[7][0]
+    made.write_list()
 
 
-def short(release):
-    release.rows.pop()
-    release.write_list()
+def short(made):
+    made.rows.pop()
+    made.write_list()
 
 
-def empty(release):
-    (release.root / "dmos.csv").write_text("")
+def empty(made):
+    (made.root / "dmos.csv").write_text("")
 
 
-def binary(release):
-    (release.root / "dmos.csv").write_bytes(b"\xff\xfe\x00" * 50)
+def binary(made):
+    (made.root / "dmos.csv").write_bytes(b"\xff\xfe\x00" * 50)
 
 
-def flipped(release):
-    for row in release.rows:
+def flipped(made):
+    for row in made.rows:
         row[2] = LOW + HIGH - row[2]
-    release.write_list()
+    made.write_list()
 
 
-def other_scale(release):
-    for row in release.rows:
+def other_scale(made):
+    for row in made.rows:
         row[2] = 1 + 0.8 * (row[2] - 1)
-    release.write_list()
+    made.write_list()
 
 
 @pytest.mark.parametrize(
@@ -206,14 +191,14 @@ def test_names_match_without_regard_to_case(undecoded):
     assert kadid10k.read(undecoded.root).problems == []
 
 
-def test_all_problems_at_once_and_nothing_is_written(release, tmp_path):
-    out_of_range(release)
-    missing_reference(release)
-    path = release.images / "I02_25_05.png"
+def test_all_problems_at_once_and_nothing_is_written(made, tmp_path):
+    out_of_range(made)
+    missing_reference(made)
+    path = made.images / "I02_25_05.png"
     path.write_bytes(path.read_bytes()[:-30])
-    (release.images / "I02_01_02.png").write_bytes((release.images / "I02_01_01.png").read_bytes())
+    (made.images / "I02_01_02.png").write_bytes((made.images / "I02_01_01.png").read_bytes())
     with pytest.raises(UserError, match="4 problems") as caught:
-        build.load(kadid10k, manual_dir=str(release.root), data_dir=str(tmp_path / "tfds"))
+        build.load(kadid10k, manual_dir=str(made.root), data_dir=str(tmp_path / "tfds"))
     message = str(caught.value)
     for part in ("the score is 0.5", "reference 'I02.png'", "identical: I02_01_01.png, I02_01_02.png"):
         assert part in message

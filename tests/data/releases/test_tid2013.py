@@ -16,6 +16,8 @@ LOW, HIGH = tid2013.SCORE_RANGE
 class Release:
     """A folder laid out as the official release; change `rows` (score, name) or `deviations` and call `write_lists`."""
 
+    reader = tid2013
+
     def __init__(self, folder, scenes, images=True):
         self.root = folder / "tid2013"
         self.distorted, self.references = self.root / "distorted_images", self.root / "reference_images"
@@ -47,47 +49,30 @@ class Release:
         (self.root / "mos_std.txt").write_text("".join(f"{std:.5f}\r\n" for std in self.deviations))
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Two scenes of the 25, and a reader that expects two."""
-    monkeypatch.setattr(tid2013, "SCENES", 2)
-
-
-@pytest.fixture
-def release(small, tmp_path):
-    return Release(tmp_path / "manual", 2)
-
-
-@pytest.fixture
-def undecoded(small, tmp_path):
-    """The same with empty image files, which is all that `read` needs."""
-    return Release(tmp_path / "manual", 2, images=False)
-
-
 def test_full_release_has_no_problem(tmp_path):
-    release = Release(tmp_path, 25, images=False)
-    contents = tid2013.read(release.root)
+    made = Release(tmp_path, 25, images=False)
+    contents = tid2013.read(made.root)
     assert contents.problems == []
     assert len(contents.records) == 3000 and len(contents.pristine) == 25
     assert sum(record.distortion == "jpeg" for record in contents.records) == 125
 
 
-def test_reads_back_what_the_release_says(release, tmp_path):
-    dataset = build.load(tid2013, manual_dir=str(release.root.parent), data_dir=str(tmp_path / "tfds"))
+def test_reads_back_what_the_release_says(made, tmp_path):
+    dataset = build.load(tid2013, manual_dir=str(made.root.parent), data_dir=str(tmp_path / "tfds"))
     assert dataset.name == "tid2013" and len(dataset) == 240
-    assert dataset.names.tolist() == [name for _, name in release.rows]
-    raw = np.array([round(score, 5) for score, _ in release.rows])
+    assert dataset.names.tolist() == [name for _, name in made.rows]
+    raw = np.array([round(score, 5) for score, _ in made.rows])
     np.testing.assert_allclose(dataset.mos_raw, raw, rtol=1e-6)
     np.testing.assert_allclose(dataset.mos, raw / 9 * 100, rtol=1e-6)
-    np.testing.assert_allclose(dataset.mos_std, np.round(release.deviations, 5), rtol=1e-6)
+    np.testing.assert_allclose(dataset.mos_std, np.round(made.deviations, 5), rtol=1e-6)
     assert dataset.references.tolist() == ["I01"] * 120 + ["I02"] * 120
     assert dataset.levels.tolist() == [1, 2, 3, 4, 5] * 48
     assert dataset.distortions[:120].tolist() == [kind for kind in tid2013.DISTORTIONS for _ in range(5)]
     assert set(dataset.parts) == {""}
     for i in (3, 5, 239):  # 3: capitals in the list, 5: capitals on disk
-        file = next(p for p in release.distorted.iterdir() if p.name.lower() == dataset.names[i].lower())
+        file = next(p for p in made.distorted.iterdir() if p.name.lower() == dataset.names[i].lower())
         np.testing.assert_array_equal(dataset.images[i], np.asarray(Image.open(file)))
-    np.testing.assert_array_equal(dataset.pristine["I02"], np.asarray(Image.open(release.references / "i02.bmp")))
+    np.testing.assert_array_equal(dataset.pristine["I02"], np.asarray(Image.open(made.references / "i02.bmp")))
 
 
 def test_types_are_in_the_order_of_the_file_names():
@@ -97,72 +82,72 @@ def test_types_are_in_the_order_of_the_file_names():
     assert list(tid2013.ABBREVIATIONS.values()) == abbreviations.split()
 
 
-def missing_image(release):
-    (release.distorted / "i01_02_3.bmp").unlink()
+def missing_image(made):
+    (made.distorted / "i01_02_3.bmp").unlink()
 
 
-def missing_reference(release):
-    (release.references / "i02.bmp").unlink()
+def missing_reference(made):
+    (made.references / "i02.bmp").unlink()
 
 
-def missing_list(release):
-    (release.root / "mos_with_names.txt").unlink()
+def missing_list(made):
+    (made.root / "mos_with_names.txt").unlink()
 
 
-def missing_deviations(release):
-    (release.root / "mos_std.txt").unlink()
+def missing_deviations(made):
+    (made.root / "mos_std.txt").unlink()
 
 
-def out_of_range(release):
-    release.rows[7][0] = 9.5
-    release.write_lists()
+def out_of_range(made):
+    made.rows[7][0] = 9.5
+    made.write_lists()
 
 
-def not_a_number(release):
-    release.rows[7][0] = math.nan
-    release.write_lists()
+def not_a_number(made):
+    made.rows[7][0] = math.nan
+    made.write_lists()
 
 
-def negative_deviation(release):
-    release.deviations[7] = -0.1
-    release.write_lists()
+def negative_deviation(made):
+    made.deviations[7] = -0.1
+    made.write_lists()
 
 
-def other_name(release):
-    release.rows[7][1] = "i26_02_3.bmp"
-    release.write_lists()
+def other_name(made):
+    made.rows[7][1] = "i26_02_3.bmp"
+    made.write_lists()
 
 
-def repeated(release):
-    release.rows[8] = [release.rows[8][0], release.rows[7][1].upper()]
-    release.write_lists()
+def repeated(made):
+    made.rows[8] = [made.rows[8][0], made.rows[7][1].upper()]
+    made.write_lists()
 
 
-def short(release):
-    release.rows.pop()
-    release.write_lists()
+def short(made):
+    made.rows.pop()
+    made.write_lists()
 
 
-def flipped(release):
-    for row in release.rows:
+def flipped(made):
+    for row in made.rows:
         row[0] = LOW + HIGH - row[0]
-    release.write_lists()
+    made.write_lists()
 
 
-def rescaled(release):
-    for row in release.rows:
+def rescaled(made):
+    for row in made.rows:
         row[0] /= 9
-    release.write_lists()
+    made.write_lists()
 
 
-def without_names(release):
-    (release.root / "mos_with_names.txt").write_text("5.1\n" * 240)
+def without_names(made):
+    (made.root / "mos_with_names.txt").write_text("5.1\n" * 240)
 
 
-def two_spellings(release):
-    Image.new("RGB", (8, 8)).save(release.distorted / "I01_02_3.bmp")
-    release.rows[7][1] = "I01_02_3.BMP"
-    release.write_lists()
+def two_spellings(made):
+    Image.new("RGB", (8, 8)).save(made.distorted / "I01_02_3.bmp")
+    made.rows[7][1] = "I01_02_3.BMP"
+    made.write_lists()
 
 
 @pytest.mark.parametrize(
@@ -190,14 +175,14 @@ def test_damage_is_named(undecoded, damage, said):
     assert said in " | ".join(tid2013.read(undecoded.root).problems)
 
 
-def test_all_problems_at_once_and_nothing_is_written(release, tmp_path):
-    out_of_range(release)
-    missing_reference(release)
-    path = release.distorted / "i02_24_5.bmp"
+def test_all_problems_at_once_and_nothing_is_written(made, tmp_path):
+    out_of_range(made)
+    missing_reference(made)
+    path = made.distorted / "i02_24_5.bmp"
     path.write_bytes(path.read_bytes()[:-30])
-    (release.distorted / "i02_24_4.bmp").write_bytes((release.distorted / "i02_24_3.bmp").read_bytes())
+    (made.distorted / "i02_24_4.bmp").write_bytes((made.distorted / "i02_24_3.bmp").read_bytes())
     with pytest.raises(UserError, match="4 problems") as caught:
-        build.load(tid2013, manual_dir=str(release.root), data_dir=str(tmp_path / "tfds"))
+        build.load(tid2013, manual_dir=str(made.root), data_dir=str(tmp_path / "tfds"))
     message = str(caught.value)
     for part in ("the score is 9.5", "reference 'I02.BMP'", "identical: i02_24_3.bmp, i02_24_4.bmp"):
         assert part in message

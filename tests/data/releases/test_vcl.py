@@ -17,6 +17,8 @@ LOW, HIGH = vcl.SCORE_RANGE
 class Release:
     """A folder laid out as the official release; change `header` or `rows` (name, score) and call `write_results`."""
 
+    reader = vcl
+
     def __init__(self, folder, scenes, images=True):
         self.root = folder / "vcl_fer"
         self.root.mkdir(parents=True)
@@ -66,45 +68,28 @@ class Release:
             book.save(str(path))
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Two scenes of the 23, and a reader that expects two."""
-    monkeypatch.setattr(vcl, "SCENES", 2)
-
-
-@pytest.fixture
-def release(small, tmp_path):
-    return Release(tmp_path / "manual", 2)
-
-
-@pytest.fixture
-def undecoded(small, tmp_path):
-    """The same with empty image files, which is all that `read` needs."""
-    return Release(tmp_path / "manual", 2, images=False)
-
-
 def test_full_release_has_no_problem(tmp_path):
-    release = Release(tmp_path, 23, images=False)
-    contents = vcl.read(release.root)
+    made = Release(tmp_path, 23, images=False)
+    contents = vcl.read(made.root)
     assert contents.problems == []
     assert len(contents.records) == 552 and len(contents.pristine) == 23
 
 
 @pytest.mark.parametrize("suffix", ["xls", "xlsx", "csv"])
-def test_reads_back_what_the_release_says(release, tmp_path, suffix):
-    release.write_results(suffix)
-    dataset = build.load(vcl, manual_dir=str(release.root.parent), data_dir=str(tmp_path / "tfds"))
+def test_reads_back_what_the_release_says(made, tmp_path, suffix):
+    made.write_results(suffix)
+    dataset = build.load(vcl, manual_dir=str(made.root.parent), data_dir=str(tmp_path / "tfds"))
     assert dataset.name == "vcl" and len(dataset) == 48
-    assert dataset.names.tolist() == [name for name, _ in release.rows]
-    np.testing.assert_allclose(dataset.mos, [score for _, score in release.rows], rtol=1e-5)
+    assert dataset.names.tolist() == [name for name, _ in made.rows]
+    np.testing.assert_allclose(dataset.mos, [score for _, score in made.rows], rtol=1e-5)
     np.testing.assert_array_equal(dataset.mos_raw, dataset.mos)
     assert np.isnan(dataset.mos_std).all()
     assert dataset.references.tolist() == ["IMG_01"] * 24 + ["IMG_02"] * 24
     assert dataset.distortions[:24].tolist() == [kind for kind in vcl.DISTORTIONS for _ in range(6)]
     assert dataset.levels.tolist() == [1, 2, 3, 4, 5, 6] * 8
     for i, name in ((0, "IMG_01_AWGN_1.bmp"), (47, "IMG_02_JPG_6.jpg")):
-        np.testing.assert_array_equal(dataset.images[i], np.asarray(Image.open(release.root / name)))
-    np.testing.assert_array_equal(dataset.pristine["IMG_02"], np.asarray(Image.open(release.root / "IMG_02.bmp")))
+        np.testing.assert_array_equal(dataset.images[i], np.asarray(Image.open(made.root / name)))
+    np.testing.assert_array_equal(dataset.pristine["IMG_02"], np.asarray(Image.open(made.root / "IMG_02.bmp")))
 
 
 def test_standard_deviations_if_the_table_has_them(undecoded):
@@ -127,68 +112,68 @@ def test_other_spellings_and_folders(undecoded):
     assert contents.records[6].name == "IMG_01_BLU_1" and contents.records[6].path.name == "img_01_blur_1.bmp"
 
 
-def missing_image(release):
-    (release.root / "IMG_01_BLU_2.bmp").unlink()
+def missing_image(made):
+    (made.root / "IMG_01_BLU_2.bmp").unlink()
 
 
-def missing_images(release):
-    for path in release.root.glob("IMG_*"):
+def missing_images(made):
+    for path in made.root.glob("IMG_*"):
         path.unlink()
 
 
-def missing_reference(release):
-    (release.root / "IMG_02.bmp").unlink()
+def missing_reference(made):
+    (made.root / "IMG_02.bmp").unlink()
 
 
-def missing_results(release):
-    (release.root / "results.csv").unlink()
+def missing_results(made):
+    (made.root / "results.csv").unlink()
 
 
-def other_columns(release):
-    release.header[2] = "PSNR"
-    release.write_results()
+def other_columns(made):
+    made.header[2] = "PSNR"
+    made.write_results()
 
 
-def not_a_workbook(release):
-    (release.root / "results.csv").unlink()
-    (release.root / "results.xls").write_text("<html>please log in</html>")
+def not_a_workbook(made):
+    (made.root / "results.csv").unlink()
+    (made.root / "results.xls").write_text("<html>please log in</html>")
 
 
-def out_of_range(release):
-    release.rows[7][1] = 100.5
-    release.write_results()
+def out_of_range(made):
+    made.rows[7][1] = 100.5
+    made.write_results()
 
 
-def not_a_number(release):
-    release.rows[7][1] = "?"
-    release.write_results()
+def not_a_number(made):
+    made.rows[7][1] = "?"
+    made.write_results()
 
 
-def other_name(release):
-    release.rows[7][0] = "IMG_01_BLU_7"
-    release.write_results()
+def other_name(made):
+    made.rows[7][0] = "IMG_01_BLU_7"
+    made.write_results()
 
 
-def repeated(release):
-    release.rows[8][0] = "img_01_blur_2.BMP"
-    release.write_results()
+def repeated(made):
+    made.rows[8][0] = "img_01_blur_2.BMP"
+    made.write_results()
 
 
-def short(release):
-    release.rows.pop()
-    release.write_results()
+def short(made):
+    made.rows.pop()
+    made.write_results()
 
 
-def flipped(release):
-    for row in release.rows:
+def flipped(made):
+    for row in made.rows:
         row[1] = LOW + HIGH - row[1]
-    release.write_results()
+    made.write_results()
 
 
-def other_scale(release):
-    for row in release.rows:
+def other_scale(made):
+    for row in made.rows:
         row[1] /= 20
-    release.write_results()
+    made.write_results()
 
 
 @pytest.mark.parametrize(
@@ -218,14 +203,14 @@ def test_damage_is_named(undecoded, damage, said):
     assert said in " | ".join(vcl.read(undecoded.root).problems)
 
 
-def test_all_problems_at_once_and_nothing_is_written(release, tmp_path):
-    out_of_range(release)
-    missing_reference(release)
-    path = release.root / "IMG_02_JPG_6.jpg"
+def test_all_problems_at_once_and_nothing_is_written(made, tmp_path):
+    out_of_range(made)
+    missing_reference(made)
+    path = made.root / "IMG_02_JPG_6.jpg"
     path.write_bytes(path.read_bytes()[:-60])
-    (release.root / "IMG_02_AWGN_2.bmp").write_bytes((release.root / "IMG_02_AWGN_1.bmp").read_bytes())
+    (made.root / "IMG_02_AWGN_2.bmp").write_bytes((made.root / "IMG_02_AWGN_1.bmp").read_bytes())
     with pytest.raises(UserError, match="4 problems") as caught:
-        build.load(vcl, manual_dir=str(release.root), data_dir=str(tmp_path / "tfds"))
+        build.load(vcl, manual_dir=str(made.root), data_dir=str(tmp_path / "tfds"))
     message = str(caught.value)
     for part in ("the score is 100.5", "reference 'IMG_02'", "identical: IMG_02_AWGN_1, IMG_02_AWGN_2"):
         assert part in message
