@@ -17,6 +17,14 @@ Fine-tuned afterwards (Tables 2 and 5: 80 % of the set, 30 epochs; the ratio t o
   python -m cprl_jax.main --config=configs/fine_tune.py:run=runs/causal_iqa,from=cis,dataset=livec \
       --config.dataset.manual_dir=DIR --config.dataset.test_fraction=0.2
 
+Without those sets: on one made of photographs, on two cores in a quarter of an hour (to be tested on LIVE-C, its
+ChallengeDB_release must then be in SET, or linked from there):
+
+  python -m cprl_jax.data.synthesize --images=PHOTOGRAPHS --out=SET
+  python -m cprl_jax.main --config=configs/causal_iqa.py:train=own,backbone=squeezenet,updates=erm+cis+cip \
+      --config.dataset.manual_dir=SET --config.model.weights=squeezenet1_1.pth \
+      --config.evaluation.datasets="('livec',)"
+
 The paper trains on all images of its sets. Here a tenth of the scenes is kept for a first test.
 
 Arguments (--config=configs/causal_iqa.py:key=value,key=value):
@@ -26,7 +34,7 @@ Arguments (--config=configs/causal_iqa.py:key=value,key=value):
   content    true (default), or false: subsets by distortion alone
   levels     false (default), or true: subsets by level as well
   reduction  of the features that are clustered: tsne (default, as the paper says), pca or none
-  backbone   resnet18 (default), resnet34 or resnet50 (Tables 6 and 9)
+  backbone   resnet18 (default), resnet34 or resnet50 (Tables 6 and 9); squeezenet: small crops and few steps, for a CPU
 """
 
 from cprl_jax.causal_iqa import presets

@@ -29,14 +29,13 @@ def paper(
         argument,
         {
             "updates": None, "clusters": tuple("12345"), "content": _SWITCH, "levels": _SWITCH,
-            "reduction": ("tsne", "pca", "none"), "backbone": ("resnet18", "resnet34", "resnet50"), **allowed,
+            "reduction": ("tsne", "pca", "none"), "backbone": ("resnet18", "resnet34", "resnet50", "squeezenet"),
+            **allowed,
         },
     )  # fmt: skip
     config = default()
     config.job = job
-    config.model.name, config.model.backbone = "metaiqa", values.get("backbone", "resnet18")
-    # Its last layer is a sigmoid: 0..1 becomes 0..100.
-    config.model.score_mean, config.model.score_std, config.model.dropout = 0.0, 100.0, 0.5
+    backbone = values.get("backbone", "resnet18")
     config.dataset.resize, config.train.crop_size, config.evaluation.crop_size = 256, 224, 224
     config.evaluation.crops, config.evaluation.crops_drawn = 5, 5  # of 256 pixels they show nearly the same
     options = config.causal_iqa
@@ -45,8 +44,23 @@ def paper(
     options.content = values.get("content", "true") == "true"
     options.levels = values.get("levels", "false") == "true"
     options.reduction = values.get("reduction", "tsne")
-    options.batch_size = 32
+    if backbone == "squeezenet":
+        _on_a_laptop(config)
+    else:
+        config.model.name, config.model.backbone = "metaiqa", backbone
+        # Its last layer is a sigmoid: 0..1 becomes 0..100.
+        config.model.score_mean, config.model.score_std, config.model.dropout = 0.0, 100.0, 0.5
+        options.batch_size = 32
     return config, values
+
+
+def _on_a_laptop(config: ml_collections.ConfigDict) -> None:
+    """A small network, smaller crops, and so few steps that they have to be longer."""
+    config.model.name = "squeezenet"
+    config.train.crop_size, config.evaluation.crops = 160, 3
+    options = config.causal_iqa
+    options.batch_size, options.meta_steps = 4, 50
+    options.backbone_learning_rate, options.head_learning_rate, options.beta2 = 2e-4, 2e-3, 0.999
 
 
 def parse_updates(value: str) -> tuple[str, ...]:

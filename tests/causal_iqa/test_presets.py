@@ -41,6 +41,8 @@ def test_arguments():
     options = config.causal_iqa
     assert (tuple(options.updates), options.clusters, options.content, options.levels) == (("cis",), 5, False, True)
     assert (config.dataset.name, config.model.backbone) == ("tid2013", "resnet50")
+    config = load("causal_iqa", "train=own,backbone=squeezenet")
+    assert (config.model.name, config.model.score_mean, config.train.crop_size) == ("squeezenet", 50.0, 160)
     config = load("leave_one_out", "dataset=tid2013,reduction=pca")
     assert (config.job, config.dataset.name, config.causal_iqa.reduction) == ("leave_one_out", "tid2013", "pca")
     config = load("causal_iqa_quickstart", "updates=erm+cip,seeds=3,steps=7")
