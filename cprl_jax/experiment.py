@@ -13,7 +13,7 @@ import ml_collections
 from absl import logging
 
 from cprl_jax import config as config_lib
-from cprl_jax import data, models, parallel, report, zero_shot
+from cprl_jax import data, metrics, models, parallel, report, zero_shot
 from cprl_jax.data import crops as crops_lib
 from cprl_jax.data import splits
 from cprl_jax.data.dataset import QualityDataset
@@ -101,8 +101,11 @@ def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workd
         split = splits.choose(config.dataset, dataset, seed=config.seed)
         if parallel.is_main_process():
             warn_of_near_duplicates(dataset, split)
-    if len(split.test) < 3:
-        raise UserError(f"the test part of the split has {len(split.test)} images; a correlation needs at least 3")
+    if len(split.test) < metrics.MIN_IMAGES:
+        raise UserError(
+            f"the test part of the split has {len(split.test)} images; a correlation needs at least "
+            f"{metrics.MIN_IMAGES}"
+        )
     return split
 
 

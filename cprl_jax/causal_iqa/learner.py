@@ -123,8 +123,10 @@ def running_averages(
     In the first ten meta steps they are the mean of all of them so far: those of random weights say nothing, and those
     that weights came with are of other images.
     """
+    if learner.batch_norm == "batch":
+        return batch_stats
     arguments = learner, params, batch_stats, _images(batch), step, _NO_INNER_STEP
-    if learner.batch_norm == "batch" or not _has_batch_norm(*arguments):
+    if not _has_batch_norm(*arguments):
         return batch_stats
     _, updated = _apply(*arguments)
     longer = jnp.maximum(1.0, 1 / ((1 - BATCH_NORM_MOMENTUM) * (step + 1)))

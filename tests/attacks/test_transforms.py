@@ -146,12 +146,15 @@ def assert_same(name, found, expected):
         np.testing.assert_allclose(other, one, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
+def attacks_by_name(*, quick):
+    """All attacks; those that are not quick are slow tests."""
+    return [pytest.param(name, marks=() if quick(name) else pytest.mark.slow) for name in ATTACKS]
+
+
 _COSTLY = ("eigen_distortion", "maximum_differentiation", "perceptual", "square", "expectation")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in _COSTLY else ()) for name in ATTACKS]
-)
+@pytest.mark.parametrize("name", attacks_by_name(quick=lambda name: name not in _COSTLY))
 def test_jit_of_vmap(name, plain):
     mapped = jax.jit(jax.vmap(ATTACKS[name], in_axes=(None, 0, 0, 0)))
     assert_same(name, mapped(WEIGHTS, *map(halved, (IMAGES, MOS, KEYS))), plain(name))
@@ -165,18 +168,14 @@ QUICK = ("fgsm", "square", "universal")
 
 
 @two_devices
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS]
-)
+@pytest.mark.parametrize("name", attacks_by_name(quick=lambda name: name in QUICK))
 def test_pmap(name, plain):
     mapped = jax.pmap(ATTACKS[name], in_axes=(None, 0, 0, 0), axis_name="batch", devices=jax.local_devices()[:2])
     assert_same(name, mapped(WEIGHTS, *map(halved, (IMAGES, MOS, KEYS))), plain(name))
 
 
 @two_devices
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if "pgd" in name else pytest.mark.slow) for name in ATTACKS]
-)
+@pytest.mark.parametrize("name", attacks_by_name(quick=lambda name: "pgd" in name))
 def test_shard_map(name, plain):
     def on_one_device(*arguments):  # with a first axis for the devices, whatever form the result has
         return jax.tree.map(lambda leaf: leaf[None], ATTACKS[name](*arguments))
