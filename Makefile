@@ -37,6 +37,7 @@ test-slow: $(INSTALLED_TEST)
 
 lint: $(INSTALLED_TEST)
 	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check --quiet .
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist *.egg-info

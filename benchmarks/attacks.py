@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from cprl_jax import attacks, models
-from cprl_jax.memory import keep_freed_memory
 from cprl_jax.models.resnet import ResNetScore
 from cprl_jax.models.torch_names import torch_name
+from cprl_jax.runtime.memory import keep_freed_memory
 
 RADIUS = 4 / 255
 STEP_SIZE = RADIUS / 4
@@ -36,8 +36,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="height and width of the images (default 224)")
     parser.add_argument("--steps", type=int, default=10, help="gradient steps of an attack (default 10)")
     parser.add_argument("--repeats", type=int, default=7, help="timed attacks of each row (default 7)")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
-                        help="cpu counts this process's processor time only: for a busy machine")  # fmt: skip
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu counts this process's processor time only: for a busy machine",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

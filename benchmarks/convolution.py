@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cprl_jax.layers import convolution
-from cprl_jax.memory import keep_freed_memory
+from cprl_jax.runtime.memory import keep_freed_memory
 
 # (network, batch, height and width, channels, features, kernel, stride, padding)
 SHAPES = (
@@ -65,8 +65,11 @@ def _times(way, x, kernel, strides, padding, repeats: int) -> list[float]:
         lambda x, kernel, y: jax.vjp(lambda kernel: way(x, kernel, strides=strides, padding=padding), kernel)[1](y)[0]
     )
     y = values(x, kernel)
-    return [_time(lambda: values(x, kernel), repeats), _time(lambda: by_image(x, kernel, y), repeats),
-            _time(lambda: by_kernel(x, kernel, y), repeats)]  # fmt: skip
+    return [
+        _time(lambda: values(x, kernel), repeats),
+        _time(lambda: by_image(x, kernel, y), repeats),
+        _time(lambda: by_kernel(x, kernel, y), repeats),
+    ]
 
 
 def _time(call, repeats: int) -> float:

@@ -26,13 +26,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cprl_jax import data, models, parallel, train
+from cprl_jax import data, models
 from cprl_jax.data.dataset import CachedImages, QualityDataset, decode_rgb
 from cprl_jax.data.decoded_file import DecodedImages
 from cprl_jax.data.device_images import training_feed
 from cprl_jax.data.pipeline import prefetch, training_batches
-from cprl_jax.memory import keep_freed_memory
-from cprl_jax.objectives.training import create_state, make_optimizer, make_step
+from cprl_jax.runtime import parallel
+from cprl_jax.runtime.memory import keep_freed_memory
+from cprl_jax.training import loop
+from cprl_jax.training.step import create_state, make_optimizer, make_step
 
 DEFAULT_CONFIG = f"{Path(__file__).parents[1] / 'configs' / 'livec.py'}:backbone=squeezenet,schedule=paper"
 
@@ -93,9 +95,16 @@ def random_photographs(folder: Path, *, count: int, size: int) -> QualityDataset
     mos = rng.uniform(0, 100, count)
     images = CachedImages(lambda i: decode_rgb(files[i].read_bytes()), count, cache_bytes=0)  # decodes every time
     return QualityDataset(
-        name="random photographs", images=images, names=names, mos=mos, mos_raw=mos, mos_std=np.full(count, np.nan),
-        references=names, distortions=[""] * count, levels=[0] * count,
-    )  # fmt: skip
+        name="random photographs",
+        images=images,
+        names=names,
+        mos=mos,
+        mos_raw=mos,
+        mos_std=np.full(count, np.nan),
+        references=names,
+        distortions=[""] * count,
+        levels=[0] * count,
+    )
 
 
 def decode_rows(dataset: QualityDataset, count: int, threads: list[int]) -> QualityDataset:
@@ -142,7 +151,7 @@ def images_per_second(iterator, batch_size: int, batches: int) -> float:
 
 def waiting_rows(config, dataset: QualityDataset, options: dict, threads: list[int], steps: int) -> None:
     """Prints what share of a training step is spent waiting for its batch."""
-    module = train.create_model(config, "plain", axis_name=parallel.AXIS)
+    module = loop.create_model(config, "plain", axis_name=parallel.AXIS)
     optimizer = make_optimizer(config.train, steps=steps)
     variables = models.initialize(module, jax.random.key(0), options["crop_size"])
     initial = create_state(variables, optimizer)

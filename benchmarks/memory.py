@@ -1,4 +1,4 @@
-"""What `cprl_jax.memory.keep_freed_memory` saves on a CPU: PGD with and without it, in turns.
+"""What `cprl_jax.runtime.memory.keep_freed_memory` saves on a CPU: PGD with and without it, in turns.
 
     python benchmarks/memory.py [--batch=16] [--size=224] [--repeats=5]
 
@@ -14,11 +14,13 @@ import sys
 PROGRAM = """
 import json, resource, sys, time
 keep, batch, size, repeats = json.loads(sys.argv[1])
-from cprl_jax.memory import keep_freed_memory
+from cprl_jax.runtime.memory import keep_freed_memory
 if keep and not keep_freed_memory():
     sys.exit("this system's malloc has no such setting")
 import jax, numpy as np
-from cprl_jax import attacks, config, models
+from cprl_jax import attacks
+from cprl_jax.config import defaults as config
+from cprl_jax import models
 model = config.default().model
 model.sort_mask.rate = 0.0
 module = models.create(model)

@@ -27,14 +27,14 @@ import numpy as np
 from tqdm import tqdm
 
 from cprl_jax import models
-from cprl_jax.causal_iqa.learner import Learner
-from cprl_jax.causal_iqa.optimizers import inner_optimizer, interpolation
-from cprl_jax.causal_iqa.updates import METHODS, compile_step, create_state
-from cprl_jax.memory import keep_freed_memory
+from cprl_jax.experiments.causal_iqa.learner import Learner
+from cprl_jax.experiments.causal_iqa.optimizers import inner_optimizer, interpolation
+from cprl_jax.experiments.causal_iqa.updates import METHODS, compile_step, create_state
 from cprl_jax.models.compact import CompactScore
 from cprl_jax.models.metaiqa import MetaIQA
 from cprl_jax.models.resnet import ResNetScore
 from cprl_jax.models.squeezenet import SqueezeNetScore
+from cprl_jax.runtime.memory import keep_freed_memory
 
 try:
     import torch
@@ -68,8 +68,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="height and width of the images (default 96)")
     parser.add_argument("--repeats", type=int, default=7, help="timed meta steps of each row (default 7)")
     parser.add_argument("--loops", default="auto", help="some of auto,host,device (default auto: host on a CPU)")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
-                        help="cpu counts this process's processor time only: for a busy machine")  # fmt: skip
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu counts this process's processor time only: for a busy machine",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, unless given otherwise")
     arguments = parser.parse_args()

@@ -37,7 +37,7 @@ Arguments (--config=configs/causal_iqa.py:key=value,key=value):
   backbone   resnet18 (default), resnet34 or resnet50 (Tables 6 and 9); squeezenet: small crops and few steps, for a CPU
 """
 
-from cprl_jax.causal_iqa import presets
+from cprl_jax.experiments.causal_iqa import presets
 
 
 def get_config(argument: str | None = None):

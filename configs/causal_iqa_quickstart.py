@@ -14,10 +14,10 @@ Arguments (--config=configs/causal_iqa_quickstart.py:key=value,key=value):
   steps      meta steps of each training (default 80)
 """
 
-from cprl_jax import config as config_lib
-from cprl_jax import presets
-from cprl_jax.causal_iqa.presets import parse_updates
-from cprl_jax.errors import UserError
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.config import presets
+from cprl_jax.experiments.causal_iqa.presets import parse_updates
+from cprl_jax.runtime.errors import UserError
 
 STEPS = 80  # meta steps: the time is in proportion to it
 

@@ -6,7 +6,7 @@ Table 3, column KONIQ. Needs the official release (docs/datasets.md); the argume
   python -m cprl_jax.main --config=configs/koniq.py --config.dataset.manual_dir=DIR --config.model.weights=resnet50.pth
 """
 
-from cprl_jax import presets
+from cprl_jax.config import presets
 
 
 def get_config(argument: str | None = None):

@@ -18,7 +18,7 @@ Arguments (--config=configs/leave_one_out.py:key=value,key=value):
   clusters, content, levels, reduction, backbone: as in configs/causal_iqa.py
 """
 
-from cprl_jax.causal_iqa import presets
+from cprl_jax.experiments.causal_iqa import presets
 
 
 def get_config(argument: str | None = None):

@@ -14,7 +14,7 @@ Arguments (--config=configs/livec.py:key=value,key=value):
              docs/papers.md explains (default for squeezenet)
 """
 
-from cprl_jax import presets
+from cprl_jax.config import presets
 
 
 def get_config(argument: str | None = None):

@@ -22,7 +22,7 @@ Arguments (--config=configs/own.py:key=value,key=value):
   schedule   paper or short, as in configs/livec.py (default short for squeezenet, else paper)
 """
 
-from cprl_jax import presets
+from cprl_jax.config import presets
 
 
 def get_config(argument: str | None = None):

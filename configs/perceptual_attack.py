@@ -19,8 +19,8 @@ Arguments (--config=configs/perceptual_attack.py:key=value,key=value):
   size         paper: 32 candidates of 200 steps (default); short: 8 of 100, minutes for 12 small images
 """
 
-from cprl_jax import config as config_lib
-from cprl_jax import presets
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.config import presets
 
 
 def get_config(argument: str | None = None):

@@ -8,8 +8,8 @@ Arguments (--config=configs/quickstart.py:key=value):
   methods    of plain, cprl and at, joined by + (default plain+cprl)
 """
 
-from cprl_jax import config as config_lib
-from cprl_jax import presets
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.config import presets
 
 
 def get_config(argument: str | None = None):

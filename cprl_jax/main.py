@@ -1,7 +1,7 @@
 """Trains, attacks and reports on image quality models: `python -m cprl_jax.main --config=configs/quickstart.py`.
 
   --config=FILE[:key=value,...]   an experiment of configs/; the keys that each takes stand at the top of its file
-  --config.a.b=value              changes one field; cprl_jax/config.py lists all of them, with their meaning
+  --config.a.b=value              changes one field; cprl_jax/config/defaults.py lists all of them, with their meaning
   --workdir=DIR                   where the run lives (default: runs/ and the name of the configuration)
 
 The same command again resumes a run that was stopped, and prints the table of one that is finished.
@@ -14,9 +14,10 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-from cprl_jax import command_line, config_checks
-from cprl_jax.errors import TrainingDiverged, UserError
-from cprl_jax.memory import keep_freed_memory
+from cprl_jax.config import checks as config_checks
+from cprl_jax.config import command_line
+from cprl_jax.runtime.errors import TrainingDiverged, UserError
+from cprl_jax.runtime.memory import keep_freed_memory
 
 _PACKAGE = Path(__file__).parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE[:key=value,...].", lock_config=True)
@@ -38,17 +39,17 @@ def main(argv: list[str] | None = None) -> int:
         # Only now: starting JAX takes seconds, and a mistyped flag should not.
         import jax
 
-        from cprl_jax import parallel
+        from cprl_jax.runtime import parallel
 
         if config.compilation_cache:
             folder = Path(config.compilation_cache).expanduser().resolve()
             jax.config.update("jax_compilation_cache_dir", str(folder))
         if config.job == "perceptual_attack":
-            from cprl_jax.perceptual_experiment import run
+            from cprl_jax.experiments.perceptual.experiment import run
         elif config.job in ("causal_iqa", "leave_one_out"):
-            from cprl_jax.causal_iqa.experiment import run
+            from cprl_jax.experiments.causal_iqa.experiment import run
         else:
-            from cprl_jax.repeats import run
+            from cprl_jax.evaluation.repeats import run
         with parallel.cluster():
             run(config, workdir)
     except UserError as error:

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from cprl_jax.config import method_of, read_config
+from cprl_jax.config.defaults import method_of, read_config
 from cprl_jax.data.crops import draw_crops, extract
 from cprl_jax.data.dataset import CachedImages, QualityDataset
 from cprl_jax.data.decode import decode_photograph
-from cprl_jax.errors import UserError
-from cprl_jax.memory import keep_freed_memory
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.memory import keep_freed_memory
 
 
 def load(
@@ -38,8 +38,8 @@ def load(
     Raises:
       UserError: no run, method or checkpoint there; when called, a file that is no image (named).
     """
-    from cprl_jax.evaluate import Scorer  # after the checks of the command line: starting JAX takes seconds
-    from cprl_jax.train import best_variables, create_model
+    from cprl_jax.evaluation.scoring import Scorer  # after the checks of the command line: starting JAX takes seconds
+    from cprl_jax.training.loop import best_variables, create_model
 
     run = Path(run).expanduser()
     config = read_config(run)
@@ -70,9 +70,16 @@ def _dataset(path: Path) -> QualityDataset:
         raise UserError(f"{path} cannot be read: {error}") from None
     unknown = np.zeros(1, np.float32)
     return QualityDataset(
-        name="files", images=CachedImages(lambda index: image, 1), names=[path.name], mos=unknown, mos_raw=unknown,
-        mos_std=unknown * np.nan, references=[path.name], distortions=[""], levels=[0],
-    )  # fmt: skip
+        name="files",
+        images=CachedImages(lambda index: image, 1),
+        names=[path.name],
+        mos=unknown,
+        mos_raw=unknown,
+        mos_std=unknown * np.nan,
+        references=[path.name],
+        distortions=[""],
+        levels=[0],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

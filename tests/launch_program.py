@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cprl_jax import checkpoints, parallel
-from cprl_jax.errors import UserError
+from cprl_jax.runtime import parallel
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.training import checkpoints
 
 
 def step(state, batch):

@@ -162,8 +162,7 @@ def _step(fixed_fn, varied_fn, problem, corrections, index, state):
         position = _correct(position, problem.level - fixed, of_fixed)
     zero_fraction = jnp.mean(of_varied == 0, axis=(1, 2, 3), dtype=position.dtype)
     return state._replace(
-        position=position,
-        zero_gradient_fraction=jnp.where(index == 0, zero_fraction, state.zero_gradient_fraction),
+        position=position, zero_gradient_fraction=jnp.where(index == 0, zero_fraction, state.zero_gradient_fraction)
     )
 
 

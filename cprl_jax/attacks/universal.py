@@ -255,9 +255,17 @@ def universal(
     if len(options) > 1 and isinstance(batches, Iterator):
         raise ValueError("batches is an iterator, and this direction goes through it several times: give a list.")
     fit = partial(
-        _fit, score_fn, batches, radius=radius, epochs=epochs, step_size=step_size, step=step, size=size, key=key,
+        _fit,
+        score_fn,
+        batches,
+        radius=radius,
+        epochs=epochs,
+        step_size=step_size,
+        step=step,
+        size=size,
+        key=key,
         progress=progress,
-    )  # fmt: skip
+    )
     fits = [fit(option) for option in options]
     best, zero_fractions = fits[0]
     if len(fits) > 1:

@@ -7,12 +7,14 @@ and `crops` the fixed crops to test on.
 import importlib
 from typing import TYPE_CHECKING
 
-from cprl_jax.config import DATASETS, RELEASES
 from cprl_jax.data import combined
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 __all__ = ["DATASETS", "RELEASES", "QualityDataset", "load"]
+
+RELEASES = ("livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive")  # each a file of releases/
+DATASETS = ("embedded", *RELEASES, "own")
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -11,8 +11,8 @@ from jaxtyping import Float64, Int32, UInt8
 
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.splits import rows as rows_of
-from cprl_jax.errors import UserError
-from cprl_jax.files import write_file
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +53,10 @@ def draw_crops(dataset: QualityDataset, rows: Sequence[int], *, crops: int, crop
 
 def save_crops(crops: Crops, path: str | os.PathLike) -> None:
     """Writes the crops as JSON, one image a line."""
-    lines = [f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(offsets.tolist())}"
-             for name, offsets in zip(crops.names, crops.offsets, strict=True)]  # fmt: skip
+    lines = [
+        f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(offsets.tolist())}"
+        for name, offsets in zip(crops.names, crops.offsets, strict=True)
+    ]
     offsets = ",\n".join(lines)
     write_file(path, f'{{\n "crop_size": {crops.crop_size},\n "top_left": {{\n{offsets}\n }}\n}}\n')
 

@@ -13,8 +13,8 @@ from absl import logging
 from jaxtyping import Int32, UInt8
 from tqdm import tqdm
 
-from cprl_jax.errors import UserError
-from cprl_jax.files import read_cache, write_cache, writing
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import read_cache, write_cache, writing
 
 _FORMAT = 1  # of the index; another number and the file is made anew
 _SAMPLE = 16  # images whose mean size tells in advance how much room is needed

@@ -18,11 +18,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Int32, UInt8
 from tqdm import tqdm
 
-from cprl_jax import parallel
 from cprl_jax.data.crops import pad
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.pipeline import prefetch, training_batches, training_plans
-from cprl_jax.errors import UserError
+from cprl_jax.runtime import parallel
+from cprl_jax.runtime.errors import UserError
 
 DEVICE_SHARE = 0.4
 """The part of a device's memory that training images may take unless crops are asked for there."""
@@ -61,9 +61,12 @@ def training_feed(
     if crop_on not in ("auto", "host", "device"):
         raise UserError(f"config.train.crop_on is {crop_on!r}; allowed: auto, host, device")
     options = {
-        "batch_size": batch_size, "crop_size": crop_size, "seed": seed,
-        "process_index": parallel.process_index(), "process_count": parallel.process_count(),
-    }  # fmt: skip
+        "batch_size": batch_size,
+        "crop_size": crop_size,
+        "seed": seed,
+        "process_index": parallel.process_index(),
+        "process_count": parallel.process_count(),
+    }
     batches = training_batches(dataset, rows, **options)  # checks the options, too
     stored = None
     if crop_on != "host":
@@ -168,8 +171,15 @@ def _read_sizes(
     height = width = needed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shapes = pool.map(lambda row: images[row].shape, rows)
-        bar = tqdm(shapes, total=len(rows), desc="read images", unit="image", dynamic_ncols=True, leave=False,
-                   disable=not parallel.is_main_process())  # fmt: skip
+        bar = tqdm(
+            shapes,
+            total=len(rows),
+            desc="read images",
+            unit="image",
+            dynamic_ncols=True,
+            leave=False,
+            disable=not parallel.is_main_process(),
+        )
         for row, shape in zip(rows, bar, strict=True):
             sizes[row] = shape[:2]
             height, width = np.maximum((height, width), _common_size(sizes[row : row + 1], crop_size)).tolist()
@@ -197,8 +207,14 @@ def _upload(
     at_once = min(max(1, _BLOCK_BYTES // (3 * height * width)), count)
     pixels = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(range(0, count, at_once), desc="images to devices", unit="block", dynamic_ncols=True, leave=False,
-                   disable=not parallel.is_main_process())  # fmt: skip
+        bar = tqdm(
+            range(0, count, at_once),
+            desc="images to devices",
+            unit="block",
+            dynamic_ncols=True,
+            leave=False,
+            disable=not parallel.is_main_process(),
+        )
         for start in bar:
             start = min(start, count - at_once)  # the last block may overlap: all have one shape, for one compilation
             block = np.zeros((at_once, height, width, 3), np.uint8)

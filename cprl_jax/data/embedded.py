@@ -24,7 +24,7 @@ from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.distortions import LEVELS, distort
 from cprl_jax.data.labels import quality
 from cprl_jax.data.scenes import View, make_views, scene_names
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 # The recipe, by name: further entries of the registry of distortions do not change this dataset.
 DISTORTION_NAMES = ("gaussian-blur", "white-noise", "jpeg", "pixelation", "contrast", "color-noise")

@@ -15,8 +15,8 @@ from PIL import features
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.distortions import DISTORTIONS
 from cprl_jax.data.weak_labels import RULES
-from cprl_jax.errors import UserError
-from cprl_jax.files import write_file
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_file
 
 JOURNAL = ".made.jsonl"  # the files that are complete, a line for each
 

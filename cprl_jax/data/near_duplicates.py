@@ -161,9 +161,13 @@ def warn_of_near_duplicates(dataset: QualityDataset, split: Split, **options) ->
             "%s: %d of %d test images (%.1f %%) show what a training or validation image shows, it seems, which "
             "flatters every result: %s%s. Look at them; to have two images in one part, move one in the run's "
             "split.json and pass that with --config.dataset.split_file (one's own: give them the same `reference`)",
-            dataset.name, count, len(split.test), 100 * count / len(split.test), shown,
+            dataset.name,
+            count,
+            len(split.test),
+            100 * count / len(split.test),
+            shown,
             f"; and {len(pairs) - 5} more pairs" if len(pairs) > 5 else "",
-        )  # fmt: skip
+        )
     return pairs
 
 

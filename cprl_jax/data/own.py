@@ -23,7 +23,7 @@ from cprl_jax.data.dataset import PARTS, CachedImages, NamedImages, QualityDatas
 from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
 from cprl_jax.data.decoded_file import DecodedImages
 from cprl_jax.data.releases._common import NAN, Record, in_threads, one_line
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 COLUMNS = ("image", "mos", "reference", "distortion", "level", "std", "split")
 MOST_PROBLEMS = 20  # named in one message

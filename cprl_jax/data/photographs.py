@@ -13,7 +13,7 @@ from cprl_jax.data.dataset import listing
 from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
 from cprl_jax.data.labels import MIN_SIDE
 from cprl_jax.data.releases._common import in_threads, one_line
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 MOST_PROBLEMS = 20  # named in one message
 
@@ -33,9 +33,10 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
     if not images.is_dir():
         raise UserError(f"there is no folder {images}; name the one with the photographs: --images=DIR")
     paths = sorted(
-        path for path in images.iterdir()
+        path
+        for path in images.iterdir()
         if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )  # fmt: skip
+    )
     if not paths:
         raise UserError(f"there are no photographs in {images} ({', '.join(PHOTOGRAPH_SUFFIXES)})")
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int32, UInt8
 
 from cprl_jax.data.crops import pad, place
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -61,9 +61,14 @@ def training_batches(
         return {"image": images, "mos": dataset.mos[batch_rows], "row": batch_rows}
 
     return _draws(
-        len(dataset), rows, batch_size=batch_size, crop_size=crop_size, seed=seed,
-        process_index=process_index, process_count=process_count,
-    ).map(cut)  # fmt: skip
+        len(dataset),
+        rows,
+        batch_size=batch_size,
+        crop_size=crop_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    ).map(cut)
 
 
 def cut_crops(
@@ -119,9 +124,14 @@ def training_plans(
         }
 
     return _draws(
-        len(dataset), rows, batch_size=batch_size, crop_size=crop_size, seed=seed,
-        process_index=process_index, process_count=process_count,
-    ).map(plan)  # fmt: skip
+        len(dataset),
+        rows,
+        batch_size=batch_size,
+        crop_size=crop_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    ).map(plan)
 
 
 def _mirrored(uniform: Float64[np.ndarray, "*crops 3"]) -> Bool[np.ndarray, "*crops"]:

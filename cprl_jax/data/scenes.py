@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cprl_jax.data.procedural import PAINTERS
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 MIN_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 256

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cprl_jax.config import SPLITS
+from cprl_jax.config.defaults import SPLITS
 from cprl_jax.data.dataset import QualityDataset, listing
-from cprl_jax.errors import UserError
-from cprl_jax.files import write_file
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -48,8 +48,8 @@ from cprl_jax.data.labels import MIN_SIDE
 from cprl_jax.data.made_set import JOURNAL, Made, claim, describe, note, read_journal, write_lists
 from cprl_jax.data.releases._common import one_line
 from cprl_jax.data.weak_labels import RULES
-from cprl_jax.errors import UserError
-from cprl_jax.files import write_file
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_file
 
 RECIPES = {
     "kadid": ("kadid",),
@@ -333,14 +333,18 @@ def _size(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes a set as the command line says; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
-    lines = [f"  {family + ':':10}{', '.join(name for name, entry in DISTORTIONS.items() if entry.family == family)}"
-             for family in FAMILIES]  # fmt: skip
+    lines = [
+        f"  {family + ':':10}{', '.join(name for name, entry in DISTORTIONS.items() if entry.family == family)}"
+        for family in FAMILIES
+    ]
     rules = [f"  {name + ':':10}{rule.text}" for name, rule in RULES.items()]
     epilog = "\n".join(["distortions, by family:", *lines, "", "label rules, 100 for equal images:", *rules])
     parser = _Parser(
-        prog="python -m cprl_jax.data.synthesize", description=__doc__, epilog=epilog,
+        prog="python -m cprl_jax.data.synthesize",
+        description=__doc__,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--images", default="", metavar="DIR", help="the photographs (not with --recipe=embedded)")
     parser.add_argument("--out", required=True, metavar="DIR", help="new, empty, or begun by the same command")
     parser.add_argument(

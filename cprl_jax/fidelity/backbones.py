@@ -62,9 +62,18 @@ NETWORKS: dict[str, Network] = {
     # Krizhevsky, arXiv:1404.5997, as in torchvision.
     "alexnet": Network(
         layers=(
-            Conv(64, 11, stride=4, padding=2), Relu(), Pool(3, 2),
-            Conv(192, 5, padding=2), Relu(), Pool(3, 2),
-            Conv(384, 3, padding=1), Relu(), Conv(256, 3, padding=1), Relu(), Conv(256, 3, padding=1), Relu(),
+            Conv(64, 11, stride=4, padding=2),
+            Relu(),
+            Pool(3, 2),
+            Conv(192, 5, padding=2),
+            Relu(),
+            Pool(3, 2),
+            Conv(384, 3, padding=1),
+            Relu(),
+            Conv(256, 3, padding=1),
+            Relu(),
+            Conv(256, 3, padding=1),
+            Relu(),
         ),
         taps=(1, 4, 7, 9, 11),
         widths=(64, 192, 384, 256, 256),
@@ -72,15 +81,24 @@ NETWORKS: dict[str, Network] = {
     # Iandola et al., arXiv:1602.07360, version 1.1 of their repository.
     "squeezenet": Network(
         layers=(
-            Conv(64, 3, stride=2), Relu(),
-            Pool(3, 2, overhang=True), Fire(16, 64), Fire(16, 64),
-            Pool(3, 2, overhang=True), Fire(32, 128), Fire(32, 128),
-            Pool(3, 2, overhang=True), Fire(48, 192), Fire(48, 192), Fire(64, 256), Fire(64, 256),
+            Conv(64, 3, stride=2),
+            Relu(),
+            Pool(3, 2, overhang=True),
+            Fire(16, 64),
+            Fire(16, 64),
+            Pool(3, 2, overhang=True),
+            Fire(32, 128),
+            Fire(32, 128),
+            Pool(3, 2, overhang=True),
+            Fire(48, 192),
+            Fire(48, 192),
+            Fire(64, 256),
+            Fire(64, 256),
         ),
         taps=(1, 4, 7, 9, 10, 11, 12),
         widths=(64, 128, 256, 384, 384, 512, 512),
     ),
-}  # fmt: skip
+}
 
 
 def kernel_shapes(network: str) -> Iterator[tuple[str, tuple[int, int, int, int]]]:

@@ -9,8 +9,7 @@ from cprl_jax.fidelity._images import check_pair
 
 
 def chebyshev(
-    images: Float[ArrayLike, "batch height width channels"],
-    references: Float[ArrayLike, "batch height width channels"],
+    images: Float[ArrayLike, "batch height width channels"], references: Float[ArrayLike, "batch height width channels"]
 ) -> Float[Array, " batch"]:
     """max |image - reference| over the pixels and channels of each image: the l-inf norm of the change, in [0, 1].
 

@@ -10,8 +10,7 @@ _CONSTANT = 170 / 255**2  # T of the paper's Eq. 4, which is for values in [0, 2
 
 
 def gmsd(
-    images: Float[ArrayLike, "batch height width channels"],
-    references: Float[ArrayLike, "batch height width channels"],
+    images: Float[ArrayLike, "batch height width channels"], references: Float[ArrayLike, "batch height width channels"]
 ) -> Float[Array, " batch"]:
     """Gradient magnitude similarity deviation of each image: 0 for equal images, larger for worse ones, symmetric.
 

@@ -8,8 +8,7 @@ from cprl_jax.fidelity._images import check_pair, safe_sqrt
 
 
 def mse(
-    images: Float[ArrayLike, "batch height width channels"],
-    references: Float[ArrayLike, "batch height width channels"],
+    images: Float[ArrayLike, "batch height width channels"], references: Float[ArrayLike, "batch height width channels"]
 ) -> Float[Array, " batch"]:
     """Mean of (image - reference)^2 over the pixels and channels of each image: 0 for equal images, at most 1.
 
@@ -24,8 +23,7 @@ def mse(
 
 
 def psnr(
-    images: Float[ArrayLike, "batch height width channels"],
-    references: Float[ArrayLike, "batch height width channels"],
+    images: Float[ArrayLike, "batch height width channels"], references: Float[ArrayLike, "batch height width channels"]
 ) -> Float[Array, " batch"]:
     """Peak signal-to-noise ratio of each image in decibels, 10 log10(1 / MSE): +inf for equal images, else at least 0.
 
@@ -44,8 +42,7 @@ def psnr(
 
 
 def rmse(
-    images: Float[ArrayLike, "batch height width channels"],
-    references: Float[ArrayLike, "batch height width channels"],
+    images: Float[ArrayLike, "batch height width channels"], references: Float[ArrayLike, "batch height width channels"]
 ) -> Float[Array, " batch"]:
     """The root of `mse`, which is 10^(-PSNR / 20): PSNR as a distance. Its gradient at the reference is 0."""
     return _rmse(*check_pair(images, references))

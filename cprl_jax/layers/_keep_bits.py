@@ -54,8 +54,10 @@ def keep_bits(
         ValueError: draws that have no place in a word or in the counter.
     """
     if draws.start % BITS_PER_WORD or len(draws) > BITS_PER_WORD or draws.stop > 1024:
-        raise ValueError(f"draws must be at most {BITS_PER_WORD} numbers below 1024 from a multiple of {BITS_PER_WORD} "
-                         f"on, got {draws}: a kernel has at most 1024 elements.")
+        raise ValueError(
+            f"draws must be at most {BITS_PER_WORD} numbers below 1024 from a multiple of {BITS_PER_WORD} "
+            f"on, got {draws}: a kernel has at most 1024 elements."
+        )
     words = jax.random.key_data(key).ravel()  # Threefry keys have two words, those of other generators more
     position = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(1, *shape)
     position = jnp.broadcast_to(position, (examples.shape[0], *shape))

@@ -55,14 +55,16 @@ class Window:
 
     def crop_periodic(self, padded: Array) -> Array:
         """Undoes `pad_periodic`."""
-        rows, columns = (slice(low, size - high) for (low, high), size in zip(
-            self.periodic_padding, self.image_size, strict=True))
+        rows, columns = (
+            slice(low, size - high) for (low, high), size in zip(self.periodic_padding, self.image_size, strict=True)
+        )
         return padded[:, rows, columns]
 
     def pad_zeros(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
         """Images with all zeros that the convolution sees: around them and, for a dilated input, between pixels."""
-        spatial = [(low, high, step - 1) for (low, high), step in zip(
-            self.zero_padding, self.input_dilation, strict=True)]
+        spatial = [
+            (low, high, step - 1) for (low, high), step in zip(self.zero_padding, self.input_dilation, strict=True)
+        ]
         return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *spatial, (0, 0, 0)])
 
     def tap(self, padded: Float[Array, "batch h w channels"], row, column) -> Float[Array, "batch oh ow channels"]:
@@ -82,8 +84,11 @@ class Window:
         reach = (self.kernel_size[axis] - 1) * self.kernel_dilation[axis] + 1
         extent = (self.image_size[axis] - 1) * self.input_dilation[axis] + 1 + low + high
         outputs = max(0, (extent - reach) // self.strides[axis] + 1)
-        return (np.arange(outputs)[:, None] * self.strides[axis] - low
-                + np.arange(self.kernel_size[axis])[None, :] * self.kernel_dilation[axis])
+        return (
+            np.arange(outputs)[:, None] * self.strides[axis]
+            - low
+            + np.arange(self.kernel_size[axis])[None, :] * self.kernel_dilation[axis]
+        )
 
     def _axis_visits(self, axis: int) -> Int[np.ndarray, " size"]:
         pixels, between = np.divmod(self._positions(axis), self.input_dilation[axis])
@@ -106,8 +111,10 @@ def make_window(
         ValueError: an argument that is not one of a two-dimensional convolution.
     """
     if isinstance(kernel_size, Integral):
-        raise ValueError(f"kernel_size must be a pair such as (3, 3), got {kernel_size}: a single number means a "
-                         "one-dimensional kernel in flax, and only two-dimensional convolutions are supported.")
+        raise ValueError(
+            f"kernel_size must be a pair such as (3, 3), got {kernel_size}: a single number means a "
+            "one-dimensional kernel in flax, and only two-dimensional convolutions are supported."
+        )
     kernel_size = _pair(kernel_size, "kernel_size")
     strides = _pair(strides, "strides")
     input_dilation = _pair(input_dilation, "input_dilation")
@@ -118,8 +125,10 @@ def make_window(
     if isinstance(padding, str):
         name = padding.upper()
         if name not in PADDING_NAMES:
-            raise ValueError(f"padding {padding!r} is not one of {', '.join(PADDING_NAMES)}, a number or two (low, "
-                             "high) pairs. 'CAUSAL' exists for one-dimensional convolutions only.")
+            raise ValueError(
+                f"padding {padding!r} is not one of {', '.join(PADDING_NAMES)}, a number or two (low, "
+                "high) pairs. 'CAUSAL' exists for one-dimensional convolutions only."
+            )
         if name in _PAD_MODES:
             periodic, mode, zeros = tuple(((size - 1) // 2, size // 2) for size in reach), _PAD_MODES[name], none
             image_size = tuple(size + low + high for size, (low, high) in zip(image_size, periodic, strict=True))
@@ -142,8 +151,10 @@ def _explicit_padding(padding: int | Sequence[int | Sequence[int]]) -> tuple[Pai
     both = (padding, padding) if isinstance(padding, Integral) else padding
     pairs = [_as_pair(entry) for entry in both] if isinstance(both, Sequence) else []
     if len(pairs) != 2 or None in pairs:
-        raise ValueError(f"padding must be one of {', '.join(PADDING_NAMES)}, a whole number, a pair of whole numbers "
-                         f"or two (low, high) pairs, got {padding!r}.")
+        raise ValueError(
+            f"padding must be one of {', '.join(PADDING_NAMES)}, a whole number, a pair of whole numbers "
+            f"or two (low, high) pairs, got {padding!r}."
+        )
     return tuple(pairs)
 
 

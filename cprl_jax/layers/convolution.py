@@ -127,8 +127,10 @@ def _by_blocks(x, kernel, strides, padding):
     kernel = kernel.reshape(blocks[0], strides[0], blocks[1], strides[1], channels, -1)
     return _by_columns(
         x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *places, -1),
-        kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*blocks, -1, kernel.shape[-1]), (1, 1), ((0, 0), (0, 0)),
-    )  # fmt: skip
+        kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*blocks, -1, kernel.shape[-1]),
+        (1, 1),
+        ((0, 0), (0, 0)),
+    )
 
 
 def _as_product(x, kernel, strides, padding, *, sums_by_image=False):
@@ -142,10 +144,14 @@ def _as_product(x, kernel, strides, padding, *, sums_by_image=False):
     height, width = _places(x, kernel, strides)
     if strides[0] > 1 or height * width <= _SMALL_MAP:
         windows = [
-            x[:, row : row + strides[0] * (height - 1) + 1 : strides[0],
-              column : column + strides[1] * (width - 1) + 1 : strides[1]]
-            for row in range(kernel_height) for column in range(kernel_width)
-        ]  # fmt: skip
+            x[
+                :,
+                row : row + strides[0] * (height - 1) + 1 : strides[0],
+                column : column + strides[1] * (width - 1) + 1 : strides[1],
+            ]
+            for row in range(kernel_height)
+            for column in range(kernel_width)
+        ]
         product = _product(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, features), sums_by_image)
         return product.reshape(x.shape[0], height, width, features)
     columns = [x[:, :, column : column + strides[1] * (width - 1) + 1 : strides[1]] for column in range(kernel_width)]

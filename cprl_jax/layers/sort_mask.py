@@ -77,8 +77,14 @@ def sort_mask(
     _check_selection(selection)
     if x.ndim != 4:
         raise ValueError(f"x must be [batch, height, width, channels], got shape {x.shape}.")
-    window = make_window(x.shape[1:3], kernel_size, strides=strides, padding=padding,
-                         input_dilation=input_dilation, kernel_dilation=kernel_dilation)
+    window = make_window(
+        x.shape[1:3],
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        input_dilation=input_dilation,
+        kernel_dilation=kernel_dilation,
+    )
     return window.crop_periodic(_window_mask(window.pad_periodic(x), rate, window, selection))
 
 
@@ -139,13 +145,22 @@ class SortMaskConv(nn.Module):
             raise ValueError(f"x must be [..., height, width, channels], got shape {x.shape}.")
         channels, groups = x.shape[-1], self.feature_group_count
         if channels % groups or self.features % groups:
-            raise ValueError(f"feature_group_count={groups} must divide the {channels} input channels and the "
-                             f"{self.features} features.")
-        window = make_window(x.shape[-3:-1], self.kernel_size, strides=self.strides, padding=self.padding,
-                             input_dilation=self.input_dilation, kernel_dilation=self.kernel_dilation)
+            raise ValueError(
+                f"feature_group_count={groups} must divide the {channels} input channels and the "
+                f"{self.features} features."
+            )
+        window = make_window(
+            x.shape[-3:-1],
+            self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            input_dilation=self.input_dilation,
+            kernel_dilation=self.kernel_dilation,
+        )
 
-        kernel = self.param("kernel", self.kernel_init, (*window.kernel_size, channels // groups, self.features),
-                            self.param_dtype)
+        kernel = self.param(
+            "kernel", self.kernel_init, (*window.kernel_size, channels // groups, self.features), self.param_dtype
+        )
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
 
@@ -154,17 +169,32 @@ class SortMaskConv(nn.Module):
             x = x.reshape(-1, *x.shape[-3:])
         x = window.pad_periodic(x)
         if (train or self.masks == "random") and self.rate > 0:
-            y = _random_masked_conv(x, kernel, self.make_rng("mask"), self.rate, window, groups=groups,
-                                    precision=self.precision, examples=_example_numbers(x.shape[0], self.axis_name))
+            y = _random_masked_conv(
+                x,
+                kernel,
+                self.make_rng("mask"),
+                self.rate,
+                window,
+                groups=groups,
+                precision=self.precision,
+                examples=_example_numbers(x.shape[0], self.axis_name),
+            )
         else:
             if self.rate > 0:
                 mask = _window_mask(x, self.rate, window, self.selection).astype(x.dtype)
                 # A product, not a selection: a masked NaN or infinity stays visible.
                 x = x * mask if self.masks == "sorted" else _straight_through_product(x, mask)
             y = lax.conv_general_dilated(
-                x, kernel, window.strides, window.zero_padding, lhs_dilation=window.input_dilation,
-                rhs_dilation=window.kernel_dilation, dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=groups, precision=self.precision)
+                x,
+                kernel,
+                window.strides,
+                window.zero_padding,
+                lhs_dilation=window.input_dilation,
+                rhs_dilation=window.kernel_dilation,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=groups,
+                precision=self.precision,
+            )
         if bias is not None:
             y = y + bias.reshape(1, 1, 1, -1)
         return y if len(batch_shape) == 1 else y.reshape(*batch_shape, *y.shape[1:])
@@ -240,8 +270,10 @@ def _window_mask(x: Array, rate: float, window: Window, selection: str) -> Bool[
         return jnp.ones(x.shape, bool)
     entries = window.entries * x.shape[-1]
     if not 0 < entries < 2**31:
-        raise ValueError(f"the unfolded input must have between 1 and 2**31 - 1 entries per sample, got {entries} for "
-                         f"input size {window.image_size}, {x.shape[-1]} channels and kernel {window.kernel_size}.")
+        raise ValueError(
+            f"the unfolded input must have between 1 and 2**31 - 1 entries per sample, got {entries} for "
+            f"input size {window.image_size}, {x.shape[-1]} channels and kernel {window.kernel_size}."
+        )
     x = lax.stop_gradient(x).astype(jnp.float32)
     kept = _kept_entries(rate, entries)
     return (_fast_mask if selection == "fast" else _top_k_mask)(x, kept, entries, window)
@@ -315,8 +347,9 @@ def _random_masked_conv(
         bit = (keep >> (index % _keep_bits.BITS_PER_WORD).astype(jnp.uint32)) & np.uint32(1)
         entries = entries * bit.astype(entries.dtype)
         if groups == 1:
-            return jnp.einsum("bhwi,io->bhwo", entries, element, precision=precision,
-                              preferred_element_type=accumulator)
+            return jnp.einsum(
+                "bhwi,io->bhwo", entries, element, precision=precision, preferred_element_type=accumulator
+            )
         entries = entries.reshape(*entries.shape[:-1], groups, -1)
         element = element.reshape(-1, groups, features // groups)
         y = jnp.einsum("bhwgi,igo->bhwgo", entries, element, precision=precision, preferred_element_type=accumulator)
@@ -332,5 +365,7 @@ def _random_masked_conv(
             y = jnp.broadcast_to((keep[..., :1] & 0).astype(accumulator), (*keep.shape[:-1], features))
         y, _ = lax.scan(
             lambda y, term: (y + product(padded, term[0], keep, term[1]), None),  # noqa: B023 (scan runs it here)
-            y, (elements[draws.start : draws.stop], jnp.arange(draws.start, draws.stop)))
+            y,
+            (elements[draws.start : draws.stop], jnp.arange(draws.start, draws.stop)),
+        )
     return y.astype(x.dtype)

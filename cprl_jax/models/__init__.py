@@ -20,9 +20,9 @@ import ml_collections
 from absl import logging
 from jaxtyping import Array, Float, Key
 
-from cprl_jax.errors import UserError
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 from cprl_jax.models.weights import load_weights, save_weights
+from cprl_jax.runtime.errors import UserError
 
 __all__ = ["create", "initialize", "load_weights", "masked_convolutions", "save_weights", "score_fn"]
 
@@ -44,7 +44,7 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
     """The network of a configuration: `module.apply(variables, images, train=False)` gives scores [batch].
 
     Args:
-      config_model: `config.model`, see cprl_jax/config.py.
+      config_model: `config.model`, see cprl_jax/config/defaults.py.
       axis_name: the mapped axis over which a training batch is spread, if any.
 
     Raises:
@@ -59,8 +59,12 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
         raise UserError(f"config.model.score_std is {config_model.score_std}; it must be positive")
     sort_mask = config_model.sort_mask
     try:
-        placement = SortMaskPlacement(rate=sort_mask.rate, min_channels=sort_mask.min_channels,
-                                      stages=tuple(sort_mask.stages), selection=sort_mask.selection)  # fmt: skip
+        placement = SortMaskPlacement(
+            rate=sort_mask.rate,
+            min_channels=sort_mask.min_channels,
+            stages=tuple(sort_mask.stages),
+            selection=sort_mask.selection,
+        )
     except ValueError as error:
         raise UserError(f"config.model.sort_mask: {error}") from error
     options = {}
@@ -69,9 +73,14 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
         options["backbone"] = config_model.backbone
     file, network = NETWORKS[name]
     return getattr(importlib.import_module(file), network)(
-        sort_mask=placement, score_mean=float(config_model.score_mean), score_std=float(config_model.score_std),
-        dtype=jnp.dtype(config_model.dtype), axis_name=axis_name, dropout=float(config_model.dropout), **options,
-    )  # fmt: skip
+        sort_mask=placement,
+        score_mean=float(config_model.score_mean),
+        score_std=float(config_model.score_std),
+        dtype=jnp.dtype(config_model.dtype),
+        axis_name=axis_name,
+        dropout=float(config_model.dropout),
+        **options,
+    )
 
 
 def initialize(module: nn.Module, key: Key[Array, ""], image_size: int) -> dict:
@@ -94,8 +103,9 @@ def _warn_if_nothing_is_masked(module: nn.Module, image_size: int) -> None:
         logging.warning(
             "config.model.sort_mask covers no convolution of this network: none in stages %s has %d input channels or "
             "more; lower config.model.sort_mask.min_channels, or set other stages",
-            module.sort_mask.stages, module.sort_mask.min_channels,
-        )  # fmt: skip
+            module.sort_mask.stages,
+            module.sort_mask.min_channels,
+        )
 
 
 def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:
@@ -113,11 +123,7 @@ def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:
 
 
 def score_fn(
-    module: nn.Module,
-    variables: Mapping,
-    *,
-    masks: str = "sorted",
-    key: Key[Array, ""] | None = None,
+    module: nn.Module, variables: Mapping, *, masks: str = "sorted", key: Key[Array, ""] | None = None
 ) -> Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]:
     """The network as a score function: RGB images in [0, 1] to scores, the higher the better, in evaluation mode.
 

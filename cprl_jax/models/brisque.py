@@ -22,7 +22,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 from scipy import special
 
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 CONVENTIONS = ("zhang2022", "mittal2012")
 FEATURES = 36

@@ -57,9 +57,20 @@ class CompactTrunk(nn.Module):
             for index, stride in enumerate((2, 1), start=1):
                 name = f"stage{stage}_conv{index}"
                 x = conv(
-                    x, width, 3, name=name, train=train, stage=stage, sort_mask=self.sort_mask, stride=stride,
-                    padding=1, use_bias=False, dtype=self.dtype, axis_name=self.axis_name, kernel_init=kaiming_normal,
-                )  # fmt: skip
+                    x,
+                    width,
+                    3,
+                    name=name,
+                    train=train,
+                    stage=stage,
+                    sort_mask=self.sort_mask,
+                    stride=stride,
+                    padding=1,
+                    use_bias=False,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    kernel_init=kaiming_normal,
+                )
                 x = batch_norm(x, name=f"{name}_norm", train=train, dtype=self.dtype, axis_name=self.axis_name)
                 x = nn.silu(x)
             maps.append(x)

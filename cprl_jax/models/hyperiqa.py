@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cprl_jax.errors import UserError
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import (
     Dropout,
@@ -22,6 +21,7 @@ from cprl_jax.models.common import (
     torch_default_bias,
 )
 from cprl_jax.models.resnet import ResNet
+from cprl_jax.runtime.errors import UserError
 
 # Channels of the local distortion maps of stages 1 to 3, and the length of the four vectors that are joined.
 DISTORTION_CHANNELS = (16, 32, 64)
@@ -67,14 +67,24 @@ class HyperIQA(nn.Module):
                 f"hyperiqa takes images of 224x224 pixels (or 221 to 224), got {images.shape[1]}x{images.shape[2]}: "
                 "set config.train.crop_size and config.evaluation.crop_size to 224, or take another config.model.name"
             )
-        backbone = DistortionAwareResNet(self.backbone, sort_mask=self.sort_mask, dtype=self.dtype,
-                                         axis_name=self.axis_name, name="backbone")  # fmt: skip
+        backbone = DistortionAwareResNet(
+            self.backbone, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone"
+        )
         x, semantics = backbone(imagenet_normalize(images), train)
 
         hyper = semantics.astype(jnp.float32)
         for name, channels in (("conv1_0", 1024), ("conv1_2", 512), ("conv1_4", HYPER_CHANNELS)):
-            hyper = nn.relu(conv(hyper, channels, 1, name=name, train=train, kernel_init=torch_default,
-                                 bias_init=torch_default_bias(hyper.shape[-1])))  # fmt: skip
+            hyper = nn.relu(
+                conv(
+                    hyper,
+                    channels,
+                    1,
+                    name=name,
+                    train=train,
+                    kernel_init=torch_default,
+                    bias_init=torch_default_bias(hyper.shape[-1]),
+                )
+            )
         pooled = global_mean(hyper)
         pixels = hyper.shape[1] * hyper.shape[2]
         for layer, (inputs, outputs) in enumerate(zip(TARGET_WIDTHS[:-1], TARGET_WIDTHS[1:], strict=True), start=1):
@@ -83,9 +93,16 @@ class HyperIQA(nn.Module):
                 weights = linear(pooled, inputs, name=f"fc{layer}w_fc", kernel_init=kaiming_normal)
                 x = Dropout(self.dropout, self.axis_name)(x, train)
             else:
-                weights = conv(hyper, inputs * outputs // pixels, 3, name=f"fc{layer}w_conv", train=train, padding=1,
-                               kernel_init=kaiming_normal,
-                               bias_init=torch_default_bias(9 * HYPER_CHANNELS))  # fmt: skip
+                weights = conv(
+                    hyper,
+                    inputs * outputs // pixels,
+                    3,
+                    name=f"fc{layer}w_conv",
+                    train=train,
+                    padding=1,
+                    kernel_init=kaiming_normal,
+                    bias_init=torch_default_bias(9 * HYPER_CHANNELS),
+                )
                 weights = flatten_channels_first(weights)
             biases = linear(pooled, outputs, name=f"fc{layer}b_fc", kernel_init=kaiming_normal)
             x = jnp.einsum("boi,bi->bo", weights.reshape(-1, outputs, inputs), x) + biases
@@ -109,17 +126,27 @@ class DistortionAwareResNet(nn.Module):
         self, x: Float[Array, "batch height width 3"], train: bool
     ) -> tuple[Float[Array, "batch 224"], Float[Array, "batch 7 7 channels"]]:
         """The local distortion vector (float32) and the map of the last stage."""
-        maps = ResNet(self.architecture, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name,
-                      name="resnet")(x, train)  # fmt: skip
+        maps = ResNet(
+            self.architecture, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="resnet"
+        )(x, train)
         vectors = []
         for stage, features in enumerate(DISTORTION_FEATURES, start=1):
             local = maps[stage - 1]
             if stage <= len(DISTORTION_CHANNELS):
-                local = conv(local, DISTORTION_CHANNELS[stage - 1], 1, name=f"lda{stage}_pool", train=train,
-                             use_bias=False, dtype=self.dtype, kernel_init=kaiming_normal)  # fmt: skip
+                local = conv(
+                    local,
+                    DISTORTION_CHANNELS[stage - 1],
+                    1,
+                    name=f"lda{stage}_pool",
+                    train=train,
+                    use_bias=False,
+                    dtype=self.dtype,
+                    kernel_init=kaiming_normal,
+                )
             local = nn.avg_pool(local.astype(jnp.float32), (7, 7), strides=(7, 7))
-            vectors.append(linear(flatten_channels_first(local), features, name=f"lda{stage}_fc",
-                                  kernel_init=kaiming_normal))  # fmt: skip
+            vectors.append(
+                linear(flatten_channels_first(local), features, name=f"lda{stage}_fc", kernel_init=kaiming_normal)
+            )
         return jnp.concatenate(vectors, axis=-1), maps[-1]
 
 

@@ -81,10 +81,19 @@ class Ma19Trunk(nn.Module):
             if stage > 1:
                 x = max_pool(x, window=2, stride=2)
             x = conv(
-                x, CHANNELS, 3, name=f"conv{stage}", train=train, stage=stage, sort_mask=self.sort_mask, padding=1,
-                dtype=self.dtype, axis_name=self.axis_name, kernel_init=nn.initializers.xavier_uniform(),
+                x,
+                CHANNELS,
+                3,
+                name=f"conv{stage}",
+                train=train,
+                stage=stage,
+                sort_mask=self.sort_mask,
+                padding=1,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+                kernel_init=nn.initializers.xavier_uniform(),
                 bias_init=torch_default_bias(9 * x.shape[-1]),
-            )  # fmt: skip
+            )
             x = GDN(dtype=self.dtype, name=f"gdn{stage}")(x)
             maps.append(x)
         return tuple(maps)

@@ -27,8 +27,9 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch 1000"]:
-        resnet = ResNet(self.architecture, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name,
-                        name="resnet")  # fmt: skip
+        resnet = ResNet(
+            self.architecture, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="resnet"
+        )
         return linear(global_mean(resnet(x, train)[-1]), CLASSES, name="fc")
 
 

@@ -19,11 +19,7 @@ from cprl_jax.models.common import (
 )
 
 # Blocks of the four stages, and whether the blocks are bottlenecks.
-ARCHITECTURES = {
-    "resnet18": ((2, 2, 2, 2), False),
-    "resnet34": ((3, 4, 6, 3), False),
-    "resnet50": ((3, 4, 6, 3), True),
-}
+ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), False), "resnet34": ((3, 4, 6, 3), False), "resnet50": ((3, 4, 6, 3), True)}
 
 
 class ResNet(nn.Module):
@@ -60,18 +56,33 @@ class ResNet(nn.Module):
         blocks_per_stage, bottleneck = ARCHITECTURES[self.architecture]
         shared = dict(train=train, dtype=self.dtype, axis_name=self.axis_name)
 
-        x = conv(x, 64, 7, name="conv1", stride=2, padding=3, use_bias=False, kernel_init=kaiming_normal_fan_out,
-                 sort_mask=self.sort_mask, **shared)  # fmt: skip
+        x = conv(
+            x,
+            64,
+            7,
+            name="conv1",
+            stride=2,
+            padding=3,
+            use_bias=False,
+            kernel_init=kaiming_normal_fan_out,
+            sort_mask=self.sort_mask,
+            **shared,
+        )
         x = batch_norm(x, name="bn1", **shared)
         x = nn.relu(max_pool(x, window=3, stride=2, padding=((1, 1), (1, 1))))
         maps = []
         for stage, blocks in enumerate(blocks_per_stage, start=1):
             for block in range(blocks):
                 x = ResidualBlock(
-                    64 * 2 ** (stage - 1), bottleneck=bottleneck, stage=stage, sort_mask=self.sort_mask,
-                    stride=2 if block == 0 and stage > 1 else 1, dtype=self.dtype, axis_name=self.axis_name,
+                    64 * 2 ** (stage - 1),
+                    bottleneck=bottleneck,
+                    stage=stage,
+                    sort_mask=self.sort_mask,
+                    stride=2 if block == 0 and stage > 1 else 1,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
                     name=f"layer{stage}_{block}",
-                )(x, train)  # fmt: skip
+                )(x, train)
             maps.append(x)
         return tuple(maps)
 
@@ -95,9 +106,18 @@ class ResidualBlock(nn.Module):
 
         def convolution(x, features, kernel_size, stride, name):
             return conv(
-                x, features, kernel_size, name=name, stage=self.stage, sort_mask=self.sort_mask, stride=stride,
-                padding=kernel_size // 2, use_bias=False, kernel_init=kaiming_normal_fan_out, **shared,
-            )  # fmt: skip
+                x,
+                features,
+                kernel_size,
+                name=name,
+                stage=self.stage,
+                sort_mask=self.sort_mask,
+                stride=stride,
+                padding=kernel_size // 2,
+                use_bias=False,
+                kernel_init=kaiming_normal_fan_out,
+                **shared,
+            )
 
         if self.bottleneck:
             layers = [(self.channels, 1, 1), (self.channels, 3, self.stride), (4 * self.channels, 1, 1)]
@@ -138,8 +158,9 @@ class ResNetScore(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
         """Scores of RGB images in [0, 1], the higher the better; float32."""
-        resnet = ResNet(self.backbone, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name,
-                        name="backbone")  # fmt: skip
+        resnet = ResNet(
+            self.backbone, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone"
+        )
         features = global_mean(resnet(imagenet_normalize(images), train)[-1])
         features = Dropout(self.dropout, self.axis_name)(features, train)
         return self.score_mean + self.score_std * linear(features, 1, name="head")[:, 0]

@@ -82,8 +82,14 @@ class Fire(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch height width expanded"]:
-        shared = dict(train=train, stage=self.stage, sort_mask=self.sort_mask, dtype=self.dtype,
-                      axis_name=self.axis_name, kernel_init=kaiming_uniform)  # fmt: skip
+        shared = dict(
+            train=train,
+            stage=self.stage,
+            sort_mask=self.sort_mask,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            kernel_init=kaiming_uniform,
+        )
         squeezed = nn.relu(conv(nn.relu(x), self.squeeze, 1, name="squeeze1x1", **shared))
         expanded = [
             conv(squeezed, self.expand, 1, name="expand1x1", **shared),

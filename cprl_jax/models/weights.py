@@ -12,10 +12,10 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from cprl_jax.errors import UserError
-from cprl_jax.files import write_arrays
 from cprl_jax.models import torch_names
 from cprl_jax.models.common import IMAGENET_MEAN, IMAGENET_STD
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_arrays
 
 SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".pkl")
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprl_jax.files import write_file
 from cprl_jax.report import figures, html, robustness_figures, tables
 from cprl_jax.report import zero_shot as zero_shot_table
 from cprl_jax.report.findings import trust_verdict, verdict, warnings
 from cprl_jax.report.results import ROW_KEYS, SCORE_KEYS, Row, check, conditions, headline, methods
 from cprl_jax.report.tables import format_table
 from cprl_jax.report.zero_shot import terminal as format_zero_shot
+from cprl_jax.runtime.files import write_file
 
 __all__ = ["format_table", "format_zero_shot", "trust_verdict", "verdict", "warnings", "write"]
 
@@ -81,8 +81,10 @@ def write(
     write_file(folder / "table.md", f"{shown}\n{zero_shot_table.markdown(zero_shot)}" if zero_shot else shown)
 
     checked = any(entry.get("checks") for entry in robustness)
-    for name, text in (("trust.csv", tables.trust_csv(robustness) if checked else ""),
-                       ("zero_shot.csv", zero_shot_table.csv(zero_shot) if zero_shot else "")):  # fmt: skip
+    for name, text in (
+        ("trust.csv", tables.trust_csv(robustness) if checked else ""),
+        ("zero_shot.csv", zero_shot_table.csv(zero_shot) if zero_shot else ""),
+    ):
         if text:
             write_file(folder / name, text)
         else:

@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from cprl_jax.files import write_file
 from cprl_jax.report.results import (
     CLEAN,
     Condition,
@@ -36,6 +35,7 @@ from cprl_jax.report.results import (
     shorten,
     value,
 )
+from cprl_jax.runtime.files import write_file
 
 INK = "#1d2126"  # replaced by the page's own text colour in SVG
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito: told apart by every eye
@@ -344,11 +344,7 @@ def colour(names: Sequence[str], method: str) -> str:
 def line_of(names: Sequence[str], method: str) -> dict[str, Any]:
     """A method looks the same in every figure; beyond six methods the dashes change instead of the colours."""
     turn, place = divmod(names.index(method), len(COLOURS))
-    return {
-        "color": colour(names, method),
-        "marker": MARKERS[place],
-        "linestyle": DASHES[turn % len(DASHES)],
-    }
+    return {"color": colour(names, method), "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:

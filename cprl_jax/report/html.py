@@ -306,8 +306,11 @@ def _landscape_section(robustness: Sequence[Mapping[str, Any]], landscapes: Sequ
         f"{_term('Score landscape')} of {name_tag(shown[0]['image'])} (the cross): every value moves by as much along "
         "the gradient's sign, which is where FGSM goes, as along random signs. One scale of colours for all."
     )
-    blind = [entry["method"] for entry in robustness
-             if entry.get("landscape") and entry["landscape"]["zero_gradient_fraction"] == 1]  # fmt: skip
+    blind = [
+        entry["method"]
+        for entry in robustness
+        if entry.get("landscape") and entry["landscape"]["zero_gradient_fraction"] == 1
+    ]
     if blind:
         hint += f" Without a gradient there is nothing to move along: {', '.join(map(name_tag, blind))}."
     return section("The scores around one image", hint, panel_grid(landscapes))
@@ -315,8 +318,11 @@ def _landscape_section(robustness: Sequence[Mapping[str, Any]], landscapes: Sequ
 
 def _trust_section(robustness: Sequence[Mapping[str, Any]], strengths: Sequence[figures.Panel]) -> str:
     """The checks as rows, the methods as columns: verdict and explanation."""
-    checked = {entry["method"]: {found["name"]: found for found in entry["checks"]}
-               for entry in robustness if entry.get("checks")}  # fmt: skip
+    checked = {
+        entry["method"]: {found["name"]: found for found in entry["checks"]}
+        for entry in robustness
+        if entry.get("checks")
+    }
     if not checked:
         return ""
     head = "".join(f"<th>{name_tag(method)}</th>" for method in checked)
@@ -330,8 +336,11 @@ def _trust_section(robustness: Sequence[Mapping[str, Any]], strengths: Sequence[
         "find what there is to find; where it does not, the attacks were misled and the attacked scores prove little. "
         "Strengths are mean changes of the score in the attack's direction, in points of 100, on a few test images."
     )
-    return section("Robust, or only hiding its gradient?", hint,
-                    f'<div class="card scroll">{table}</div>{panel_grid(strengths, "beneath")}')  # fmt: skip
+    return section(
+        "Robust, or only hiding its gradient?",
+        hint,
+        f'<div class="card scroll">{table}</div>{panel_grid(strengths, "beneath")}',
+    )
 
 
 def _check_cell(found: Mapping[str, Any] | None) -> str:

@@ -54,14 +54,17 @@ def trust_csv(robustness: Sequence[Mapping[str, Any]]) -> str:
     return csv_text(
         [
             {
-                "method": entry["method"], "check": found["name"], "verdict": found["verdict"],
-                "explanation": found["explanation"], "numbers": json.dumps(found["numbers"]),
+                "method": entry["method"],
+                "check": found["name"],
+                "verdict": found["verdict"],
+                "explanation": found["explanation"],
+                "numbers": json.dumps(found["numbers"]),
             }
             for entry in robustness
             for found in entry.get("checks", ())
         ],
         columns,
-    )  # fmt: skip
+    )
 
 
 def best(rows: Sequence[Row], pair: Condition, against: str, metric: str) -> set[str]:

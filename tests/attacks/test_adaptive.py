@@ -115,10 +115,7 @@ def test_attack_on_the_expectation_fools_other_draws():
     gains = [
         other(
             attacks.pgd(
-                adaptive.expectation(stochastic, jax.random.key(0), samples),
-                IMAGES,
-                radius=0.1,
-                direction=attacks.up(),
+                adaptive.expectation(stochastic, jax.random.key(0), samples), IMAGES, radius=0.1, direction=attacks.up()
             ).images
         )
         - other(IMAGES)

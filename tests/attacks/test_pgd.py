@@ -34,10 +34,7 @@ def network(weights, images):
 
 def network_weights(seed=0):
     rng = np.random.default_rng(seed)
-    return {
-        "kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32),
-        "head": rng.normal(size=4).astype(np.float32),
-    }
+    return {"kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32), "head": rng.normal(size=4).astype(np.float32)}
 
 
 SCORE = Partial(network, network_weights())
@@ -179,11 +176,9 @@ def test_moves_scores_where_the_direction_says(norm, name):
     result = attacks.pgd(SCORE, images, radius=0.02 if norm == "linf" else 0.2, norm=norm, direction=DIRECTIONS[name])
     np.testing.assert_allclose(result.before, network(SCORE.args[0], images), rtol=1e-6)
     np.testing.assert_allclose(result.after, network(SCORE.args[0], result.images), rtol=1e-6)
-    rises = {
-        "up": [True] * 3,
-        "reflect": [True, False, False],
-        "target_free": list(np.asarray(result.before) <= 50),
-    }[name]
+    rises = {"up": [True] * 3, "reflect": [True, False, False], "target_free": list(np.asarray(result.before) <= 50)}[
+        name
+    ]
     assert list(np.asarray(result.after) > np.asarray(result.before)) == rises
 
 

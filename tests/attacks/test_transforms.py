@@ -18,10 +18,7 @@ IMAGES = RNG.random((4, 8, 8, 3), dtype=np.float32)
 IMAGES[:, 0, 0], IMAGES[:, -1, -1] = 0, 1
 MOS = np.array([10.0, 90.0, 60.0, 20.0], np.float32)
 KEYS = jax.random.split(jax.random.key(7), 4)  # one per image, so that it does not matter where an image is computed
-WEIGHTS = {
-    "kernel": RNG.normal(size=(3, 3, 3, 4)).astype(np.float32),
-    "head": RNG.normal(size=4).astype(np.float32),
-}
+WEIGHTS = {"kernel": RNG.normal(size=(3, 3, 3, 4)).astype(np.float32), "head": RNG.normal(size=4).astype(np.float32)}
 
 
 def features(weights, images):

@@ -26,10 +26,7 @@ def network(weights, images):
 
 
 RNG = np.random.default_rng(3)
-WEIGHTS = {
-    "kernel": RNG.normal(size=(3, 3, 3, 4)).astype(np.float32),
-    "head": RNG.normal(size=4).astype(np.float32),
-}
+WEIGHTS = {"kernel": RNG.normal(size=(3, 3, 3, 4)).astype(np.float32), "head": RNG.normal(size=4).astype(np.float32)}
 SCORE = Partial(network, WEIGHTS)
 PATTERN = UniversalPerturbation(
     jnp.asarray(RNG.uniform(-0.1, 0.1, (4, 3, 3)).astype(np.float32)), jnp.asarray(np.float32(0.1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cprl_jax.data import crops as crops_lib
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 
 def test_crops_show_what_their_offsets_say(make_dataset):
@@ -64,8 +64,10 @@ def test_small_images_are_mirrored(make_dataset, size):
         length, missing = size[axis], max(16 - size[axis], 0)
         # Independent of NumPy's padding: walk to and fro between the first and the last pixel.
         period = max(2 * (length - 1), 1)
-        walk = [abs((p + length - 1) % period - (length - 1)) if length > 1 else 0 for p in
-                range(-(missing // 2), length + missing - missing // 2)]  # fmt: skip
+        walk = [
+            abs((p + length - 1) % period - (length - 1)) if length > 1 else 0
+            for p in range(-(missing // 2), length + missing - missing // 2)
+        ]
         found = padded[:, 0, 1] if axis == 0 else padded[0, :, 2]
         np.testing.assert_array_equal(found, walk)
     crops = crops_lib.draw_crops(dataset, [0], crops=4, crop_size=16, seed=0)

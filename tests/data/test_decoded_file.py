@@ -12,7 +12,7 @@ import pytest
 
 from cprl_jax.data import decoded_file
 from cprl_jax.data.decoded_file import DecodedImages
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 SIZES = [(5, 7), (1, 1), (12, 3), (8, 8), (2, 30)]
 

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from cprl_jax import parallel
 from cprl_jax.data import device_images
 from cprl_jax.data.crops import pad
 from cprl_jax.data.decoded_file import DecodedImages
 from cprl_jax.data.pipeline import training_batches
-from cprl_jax.errors import UserError
+from cprl_jax.runtime import parallel
+from cprl_jax.runtime.errors import UserError
 
 CROP = 16
 OPTIONS = {"batch_size": 8, "crop_size": CROP, "seed": 3}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cprl_jax.data import embedded, splits
 from cprl_jax.data.embedded import DISTORTION_NAMES, contact_sheet, make_embedded
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 SMALL = {"seed": 0, "image_size": 64, "scenes": 14, "progress": False}
 

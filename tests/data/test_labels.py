@@ -25,9 +25,15 @@ def test_ssim_map_against_scikit_image(versions):
     ours, _ = labels.ssim_map(planes, planes[:1])
     for plane, similarity in zip(planes, ours, strict=True):
         _, theirs = structural_similarity(
-            planes[0], plane, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, K2=0.06,
+            planes[0],
+            plane,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            K2=0.06,
             full=True,
-        )  # fmt: skip
+        )
         np.testing.assert_allclose(similarity, theirs, atol=1e-6)
 
 

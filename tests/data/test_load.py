@@ -6,10 +6,10 @@ import types
 import pytest
 from ml_collections import ConfigDict
 
-from cprl_jax import config as config_lib
 from cprl_jax import data
+from cprl_jax.config import defaults as config_lib
 from cprl_jax.data.releases import build
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 DEFAULTS = {"manual_dir": "", "data_dir": "", "split_file": "", "seed": 0, "image_size": 32, "scenes": 3, "levels": 2}
 DEFAULTS |= {"labels": "", "mos_worst": 0.0, "mos_best": 100.0, "koniq_scores": "zscore"}

@@ -8,7 +8,7 @@ import pytest
 
 from cprl_jax.data import made_set, own
 from cprl_jax.data.made_set import Made
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 ROWS = [
     Made("references/été, 1.png", "0" * 64, "", "été, 1"),

@@ -233,9 +233,11 @@ def test_of_versions_the_mildest_stands_for_its_scene(photographs):
     unseen = [None] * 2  # would fail if it were looked at
     images = {"a-2": unseen[0], "a-1": cat, "b-1": jpeg(cat, 50), "b-2": unseen[1], "c": rocket, "c-1": unseen[0]}
     dataset = dataset_of(
-        images, references=["a", "a", "b", "b", "c", "c"], distortions=["blur", "blur", "jpeg", "jpeg", "", "blur"],
+        images,
+        references=["a", "a", "b", "b", "c", "c"],
+        distortions=["blur", "blur", "jpeg", "jpeg", "", "blur"],
         levels=[2, 1, 1, 2, 0, 1],
-    )  # fmt: skip
+    )
     split = split_of(["a-1", "a-2", "c", "c-1"], ["b-1", "b-2"])
     (pair,) = near_duplicates.pairs_across(dataset, split, progress=False)
     assert pair[:2] == ("a-1", "b-1")

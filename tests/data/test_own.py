@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data import own
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 
 def pixels(seed, height=12, width=16):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data import photographs
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 
 def save(path, height=32, width=48, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cprl_jax.data import crops, pipeline
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 OPTIONS = {"batch_size": 4, "crop_size": 16, "seed": 0}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cprl_jax.data import scenes
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 
 def test_scene_names():

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from cprl_jax import config as config_lib
+from cprl_jax.config import defaults as config_lib
 from cprl_jax.data import splits
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from cprl_jax.data import own, synthesize
 from cprl_jax.data.distortions import DISTORTIONS, distort
 from cprl_jax.data.embedded import make_embedded
 from cprl_jax.data.weak_labels import RULES
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 NAMES = ("kadid/jpeg", "white-noise", "kadid/brighten")
 OPTIONS = {"distortions": NAMES, "levels": (1, 5), "workers": 1, "progress": False}
@@ -56,8 +56,10 @@ def test_what_is_in_a_set(images, made):
     references = ["references/lake.png", "references/roof_1.png"]
     distorted = [
         f"images/{photo}_{name.replace('/', '-')}_{level}.png"
-        for photo in ("lake", "roof_1") for name in NAMES for level in (1, 5)
-    ]  # fmt: skip
+        for photo in ("lake", "roof_1")
+        for name in NAMES
+        for level in (1, 5)
+    ]
     lists = [".made.jsonl", "checksums.sha256", "labels.csv", "recipe.json"]
     assert sorted(contents(made)) == sorted([*references, *distorted, *lists])
     head, *_ = (made / "labels.csv").read_text().splitlines()

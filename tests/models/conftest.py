@@ -203,10 +203,20 @@ def torch_network():
                 return nn.MaxPool2d(3, 2, ceil_mode=True)
 
             self.features = nn.Sequential(
-                nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool(),
-                Fire(128, 32, 128), Fire(256, 32, 128), pool(), Fire(256, 48, 192), Fire(384, 48, 192),
-                Fire(384, 64, 256), Fire(512, 64, 256),
-            )  # fmt: skip
+                nn.Conv2d(3, 64, 3, 2),
+                nn.ReLU(),
+                pool(),
+                Fire(64, 16, 64),
+                Fire(128, 16, 64),
+                pool(),
+                Fire(128, 32, 128),
+                Fire(256, 32, 128),
+                pool(),
+                Fire(256, 48, 192),
+                Fire(384, 48, 192),
+                Fire(384, 64, 256),
+                Fire(512, 64, 256),
+            )
             self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 10, 1))
 
         def forward(self, x):
@@ -221,9 +231,13 @@ def torch_network():
     def build(name, seed=0):
         torch.manual_seed(seed)
         kind, _, backbone = name.partition("-")
-        network = {"resnet": lambda: ResNet(backbone), "classifier": lambda: ResNet(backbone, outputs=10),
-                   "hyperiqa": lambda: HyperIQA(backbone), "metaiqa": lambda: MetaIQA(backbone),
-                   "squeezenet": SqueezeNet}[kind]()  # fmt: skip
+        network = {
+            "resnet": lambda: ResNet(backbone),
+            "classifier": lambda: ResNet(backbone, outputs=10),
+            "hyperiqa": lambda: HyperIQA(backbone),
+            "metaiqa": lambda: MetaIQA(backbone),
+            "squeezenet": SqueezeNet,
+        }[kind]()
         for module in network.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 nn.init.uniform_(module.weight, 0.5, 1.0)

@@ -11,8 +11,8 @@ from scipy import ndimage, stats
 from scipy.special import gamma as Gamma
 from skimage import data
 
-from cprl_jax.errors import UserError
 from cprl_jax.models import brisque
+from cprl_jax.runtime.errors import UserError
 
 SHAPES = np.arange(0.2, 10.0005, 0.001)
 
@@ -180,8 +180,9 @@ def test_filtered_half_is_matlab_s():
     torch = pytest.importorskip("torch")
     gray = np.random.default_rng(0).uniform(0, 255, (13, 20))
     surround = np.pad(gray, ((10, 11), (10, 10)), mode="symmetric")  # an even size, so that the half is exact
-    half = torch.nn.functional.interpolate(torch.tensor(surround)[None, None], size=(17, 20), mode="bicubic",
-                                           antialias=True)[0, 0, 5:12, 5:15]  # fmt: skip
+    half = torch.nn.functional.interpolate(
+        torch.tensor(surround)[None, None], size=(17, 20), mode="bicubic", antialias=True
+    )[0, 0, 5:12, 5:15]
     found = brisque._half(jnp.asarray(gray[None], jnp.float32), "mittal2012")[0]
     np.testing.assert_allclose(found, half.numpy(), rtol=1e-5, atol=1e-3)
 
@@ -208,8 +209,15 @@ def test_gradients_are_those_of_finite_differences(images, smooth):
         weights[IS_SHAPE] = 0
     small = np.array(images[:1, :16, :16])
     with jax.enable_x64(True):
-        check_grads(lambda x: brisque.features(x, smooth=smooth) @ weights, (jnp.asarray(small),), order=1,
-                    modes=["rev"], eps=1e-9, rtol=1e-3, atol=1e-3)  # fmt: skip
+        check_grads(
+            lambda x: brisque.features(x, smooth=smooth) @ weights,
+            (jnp.asarray(small),),
+            order=1,
+            modes=["rev"],
+            eps=1e-9,
+            rtol=1e-3,
+            atol=1e-3,
+        )
 
 
 @pytest.mark.slow
@@ -244,8 +252,13 @@ def test_gradients_are_finite_also_at_flat_images(images, conventions, smooth):
 def arrays():
     generator = np.random.default_rng(0)
     lowest = generator.uniform(-1, 0, 36)
-    return {"SVs": generator.uniform(-1, 1, (50, 36)), "sv_coef": generator.uniform(-100, 100, (50, 1)), "rho": 30.0,
-            "gamma": 0.08, "scale": np.stack([lowest, lowest + generator.uniform(1, 3, 36)])}  # fmt: skip
+    return {
+        "SVs": generator.uniform(-1, 1, (50, 36)),
+        "sv_coef": generator.uniform(-100, 100, (50, 1)),
+        "rho": 30.0,
+        "gamma": 0.08,
+        "scale": np.stack([lowest, lowest + generator.uniform(1, 3, 36)]),
+    }
 
 
 def literal_prediction(arrays, features):

@@ -19,8 +19,17 @@ class OneConv(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        return common.conv(x, 5, self.kernel_size, name="conv", train=train, stage=self.stage, stride=2,
-                           padding=self.kernel_size // 2, sort_mask=self.sort_mask)  # fmt: skip
+        return common.conv(
+            x,
+            5,
+            self.kernel_size,
+            name="conv",
+            train=train,
+            stage=self.stage,
+            stride=2,
+            padding=self.kernel_size // 2,
+            sort_mask=self.sort_mask,
+        )
 
 
 def on_two_devices(function, x):
@@ -87,9 +96,15 @@ def test_conv_is_masked_only_where_the_placement_says(getkey):
 
 @pytest.mark.parametrize(
     ("size", "padding", "ceil_mode"),
-    [((9, 8), 0, False), ((9, 8), 1, False), ((8, 11), 0, True), ((9, 9), 0, True), ((3, 3), 0, False),
-     ((2, 5), 1, False)],
-)  # fmt: skip
+    [
+        ((9, 8), 0, False),
+        ((9, 8), 1, False),
+        ((8, 11), 0, True),
+        ((9, 9), 0, True),
+        ((3, 3), 0, False),
+        ((2, 5), 1, False),
+    ],
+)
 def test_max_pool_and_its_gradient_are_torch_s_also_at_ties(size, padding, ceil_mode):
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)

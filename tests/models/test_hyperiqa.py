@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cprl_jax import models
-from cprl_jax.errors import UserError
 from cprl_jax.models.hyperiqa import HyperIQA, flatten_channels_first
+from cprl_jax.runtime.errors import UserError
 
 IMAGES = np.random.default_rng(0).uniform(size=(2, 224, 224, 3)).astype(np.float32)
 
@@ -67,8 +67,10 @@ def test_flatten_channels_first(getkey):
     np.testing.assert_array_equal(flatten_channels_first(x), expected)
 
 
-@pytest.mark.parametrize(("size", "allowed"), [((224, 224), True), ((221, 223), True), ((220, 224), False),
-                                               ((224, 225), False), ((96, 96), False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "allowed"),
+    [((224, 224), True), ((221, 223), True), ((220, 224), False), ((224, 225), False), ((96, 96), False)],
+)
 def test_sizes(size, allowed):
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     if allowed:

@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 
 from cprl_jax import models
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 
 def test_networks_take_the_configuration(config_model):
@@ -81,8 +81,15 @@ def test_masked_convolutions_are_those_of_the_placement(config_model):
     config = config_model("resnet")
     config.sort_mask.rate = 0.1
     # Stages 2 and 3, 128 channels or more: all but the first convolution of stage 2, which reads 64 channels.
-    expected = ["layer2_0/conv2", "layer2_1/conv1", "layer2_1/conv2", "layer3_0/conv1", "layer3_0/conv2",
-                "layer3_1/conv1", "layer3_1/conv2"]  # fmt: skip
+    expected = [
+        "layer2_0/conv2",
+        "layer2_1/conv1",
+        "layer2_1/conv2",
+        "layer3_0/conv1",
+        "layer3_0/conv2",
+        "layer3_1/conv1",
+        "layer3_1/conv2",
+    ]
     expected = [f"backbone/{name}" for name in expected]
     assert models.masked_convolutions(models.create(config), 32) == expected
     config = config_model("squeezenet", sort_mask={"rate": 0.1, "min_channels": 64, "stages": (3,)})

@@ -33,8 +33,9 @@ def test_constants_are_those_of_their_models():
 
 def test_limits_sign_of_the_scale_and_extreme_scores():
     scores = jnp.array([-1e30, -1.0, 0.0, 1.0, 1e30])
-    np.testing.assert_allclose(logistic_map(scores, 0.0, -1.0, 3.0, 1.0), formula(scores.clip(-99, 99), 0, 1, 3, 1),
-                               rtol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        logistic_map(scores, 0.0, -1.0, 3.0, 1.0), formula(scores.clip(-99, 99), 0, 1, 3, 1), rtol=1e-6
+    )
     slopes = jax.vmap(jax.grad(lambda score: logistic_map(score, 0.0, 2.0)))(scores)
     assert np.isfinite(slopes).all()
     np.testing.assert_allclose(slopes[2], 10 / (4 * 2), rtol=1e-6)

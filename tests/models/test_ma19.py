@@ -11,8 +11,8 @@ from PIL import Image
 from scipy import stats
 
 from cprl_jax import models
-from cprl_jax.errors import UserError
 from cprl_jax.models.ma19 import Ma19, pyramid_max
+from cprl_jax.runtime.errors import UserError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PUBLISHED = DATA / "weights" / "ma19_gdn.npz"

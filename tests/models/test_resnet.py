@@ -75,8 +75,13 @@ def test_gradients_of_training_are_finite_at_flat_images(random_variables):
     images = jnp.concatenate([jnp.full((1, 32, 32, 3), value) for value in (0.0, 0.5, 1.0)])
 
     def total(params, images):
-        scores, _ = module.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"],
-                                 rngs={"dropout": jax.random.key(0)})  # fmt: skip
+        scores, _ = module.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
         return jnp.sum(scores)
 
     gradients = jax.jit(jax.grad(total, (0, 1)))(variables["params"], images)

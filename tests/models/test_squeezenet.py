@@ -108,8 +108,13 @@ def test_gradients_are_finite_also_at_flat_images(getkey, random_variables):
     images = jax.random.uniform(getkey(), (3, 32, 32, 3)).at[0].set(0.0).at[1].set(0.5)
 
     def total(params, images):
-        scores, _ = module.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"],
-                                 rngs={"dropout": jax.random.key(0)})  # fmt: skip
+        scores, _ = module.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
         return jnp.sum(scores)
 
     gradients = jax.jit(jax.grad(total, (0, 1)))(variables["params"], images)

@@ -10,9 +10,14 @@ from cprl_jax.models import torch_names
 
 @pytest.mark.parametrize(
     ("network", "backbone", "size"),
-    [("resnet", "resnet18", 32), ("resnet", "resnet50", 32), ("hyperiqa", "resnet34", 224),
-     ("hyperiqa", "resnet50", 224), ("squeezenet", "", 32)],
-)  # fmt: skip
+    [
+        ("resnet", "resnet18", 32),
+        ("resnet", "resnet50", 32),
+        ("hyperiqa", "resnet34", 224),
+        ("hyperiqa", "resnet50", 224),
+        ("squeezenet", "", 32),
+    ],
+)
 def test_names_and_shapes_are_those_of_a_torch_state_dict(torch_network, config_model, network, backbone, size):
     state = torch_network(f"{network}-{backbone}" if backbone else network).state_dict()
     theirs = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}

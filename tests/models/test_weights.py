@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cprl_jax import models
-from cprl_jax.errors import UserError
 from cprl_jax.models import weights as weights_module
+from cprl_jax.runtime.errors import UserError
 
 
 @pytest.fixture
@@ -78,13 +78,16 @@ def test_own_trunk_without_its_head(tmp_path, config_model, variables, caplog):
 # --- Torch files (their numbers are checked with each network) ---
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: {"state_dict": state, "epoch": 3},
-    lambda state: {"model": state, "optimizer": {"lr": 0.1}},
-    lambda state: {"params": state},
-    lambda state: {f"module.{name}": value for name, value in state.items()},
-    lambda state: {"model": {"state_dict": {f"module.{name}": value for name, value in state.items()}}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state, "optimizer": {"lr": 0.1}},
+        lambda state: {"params": state},
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"model": {"state_dict": {f"module.{name}": value for name, value in state.items()}}},
+    ],
+)
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 def test_wrapped_state_dicts(tmp_path, config_model, variables, torch_network, wrap, suffix):
     import torch
@@ -93,8 +96,9 @@ def test_wrapped_state_dicts(tmp_path, config_model, variables, torch_network, w
     path = tmp_path / f"file{suffix}"
     torch.save(wrap(state), path)
     loaded = models.load_weights(variables(config), path, config_model=config)
-    np.testing.assert_array_equal(loaded["params"]["backbone"]["conv1"]["kernel"],
-                                  state["conv1.weight"].numpy().transpose(2, 3, 1, 0))  # fmt: skip
+    np.testing.assert_array_equal(
+        loaded["params"]["backbone"]["conv1"]["kernel"], state["conv1.weight"].numpy().transpose(2, 3, 1, 0)
+    )
     np.testing.assert_array_equal(loaded["batch_stats"]["backbone"]["bn1"]["var"], state["bn1.running_var"])
     np.testing.assert_array_equal(loaded["params"]["head"]["kernel"], state["fc.weight"].numpy().T)
 
@@ -163,12 +167,22 @@ def test_torch_files_that_do_not_fit_name_the_tensor(tmp_path, config_model, var
     config, state = config_model(), dict(state_dict(torch_network))
     before = variables(config)
     name = "layer2.0.downsample.0.weight"
-    refuse(tmp_path, config, before, {**state, name: torch.zeros(128, 60, 1, 1)},
-           rf"{name} has shape \(128, 60, 1, 1\), resnet needs \(128, 64, 1, 1\)")  # fmt: skip
+    refuse(
+        tmp_path,
+        config,
+        before,
+        {**state, name: torch.zeros(128, 60, 1, 1)},
+        rf"{name} has shape \(128, 60, 1, 1\), resnet needs \(128, 64, 1, 1\)",
+    )
     without = {key: value for key, value in state.items() if key != name}
     refuse(tmp_path, config, before, without, rf"{name} of resnet missing")
-    refuse(tmp_path, config, before, {**state, "layer5.0.conv1.weight": torch.zeros(1)},
-           "layer5.0.conv1.weight not known to resnet")  # fmt: skip
+    refuse(
+        tmp_path,
+        config,
+        before,
+        {**state, "layer5.0.conv1.weight": torch.zeros(1)},
+        "layer5.0.conv1.weight not known to resnet",
+    )
     refuse(tmp_path, config, before, {**state, name: state[name] * float("nan")}, rf"{name} .* not finite")
     refuse(tmp_path, config, before, {**state, name: state[name].long()}, rf"{name} has type int64")
     refuse(tmp_path, config, before, state_dict(torch_network, "resnet-resnet50"), "resnet needs|not known to resnet")

@@ -41,10 +41,17 @@ def scores(methods=("plain", "cprl"), conditions=(("none", 0.0), ("fgsm", 2.0), 
             for i in range(images):
                 found.append(
                     {
-                        "method": method, "attack": attack, "radius": radius, "name": f"image_{i:02d}.png",
-                        "mos": mos[i], "clean": clean[i], "score": after[i], "ssim": 0.98, "max_change": radius,
+                        "method": method,
+                        "attack": attack,
+                        "radius": radius,
+                        "name": f"image_{i:02d}.png",
+                        "mos": mos[i],
+                        "clean": clean[i],
+                        "score": after[i],
+                        "ssim": 0.98,
+                        "max_change": radius,
                     }
-                )  # fmt: skip
+                )
     return found
 
 
@@ -53,9 +60,16 @@ def example(method="plain", name="image_00.png", size=(24, 32), radius=2.0):
     image = random.integers(20, 230, (*size, 3), dtype=np.uint8)
     attacked = np.float32(image / 255) + np.float32(radius / 255) * np.sign(random.normal(size=image.shape))
     return {
-        "method": method, "name": name, "attack": "pgd", "radius": radius, "mos": 71.25, "before": 68.04, "after": 21.3,
-        "image": image, "attacked": attacked.astype(np.float32),
-    }  # fmt: skip
+        "method": method,
+        "name": name,
+        "attack": "pgd",
+        "radius": radius,
+        "mos": 71.25,
+        "before": 68.04,
+        "after": 21.3,
+        "image": image,
+        "attacked": attacked.astype(np.float32),
+    }
 
 
 def history(steps=60):
@@ -80,22 +94,34 @@ def robustness(method="plain", flat=1.0, masked=False):
         "method": method,
         "integrals": {"fgsm": 0.4, "pgd": 0.25},
         "landscape": {
-            "image": "image_03.png", "scores": 50 + flat * (2 * along[:, None] + 0.1 * along[None, :]),
-            "along_gradient": along, "along_random": along, "zero_gradient_fraction": float(masked),
+            "image": "image_03.png",
+            "scores": 50 + flat * (2 * along[:, None] + 0.1 * along[None, :]),
+            "along_gradient": along,
+            "along_random": along,
+            "zero_gradient_fraction": float(masked),
         },
         "checks": [
-            {"name": "gradients exist", "verdict": verdict, "numbers": {"mean share": float(masked), "blind images": 0},
-             "explanation": f"{100 * masked} % of the values have no gradient."},
+            {
+                "name": "gradients exist",
+                "verdict": verdict,
+                "numbers": {"mean share": float(masked), "blind images": 0},
+                "explanation": f"{100 * masked} % of the values have no gradient.",
+            },
             {"name": "many steps beat one", "verdict": verdict, "numbers": strengths, "explanation": "As expected."},
             {"name": "transfer does not beat white box", "verdict": "not run", "numbers": {}, "explanation": "None."},
         ],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
 def made():
     """The makers above; test folders are no packages, so that nothing can be imported from here."""
     return SimpleNamespace(
-        row=row, rows=rows, scores=scores, example=example, history=history, collapse=rows(COLLAPSE),
+        row=row,
+        rows=rows,
+        scores=scores,
+        example=example,
+        history=history,
+        collapse=rows(COLLAPSE),
         robustness=robustness,
-    )  # fmt: skip
+    )

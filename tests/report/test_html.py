@@ -63,10 +63,19 @@ def page(made):
         rows, scores = changes.get("rows", made.collapse), changes.get("scores", made.scores())
         names = list(dict.fromkeys(row["method"] for row in [*rows, *scores]))
         content = {
-            "title": "Trained & attacked", "summary": ["One.", "Two."], "rows": rows, "scores": scores, "examples": [],
-            "names": names, "curves": [], "scatters": [], "changes": [], "training": [], "config_text": "seed: 0",
+            "title": "Trained & attacked",
+            "summary": ["One.", "Two."],
+            "rows": rows,
+            "scores": scores,
+            "examples": [],
+            "names": names,
+            "curves": [],
+            "scatters": [],
+            "changes": [],
+            "training": [],
+            "config_text": "seed: 0",
             "notes": [],
-        }  # fmt: skip
+        }
         return html.page(**content | changes)
 
     return make
@@ -83,10 +92,19 @@ def test_page_is_well_formed_and_self_contained(made, page):
     )
     words = " ".join("".join(parse(text).text).split())
     for expected in (
-        "Trained & attacked", "One.", "How much of a model's ranking survives", "How the ranking falls", "The numbers",
-        "What an attack looks like", "Where the scores went", "Worst cases", "Training", "A note.", "seed: 0",
+        "Trained & attacked",
+        "One.",
+        "How much of a model's ranking survives",
+        "How the ranking falls",
+        "The numbers",
+        "What an attack looks like",
+        "Where the scores went",
+        "Worst cases",
+        "Training",
+        "A note.",
+        "seed: 0",
         "What the words mean",
-    ):  # fmt: skip
+    ):
         assert expected in words
     assert text.count("<svg") == 2 + 2 + 1 + 2
     assert '<meta name="viewport"' in text and "prefers-color-scheme: dark" in text and "@media print" in text
@@ -121,9 +139,16 @@ def test_all_text_is_escaped(made, page):
     scores[0]["name"] = evil
     example = made.example() | {"method": evil, "name": evil, "attack": evil}
     text = page(
-        title=evil, summary=[evil], rows=rows, scores=scores, examples=[example], config_text=evil, notes=[evil],
-        curves=figures.curves(rows, [evil, "b"]), scatters=figures.scatters(scores, (evil, 2.0), [evil]),
-    )  # fmt: skip
+        title=evil,
+        summary=[evil],
+        rows=rows,
+        scores=scores,
+        examples=[example],
+        config_text=evil,
+        notes=[evil],
+        curves=figures.curves(rows, [evil, "b"]),
+        scatters=figures.scatters(scores, (evil, 2.0), [evil]),
+    )
     parser = parse(text)
     assert "<img src=x" not in text
     assert evil in "".join(parser.text)
@@ -199,10 +224,19 @@ def test_landscape_and_trust_checks(made, page):
     )
     words = " ".join("".join(parse(text).text).split())
     for expected in (
-        "The scores around one image", "image_03.png", "nothing to move along: plain.", "many steps beat one",
-        "100 % of the values have no gradient.", "suspicious", "not run", "∞", "1.23", "0.250",
-        "plain does not pass every check for masked gradients", "Integral robustness",
-    ):  # fmt: skip
+        "The scores around one image",
+        "image_03.png",
+        "nothing to move along: plain.",
+        "many steps beat one",
+        "100 % of the values have no gradient.",
+        "suspicious",
+        "not run",
+        "∞",
+        "1.23",
+        "0.250",
+        "plain does not pass every check for masked gradients",
+        "Integral robustness",
+    ):
         assert expected in words, expected
     assert text.count('class="xsuspicious"') == 2 and text.count('class="xpassed"') == 2
     assert "cprl does not pass" not in words
@@ -222,8 +256,12 @@ def test_text_of_the_checks_is_escaped(made, page):
     found = made.robustness(evil)
     found["checks"][0] |= {"name": evil, "explanation": evil, "verdict": "suspicious"}
     found["landscape"]["image"] = evil
-    text = page(rows=made.rows({evil: {("none", 0): 0.8}}), scores=[], robustness=[found],
-                landscapes=robustness_figures.landscapes([found], [evil]),
-                strengths=robustness_figures.strengths([found], [evil]))  # fmt: skip
+    text = page(
+        rows=made.rows({evil: {("none", 0): 0.8}}),
+        scores=[],
+        robustness=[found],
+        landscapes=robustness_figures.landscapes([found], [evil]),
+        strengths=robustness_figures.strengths([found], [evil]),
+    )
     assert "<img src=x" not in text
     assert evil in "".join(parse(text).text)

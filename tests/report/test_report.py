@@ -15,11 +15,15 @@ from cprl_jax import report
 @pytest.fixture
 def content(made):
     return {
-        "title": "A run", "summary": "What was done.", "rows": made.collapse, "scores": made.scores(),
+        "title": "A run",
+        "summary": "What was done.",
+        "rows": made.collapse,
+        "scores": made.scores(),
         "examples": [made.example(), made.example("cprl")],
-        "histories": {"plain": made.history(), "cprl": made.history()}, "config_text": "seed: 0",
+        "histories": {"plain": made.history(), "cprl": made.history()},
+        "config_text": "seed: 0",
         "notes": ["The labels are not human."],
-    }  # fmt: skip
+    }
 
 
 def test_everything_is_written(tmp_path, content):
@@ -35,9 +39,17 @@ def test_everything_is_written(tmp_path, content):
     }
     figures = {entry.name for entry in (folder / "figures").iterdir()}
     assert figures == {
-        "change.png", "example_01_plain.png", "example_02_cprl.png", "scatter_plain.png", "scatter_cprl.png",
-        "srcc_fgsm.png", "srcc_pgd.png", "training_loss_plain.png", "training_loss_cprl.png", "training_validation.png",
-    }  # fmt: skip
+        "change.png",
+        "example_01_plain.png",
+        "example_02_cprl.png",
+        "scatter_plain.png",
+        "scatter_cprl.png",
+        "srcc_fgsm.png",
+        "srcc_pgd.png",
+        "training_loss_plain.png",
+        "training_loss_cprl.png",
+        "training_validation.png",
+    }
     for name in figures:
         assert np.asarray(Image.open(folder / "figures" / name).convert("L")).std() > 1
     with (folder / "table.csv").open(newline="") as file:
@@ -103,8 +115,17 @@ def test_poor_results_are_reported_all_the_same(tmp_path, made):
     bare = {"method": "m/1", "attack": "none", "radius": 0, "against": "mos", "srcc": math.nan, "plcc": None, "rmse": 1}
     attacked = bare | {"attack": "pgd", "radius": 2}
     scores = [row | {"score": math.nan} for row in made.scores(("m/1",), (("pgd", 2.0),))]
-    report.write(tmp_path, title="t", summary=[], rows=[bare, attacked], scores=scores, examples=[made.example("m/1")],
-                 histories={"m/1": []}, config_text="", notes="One note.")  # fmt: skip
+    report.write(
+        tmp_path,
+        title="t",
+        summary=[],
+        rows=[bare, attacked],
+        scores=scores,
+        examples=[made.example("m/1")],
+        histories={"m/1": []},
+        config_text="",
+        notes="One note.",
+    )
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"srcc_pgd.png", "example_01_m_1.png"}
     assert "<li>One note.</li>" in (tmp_path / "report.html").read_text("utf-8")
 
@@ -112,8 +133,17 @@ def test_poor_results_are_reported_all_the_same(tmp_path, made):
 def test_six_methods(tmp_path, made):
     names = [f"method_{i}_with_a_rather_long_name" for i in range(6)]
     rows = made.rows({name: {("none", 0): 0.9, ("pgd", 2): 0.1 * i} for i, name in enumerate(names)})
-    report.write(tmp_path, title="t", summary="s", rows=rows, scores=made.scores(names[-1:], (("pgd", 2.0),)),
-                 examples=[], histories={}, config_text="c", notes=[])  # fmt: skip
+    report.write(
+        tmp_path,
+        title="t",
+        summary="s",
+        rows=rows,
+        scores=made.scores(names[-1:], (("pgd", 2.0),)),
+        examples=[],
+        histories={},
+        config_text="c",
+        notes=[],
+    )
     scatter = f"scatter_{names[-1]}.png"
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"srcc_pgd.png", scatter, "change.png"}
     text = (tmp_path / "report.html").read_text("utf-8")

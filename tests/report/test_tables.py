@@ -12,7 +12,7 @@ from cprl_jax.report import tables
 def test_csv_reads_back_exactly(made):
     rows = made.collapse
     rows[0] |= {"srcc": 0.1 + 0.2, "plcc": np.float32(0.1), "rmse": np.float64(1e-17), "ssim": jnp.float32(0.3)}
-    rows[1] |= {"srcc": math.nan, "extra": "a, \"b\"\nc", "images": np.int64(40)}  # fmt: skip
+    rows[1] |= {"srcc": math.nan, "extra": 'a, "b"\nc', "images": np.int64(40)}
     read = list(csv.DictReader(io.StringIO(tables.table_csv(rows))))
     columns = list(read[0])
     assert columns[:7] == ["method", "attack", "radius", "against", "srcc", "plcc", "rmse"]

@@ -6,19 +6,41 @@ import io
 from cprl_jax.report import zero_shot
 
 ROWS = [
-    {"method": method, "dataset": dataset, "images": images, "srcc": srcc, "srcc_low": srcc - 0.1,
-     "srcc_high": srcc + 0.1, "plcc": srcc + 0.01, "rmse": 20 * (1 - srcc)}
+    {
+        "method": method,
+        "dataset": dataset,
+        "images": images,
+        "srcc": srcc,
+        "srcc_low": srcc - 0.1,
+        "srcc_high": srcc + 0.1,
+        "plcc": srcc + 0.01,
+        "rmse": 20 * (1 - srcc),
+    }
     for method, dataset, images, srcc in (
-        ("plain", "livec", 450, 0.5), ("plain", "koniq", 10073, -0.25), ("cprl", "livec", 450, 0.75),
+        ("plain", "livec", 450, 0.5),
+        ("plain", "koniq", 10073, -0.25),
+        ("cprl", "livec", 450, 0.75),
     )
-]  # fmt: skip
+]
 
 
 def test_a_row_per_data_set_and_columns_per_method():
     lines = [line.split() for line in zero_shot.terminal(ROWS).splitlines()]
     assert lines[0][:3] == ["zero-shot", "on", "images"]
-    assert lines[1] == ["livec", "450", "0.500", "[0.40,", "0.60]", "0.510", "10.00",
-                        "0.750", "[0.65,", "0.85]", "0.760", "5.00"]  # fmt: skip
+    assert lines[1] == [
+        "livec",
+        "450",
+        "0.500",
+        "[0.40,",
+        "0.60]",
+        "0.510",
+        "10.00",
+        "0.750",
+        "[0.65,",
+        "0.85]",
+        "0.760",
+        "5.00",
+    ]
     assert lines[2] == ["koniq", "10073", "-0.250", "[-0.35,", "-0.15]", "-0.240", "25.00", "–", "–", "–"]
 
 

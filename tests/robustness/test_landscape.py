@@ -66,12 +66,18 @@ def test_models_share_the_random_direction(getkey):
 
 
 def test_without_a_gradient_there_is_no_axis():
-    found = landscape(lambda images: jnp.round(10 * wave(images)) / 10, image_between(0.2, 0.8), extent=0.1, points=3,
-                      key=jax.random.key(0))  # fmt: skip
+    found = landscape(
+        lambda images: jnp.round(10 * wave(images)) / 10,
+        image_between(0.2, 0.8),
+        extent=0.1,
+        points=3,
+        key=jax.random.key(0),
+    )
     assert found.zero_gradient_fraction == 1
     np.testing.assert_array_equal(found.scores[0], found.scores[2])
-    masked = landscape(lambda images: wave(images[:, :3]), image_between(0.2, 0.8), extent=0.1, points=3,
-                       key=jax.random.key(0))  # fmt: skip
+    masked = landscape(
+        lambda images: wave(images[:, :3]), image_between(0.2, 0.8), extent=0.1, points=3, key=jax.random.key(0)
+    )
     assert masked.zero_gradient_fraction == 0.5
 
 

@@ -60,9 +60,15 @@ def check(score_fn, direction=None, **options):
 
 
 NAMES = [
-    trust.ZERO_GRADIENTS, trust.RADIUS, trust.UNBOUNDED, trust.STEPS, trust.ITERATED, trust.BLACK_BOX, trust.TRANSFER,
+    trust.ZERO_GRADIENTS,
+    trust.RADIUS,
+    trust.UNBOUNDED,
+    trust.STEPS,
+    trust.ITERATED,
+    trust.BLACK_BOX,
+    trust.TRANSFER,
     trust.ADAPTIVE,
-]  # fmt: skip
+]
 ALWAYS_RUN = NAMES[:6]
 
 
@@ -79,8 +85,9 @@ def test_honest_models_pass(score_fn, direction):
 @pytest.mark.slow
 def test_numbers_of_a_linear_model():
     images = 0.4 + 0.2 * IMAGES  # far enough from 0 and 1 for the radius
-    found = trust.check(linear, images, direction=attacks.up(), radius=RADIUS, steps=4, queries=60,
-                        key=jax.random.key(0))  # fmt: skip
+    found = trust.check(
+        linear, images, direction=attacks.up(), radius=RADIUS, steps=4, queries=60, key=jax.random.key(0)
+    )
     found = {each.name: each.numbers for each in found}
     full = 3 * RADIUS * np.abs(WEIGHTS).sum()
     assert found[trust.ZERO_GRADIENTS] == {"mean share": 0, "largest share": 0, "blind images": 0}
@@ -143,8 +150,11 @@ def test_a_constant_score_gets_no_clean_bill_of_health():
 
 
 def test_scores_that_are_not_numbers_are_suspicious():
-    found = check(lambda images: jnp.where(jnp.mean(images, axis=(1, 2, 3)) > 0.52, jnp.nan, linear(images)),
-                  attacks.up(), queries=0)  # fmt: skip
+    found = check(
+        lambda images: jnp.where(jnp.mean(images, axis=(1, 2, 3)) > 0.52, jnp.nan, linear(images)),
+        attacks.up(),
+        queries=0,
+    )
     assert found[trust.UNBOUNDED].verdict == "suspicious" and "not finite" in found[trust.UNBOUNDED].explanation
 
 
@@ -160,8 +170,9 @@ def test_order_is_judged_by_margin_and_spread():
 
 @pytest.mark.slow
 def test_one_image_and_large_radius():
-    found = trust.check(linear, IMAGES[:1], direction=attacks.up(), radius=0.6, steps=2, queries=20,
-                        key=jax.random.key(0))  # fmt: skip
+    found = trust.check(
+        linear, IMAGES[:1], direction=attacks.up(), radius=0.6, steps=2, queries=20, key=jax.random.key(0)
+    )
     assert {each.verdict for each in found[:6]} == {"passed"}
     assert list(found[1].numbers) == ["PGD at 76.5/255", "PGD at 153/255", "PGD at 255/255"]
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from cprl_jax.data.decode import decode_photograph
 from cprl_jax.data.distortions import DISTORTIONS, FAMILIES, LEVELS, distort
 from cprl_jax.data.scenes import photograph_path
-from cprl_jax.errors import UserError
-from cprl_jax.files import write_file
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_file
 
 _GAP, _CAPTION = 3, 12  # pixels between tiles, and for the line above a row
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

@@ -221,7 +221,7 @@ def _entry(abbreviation: str, apply, *, differentiable: bool = False) -> tuple[s
     source = "TID2013 (PSNR of the levels); ours (function)"
     return abbreviation, Distortion(
         apply, PSNR, "PSNR in dB", source=source, family="tid2013", differentiable=differentiable
-    )  # fmt: skip
+    )
 
 
 _TABLE = {

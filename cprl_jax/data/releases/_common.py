@@ -251,13 +251,7 @@ def check_count(count: int, expected: int, what: str, problems: list[str]) -> No
 
 
 def check_scores(
-    scores: Sequence[float],
-    low: float,
-    high: float,
-    problems: list[str],
-    *,
-    labels: Sequence[str],
-    what: str = "score",
+    scores: Sequence[float], low: float, high: float, problems: list[str], *, labels: Sequence[str], what: str = "score"
 ) -> bool:
     """Whether every score is a number within low..high; a problem for each that is not.
 

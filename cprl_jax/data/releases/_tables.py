@@ -10,16 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cprl_jax.data.dataset import listing
-from cprl_jax.data.releases._common import (
-    NAN,
-    Files,
-    Record,
-    check_range,
-    check_scores,
-    find_images,
-    one_line,
-    place,
-)
+from cprl_jax.data.releases._common import NAN, Files, Record, check_range, check_scores, find_images, one_line, place
 
 Cell = str | float | None
 

@@ -18,7 +18,7 @@ from absl import logging
 
 from cprl_jax.data.dataset import CachedImages, NamedImages, QualityDataset, decode_rgb, listing
 from cprl_jax.data.releases import _common
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 MOST_PROBLEMS = 20  # named in one message
 _PRISTINE = "references"  # the split of the undistorted photographs

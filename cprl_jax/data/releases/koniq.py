@@ -14,7 +14,7 @@ from absl import logging
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.releases import _common, _tables
 from cprl_jax.data.releases.build import QualityBuilder
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 NAME = "koniq"
 TITLE = "KonIQ-10k"

@@ -39,8 +39,13 @@ CITATION = (
 HOW_TO_UNPACK = "unpack it there so that databaserelease2/dmos_realigned.mat and databaserelease2/jp2k/img1.bmp exist"
 MAY_BE_IDENTICAL = ("fast-fading",)  # none are known; but two transmissions without an error would give one image
 FOLDER_SIZES = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
-_TYPES = {"jp2k": "jpeg2000", "jpeg": "jpeg", "wn": "white-noise", "gblur": "gaussian-blur",
-          "fastfading": "fast-fading"}  # fmt: skip
+_TYPES = {
+    "jp2k": "jpeg2000",
+    "jpeg": "jpeg",
+    "wn": "white-noise",
+    "gblur": "gaussian-blur",
+    "fastfading": "fast-fading",
+}
 DISTORTIONS = tuple(_TYPES.values())
 DISTORTED = {"jp2k": 169, "jpeg": 175, "wn": 145, "gblur": 145, "fastfading": 145}
 SCENES = 29

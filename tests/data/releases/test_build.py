@@ -11,7 +11,7 @@ import pytest
 from cprl_jax.data.dataset import decode_rgb
 from cprl_jax.data.releases import build
 from cprl_jax.data.releases._common import Contents, Record
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 toy = types.ModuleType("toy")
 toy.NAME, toy.TITLE, toy.FOLDERS, toy.URL = "toy", "Toy", ("toy_release",), "https://example.org"

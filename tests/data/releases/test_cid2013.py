@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data.releases import build, cid2013
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 LOW, HIGH = cid2013.SCORE_RANGE
 DEVICES = {"I": 14, "II": 13, "III": 13, "IV": 13, "V": 12, "VI": 14}

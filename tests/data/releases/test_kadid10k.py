@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data.releases import build, kadid10k
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 LOW, HIGH = kadid10k.SCORE_RANGE
 

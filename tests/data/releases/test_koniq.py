@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data.releases import build, koniq
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 SETS = ["training"] * 28 + ["validation"] * 4 + ["test"] * 8
 

@@ -10,7 +10,7 @@ import scipy.io
 from PIL import Image
 
 from cprl_jax.data.releases import build, live
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 SIZES = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
 ORIGINALS = {"jp2k": 58, "jpeg": 58, "wn": 29, "gblur": 29, "fastfading": 29}

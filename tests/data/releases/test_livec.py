@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 from cprl_jax.data.releases import build, livec
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "livec_sample"
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data.releases import build, mlive
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 FOLDERS = {"Part 1": ("blurjpeg", "jpeg"), "Part 2": ("blurnoise", "noise")}
 SCENES = [f"scene{i}" for i in range(15)]

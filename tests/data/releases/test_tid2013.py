@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data.releases import build, tid2013
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 LOW, HIGH = tid2013.SCORE_RANGE
 
@@ -28,8 +28,10 @@ class Release:
         scores = [HIGH - (HIGH - LOW) * rank[key] / (len(keys) - 1) for key in keys]
         names = [f"i{s:02}_{d:02}_{level}.bmp" for s, d, level in keys]
         # The list and the disk disagree about capitals, as in the archive.
-        self.rows = [[score, name.upper().replace("BMP", "bmp") if i % 40 == 3 else name] for i, (score, name) in
-                     enumerate(zip(scores, names, strict=True))]  # fmt: skip
+        self.rows = [
+            [score, name.upper().replace("BMP", "bmp") if i % 40 == 3 else name]
+            for i, (score, name) in enumerate(zip(scores, names, strict=True))
+        ]
         self.deviations = [0.1 + 0.001 * i for i in range(len(keys))]
         blank = folder / "blank"  # many links to one file are made faster than many files
         blank.touch()

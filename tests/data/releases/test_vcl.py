@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.data.releases import build, vcl
-from cprl_jax.errors import UserError
+from cprl_jax.runtime.errors import UserError
 
 LOW, HIGH = vcl.SCORE_RANGE
 

@@ -1,0 +1,58 @@
+"""`--config`, its overrides and `--workdir`, with every mistake in one line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from cprl_jax.runtime.errors import UserError
+
+
+def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> tuple[ml_collections.ConfigDict, str]:
+    """Parses `--config` (with its overrides) and `--workdir`.
+
+    Returns:
+      (config, workdir); the default workdir is runs/ and the name of the configuration with its argument.
+
+    Raises:
+      UserError: a flag, file, key or value that does not exist or has the wrong type, in one line.
+      SystemExit: `--help` was asked for and printed.
+    """
+    if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv[1:]):
+        print(usage)
+        raise SystemExit(0)
+    try:
+        rest = flag_values(list(argv))
+        config = flag_values.config
+        if config is not None:
+            file, _, argument = config_flags.get_config_filename(flag_values["config"]).partition(":")
+            if not Path(file).is_file():
+                raise UserError(f"there is no config file {file!r}; those of this project are in configs/")
+            config.to_dict()  # an error in the file itself is only raised on first use
+    except Exception as error:
+        raise UserError(_flag_error(error)) from error
+    if rest[1:]:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags are --config=FILE, --config.a.b=value, --workdir=DIR")
+    if config is None:
+        raise UserError("--config=FILE is missing; try --config=configs/quickstart.py")
+    workdir = flag_values.workdir
+    if not workdir:
+        workdir = f"runs/{Path(file).stem}" + (f"-{argument.replace('/', '_')}" if argument else "")
+    return config, workdir
+
+
+def _flag_error(error: BaseException) -> str:
+    """One line on what is wrong with the command line: our own error if one lies beneath, else the parser's."""
+    text, cause = "", error
+    while cause is not None:
+        if isinstance(cause, UserError):  # the innermost: the ones around it repeat it with a traceback
+            text = str(cause)
+        cause = cause.__cause__ or cause.__context__
+    if text:
+        return text
+    text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
+    if isinstance(error, (AttributeError, KeyError)):
+        text = f"unknown field of --config: {text}; cprl_jax/config/defaults.py lists all fields"
+    return text

@@ -1,0 +1,248 @@
+"""The jobs "causal_iqa" and "leave_one_out": updates trained side by side, tested, and reported.
+
+Zhong et al., "Causal-IQA: Towards the Generalization of Image Quality Assessment Based on Causal Inference", ICML 2024.
+A run's folder holds config.json, division/, report/, and
+
+- of "causal_iqa", which trains on the training part of a split and tests on its test part and on other data sets (Table
+  4): split.json and a folder for each UPDATE/seed-K (checkpoints/, metrics.csv, tensorboard/, weights.npz, test.npz);
+- of "leave_one_out" (Tables 3 and 12): cells/DISTORTION/UPDATE-seedK.npz, see `leave_one_out`.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from cprl_jax import data, models
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.data import splits
+from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.evaluation import zero_shot
+from cprl_jax.experiments.causal_iqa import division as division_lib
+from cprl_jax.experiments.causal_iqa import leave_one_out, report, results
+from cprl_jax.experiments.causal_iqa.division import Division
+from cprl_jax.experiments.causal_iqa.features import fingerprint
+from cprl_jax.experiments.causal_iqa.study import FREE, Study, severe
+from cprl_jax.experiments.causal_iqa.table import title_of
+from cprl_jax.experiments.causal_iqa.training import Trainer, make_plan
+from cprl_jax.experiments.cprl.experiment import describe_network, load_split, notes_on_labels
+from cprl_jax.runtime import parallel
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import read_cache, write_cache, write_file
+
+# What may differ between the commands that share a folder: which trainings there are, how they are looked at, and where
+# things lie.
+_MAY_CHANGE = (
+    *(f"causal_iqa.{name}" for name in FREE),
+    "evaluation.batch_size",
+    "evaluation.datasets",
+    "evaluation.resamples",
+    "compilation_cache",
+    "dataset.cache",
+    "dataset.cache_gib",
+    "dataset.data_dir",
+    "dataset.manual_dir",
+    "train.workers",
+)
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Runs config.job ("causal_iqa" or "leave_one_out"), going on where an earlier run stopped, and writes the report.
+
+    Raises:
+      UserError: a wrong configuration, data set, split or weights, found before anything is trained; or a `workdir`
+        that holds something else.
+      TrainingDiverged: a loss became NaN or infinite.
+    """
+    workdir = Path(workdir).expanduser().resolve()
+    started = time.monotonic()
+    _check_workdir(config, workdir)
+    dataset = parallel.main_process_first(lambda: data.load(config.dataset))
+    parts = (_leave_one_out if config.job == "leave_one_out" else _causal_iqa)(config, dataset, workdir)
+    if parallel.is_main_process():
+        page = report.write(workdir / "report", config_text=config_lib.to_json(config), notes=_notes(config), **parts)
+        print(report.format_table(parts["rows"], parts["averages"]))
+        print(f"\nReport: {page}   ({(time.monotonic() - started) / 60:.1f} minutes)")
+    parallel.barrier("report written")
+
+
+# -------------------------------------------------------------------------------------------------- the jobs
+
+
+def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> dict[str, Any]:
+    """Trains and tests every update and seed; returns what the report shows."""
+    others = zero_shot.load_datasets(config)
+    split = load_split(config, dataset, workdir)
+    # No checkpoint is chosen and nothing is tuned: the validation part trains too.
+    trained, tested = (np.sort(splits.rows(dataset, names)) for names in (split.train + split.validation, split.test))
+    study = Study(config, dataset, trained, folder=workdir / "division")
+    division = study.divide(trained)
+    trainer = Trainer(config, make_plan(config, division))
+    _write(config, workdir, division, split=split)
+
+    rows, elsewhere, maps, histories = [], [], [], {}
+    # The other data sets are what the models are for: maps are of their images, where there are any.
+    shown = next(iter(others.values()), dataset)
+    shown_rows = severe(shown, np.arange(len(shown)) if others else tested, config.causal_iqa.saliency)
+    for seed in study.seeds:
+        for update in config.causal_iqa.updates:
+            folder = workdir / update / f"seed-{seed}"
+            variables, history = trainer.train(
+                update, dataset, division, seed=seed, variables=study.start(seed), folder=folder
+            )
+            if parallel.is_main_process() and not (folder / "weights.npz").exists():
+                models.save_weights(folder / "weights.npz", variables)
+            identity = {"variables": fingerprint(variables)}
+            scores = _test_scores(config, study, variables, dataset, tested, folder / "test.npz", identity)
+            rows += results.rows_by_distortion(update, seed, scores, dataset.mos[tested], dataset.distortions[tested])
+            found = zero_shot.evaluate(
+                config, update, study.module, variables, others, folder=folder, identity=identity
+            )
+            elsewhere += [{**row, "seed": seed} for row in found]
+            if seed == config.seed:
+                histories[update] = history
+                if len(shown_rows):
+                    found_maps = study.saliency(variables, shown_rows, shown)
+                    maps += [
+                        study.shown(update, row, found_map, shown)
+                        for row, found_map in zip(shown_rows, found_maps, strict=True)
+                    ]
+    summary = (
+        f"{describe_network(config)}, trained on {len(trained)} images of the {dataset.name} data set and tested on "
+        f"{len(tested)} images of scenes that training did not see."
+    )
+    return {
+        "title": f"{_titles(config)} on the {dataset.name} data set",
+        "summary": [summary, _training(config, study, trainer, f"{len(division.names)} subsets")],
+        "rows": rows,
+        "averages": results.averages(rows, seed=config.seed, resamples=config.evaluation.resamples),
+        "zero_shot": elsewhere,
+        "division": study.described(division),
+        "saliency": sorted(maps, key=lambda entry: entry["name"]),
+        "histories": histories,
+    }
+
+
+def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> dict[str, Any]:
+    """Trains and tests every cell; returns what the report shows."""
+    distortions = leave_one_out.held_out(config, dataset)
+    everything = np.arange(len(dataset))
+    study = Study(config, dataset, everything, folder=workdir / "division")
+    # Of the whole set, so that all cells are as long, and have one program. A cell uses what is left of it.
+    division = study.divide(everything)
+    plan = make_plan(config, division)
+    trainer = Trainer(config, plan)
+    _write(config, workdir, division)
+    cells = leave_one_out.make_cells(config, study, distortions, plan, workdir / "cells")
+    leave_one_out.compute(config, study, trainer, dataset, cells)
+    parallel.barrier("cells computed")
+    found = [read_cache(cell.path, cell.stamp) for cell in cells]
+    rows = [
+        results.row(cell.update, cell.held_out, cell.seed, arrays["scores"], arrays["mos"])
+        for cell, arrays in zip(cells, found, strict=True)
+    ]
+    firsts = [(cell, arrays) for cell, arrays in zip(cells, found, strict=True) if cell.seed == config.seed]
+    pictured = distortions[:: -(-len(distortions) // max(1, config.causal_iqa.saliency))]
+    training = _training(config, study, trainer, "the subsets of the other distortions")
+    minutes = sum(float(arrays["seconds"]) for arrays in found) / 60
+    summary = (
+        f"{describe_network(config)}. For each of {len(distortions)} distortions of the {dataset.name} data set, a "
+        "training on all images of the others and a test on all images of this one. Scenes are shared between training "
+        "and test."
+    )
+    return {
+        "title": f"{_titles(config)} on unseen distortions of the {dataset.name} data set",
+        "summary": [
+            summary,
+            f"{training} The {len(cells)} trainings took {minutes:.1f} minutes in all, compilation included.",
+        ],
+        "rows": rows,
+        "averages": results.averages(rows, seed=config.seed, resamples=config.evaluation.resamples),
+        "zero_shot": [],
+        "division": study.described(division),
+        "saliency": [
+            study.shown(cell.update, int(arrays["saliency_row"]), arrays["saliency_map"])
+            for cell, arrays in firsts
+            if config.causal_iqa.saliency and cell.held_out in pictured
+        ],
+        "histories": {
+            cell.update: leave_one_out.history_of(arrays) for cell, arrays in firsts if cell.held_out == distortions[0]
+        },
+    }
+
+
+# -------------------------------------------------------------------------------------------------- their parts
+
+
+def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    path = workdir / "config.json"
+    if not path.exists():
+        empty = not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir()))
+        if not empty and not (workdir / "division").is_dir():
+            raise UserError(f"{workdir} holds something else than a run of Causal-IQA; give another --workdir")
+        return
+    config_lib.check_same_run(path, config, may_change=_MAY_CHANGE)
+
+
+def _write(
+    config: ml_collections.ConfigDict, workdir: Path, division: Division, split: splits.Split | None = None
+) -> None:
+    """What tells later calls and people what the run is."""
+    if parallel.is_main_process():
+        if split is not None and not (workdir / "split.json").exists():
+            splits.save_split(split, workdir / "split.json")
+        write_file(workdir / "config.json", config_lib.to_json(config))
+        division_lib.save(division, workdir / "division" / "division.npz")
+        logging.info("division: %s", division.report[0])
+    parallel.barrier("workdir made")
+
+
+def _test_scores(config, study: Study, variables: dict, dataset, rows: np.ndarray, path: Path, identity: dict):
+    settings = {name: config.evaluation[name] for name in ("crop_size", "crops")}
+    settings |= {"seed": config.seed, "names": dataset.names[rows].tolist()}
+    stamp = json.dumps({**settings, **identity}, sort_keys=True)
+    if (kept := read_cache(path, stamp)) is not None:
+        return kept["scores"]
+    scores = study.scores(variables, rows)
+    if parallel.is_main_process():
+        write_cache(path, stamp, {"scores": scores})
+    return scores
+
+
+def _titles(config: ml_collections.ConfigDict) -> str:
+    return _listed(title_of(update) for update in config.causal_iqa.updates)
+
+
+def _training(config: ml_collections.ConfigDict, study: Study, trainer: Trainer, subsets: str) -> str:
+    options = config.causal_iqa
+    seeds = f"seed {study.seeds[0]}" if len(study.seeds) == 1 else f"seeds {study.seeds[0]} to {study.seeds[-1]}"
+    return (
+        f"{trainer.plan.steps} meta steps of {options.batch_size} images from each of {subsets}, as many images for "
+        f"every update; {seeds}. Each image is scored on {config.evaluation.crops} "
+        f"crop{'s' if config.evaluation.crops > 1 else ''} of {config.evaluation.crop_size} pixels."
+    )
+
+
+def _notes(config: ml_collections.ConfigDict) -> list[str]:
+    notes = [
+        *notes_on_labels(config),
+        "ERM takes an optimiser step on each batch, as many as CIS takes inner steps. All updates have the same inner "
+        "optimiser and learning rates; none was tuned for one of them on these test images.",
+        "The model after the last meta step is tested; nothing is selected on images that are tested.",
+    ]
+    if not config.model.weights:
+        notes.append(
+            "Contents are clustered by what a network of random weights sees: texture and colour, not meaning. Weights "
+            "trained on ImageNet (config.model.weights) make better clusters."
+        )
+    return notes
+
+
+def _listed(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

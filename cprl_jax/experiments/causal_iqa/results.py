@@ -1,0 +1,135 @@
+"""What the cells of a comparison of updates come to: rows, averages and their intervals. NumPy, on the host."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cprl_jax.evaluation import statistics
+
+Rows = list[dict[str, Any]]
+
+WHOLE = "(test part)"
+"""In the place of a distortion: all test images."""
+
+BASELINE = "erm"
+"""The update that the others are compared with."""
+
+
+def row(
+    update: str, distortion: str, seed: int, scores: Float[np.ndarray, " images"], mos: Float[np.ndarray, " images"]
+) -> dict[str, Any]:
+    """One cell: `update`, `distortion`, `seed`, `images`, `srcc` and `plcc` (NaN where all scores are the same)."""
+    return {
+        "update": update,
+        "distortion": distortion,
+        "seed": seed,
+        "images": len(mos),
+        "srcc": float(statistics.srcc(scores, mos)),
+        "plcc": float(statistics.plcc(scores, mos)),
+    }
+
+
+def rows_by_distortion(
+    update: str,
+    seed: int,
+    scores: Float[np.ndarray, " images"],
+    mos: Float[np.ndarray, " images"],
+    distortions: Sequence[str],
+) -> Rows:
+    """A row for all images together (`WHOLE` in place of a distortion), and one for each distortion that has three."""
+    distortions = np.asarray(distortions, str)
+    found = [row(update, WHOLE, seed, scores, mos)]
+    for distortion in sorted({*distortions.tolist()} - {""}):
+        own = distortions == distortion
+        if own.sum() >= statistics.MIN_IMAGES:
+            found.append(row(update, distortion, seed, scores[own], mos[own]))
+    return found
+
+
+def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
+    """One row per update: its mean SRCC over distortions and seeds, and how far it is from that of ERM.
+
+    A model with the same score for all images has no rank correlation, and counts as 0: it puts nothing in order.
+
+    Intervals are 95 % percentile bootstrap intervals: distortions are drawn with replacement, and for each one that is
+    drawn, its seeds with replacement. They tell how far the mean hangs on which distortions and seeds there were; the
+    same draws are made for all updates, so that the difference is taken within them. NaN for fewer than two
+    distortions.
+
+    Args:
+      rows: of `row`, with every distortion and seed for every update. Those of `WHOLE` do not take part, unless there
+        are no others.
+      seed: of the draws.
+      resamples: how many.
+
+    Returns:
+      `update`, `srcc`, `srcc_low`, `srcc_high`; `difference`, `difference_low`, `difference_high` to ERM (NaN without
+      it); `wins`, the number of cells in which the update is above ERM; `cells`.
+
+    Raises:
+      ValueError: a cell that is missing or occurs twice.
+    """
+    kept = [entry for entry in rows if entry["distortion"] != WHOLE] or rows
+    updates = list(dict.fromkeys(entry["update"] for entry in kept))
+    tables = {update: _table([entry for entry in kept if entry["update"] == update]) for update in updates}
+    shapes = {table.shape for table in tables.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"every update needs the same distortions and seeds, but their numbers are {sorted(shapes)}")
+    baseline = tables.get(BASELINE)
+    draws = _draws(*shapes.pop(), seed=seed, resamples=resamples)
+    found = []
+    for update, table in tables.items():
+        difference = np.full_like(table, np.nan) if baseline is None else table - baseline
+        low, high = _interval(table, draws)
+        difference_low, difference_high = _interval(difference, draws)
+        found.append(
+            {
+                "update": update,
+                "srcc": float(table.mean()),
+                "srcc_low": low,
+                "srcc_high": high,
+                "difference": float(difference.mean()),
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+                "wins": int((difference > 0).sum()),
+                "cells": table.size,
+            }
+        )
+    return found
+
+
+def _table(rows: Rows) -> Float[np.ndarray, "distortions seeds"]:
+    """The SRCC of every distortion and seed of one update, both sorted."""
+    distortions = sorted({entry["distortion"] for entry in rows})
+    seeds = sorted({entry["seed"] for entry in rows})
+    if len(rows) != len(distortions) * len(seeds):
+        raise ValueError(
+            f"{rows[0]['update']}: {len(rows)} cells for {len(distortions)} distortions and {len(seeds)} seeds; give "
+            "one for each pair"
+        )
+    table = np.full((len(distortions), len(seeds)), np.inf)
+    for entry in rows:
+        value = 0.0 if math.isnan(entry["srcc"]) else entry["srcc"]
+        table[distortions.index(entry["distortion"]), seeds.index(entry["seed"])] = value
+    if np.isinf(table).any():
+        raise ValueError(f"{rows[0]['update']}: some distortion and seed occurs twice, and another is missing")
+    return table
+
+
+def _draws(distortions: int, seeds: int, *, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distortions [resamples, distortions, 1] and, for each that is drawn, seeds [resamples, distortions, seeds]."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(distortions, size=(resamples, distortions, 1))
+    return drawn, generator.integers(seeds, size=(resamples, distortions, seeds))
+
+
+def _interval(
+    table: Float[np.ndarray, "distortions seeds"], draws: tuple[np.ndarray, np.ndarray]
+) -> tuple[float, float]:
+    if len(table) < 2 or np.isnan(table).any():
+        return math.nan, math.nan
+    low, high = np.quantile(table[draws].mean(axis=(1, 2)), (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,106 @@
+"""Which images each meta step sees: a pure function of the seed and the step, from wherever a run resumes."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from cprl_jax.experiments.causal_iqa.division import Division
+from cprl_jax.runtime import parallel
+
+# Keep the streams of random numbers apart.
+_ORDER, _MEMBERS, _TASKS, _HALVES, _ALL = range(5)
+
+SUPPORT_SHARE = 0.8  # of a task's images, in MetaIQA's published code
+
+
+def draw(
+    method: str, division: Division, *, batch_size: int, seed: int, step: int, groups: int = 0
+) -> tuple[Int32[np.ndarray, "groups batch"], Float32[np.ndarray, "groups batch"]]:
+    """The rows of the images of one meta step, and their weights for Eq. 6.
+
+    'cis', 'cip': one group a subset, in an order of its own each step. A subset's images come in epochs, each in an
+    order of its own; a batch that the end of an epoch leaves unfilled goes on with the next one, so that in a subset
+    smaller than the batch every image occurs equally often, give or take one. Weights are the division's.
+
+    'metaiqa': `groups` / 2 tasks, each of one subset (for MetaIQA itself, of a division without content) with its
+    images divided at random into support (80 %) and query images, a group each; tasks come in epochs. Weights are 1.
+
+    'erm': `groups` groups of images of any subset, in epochs over all of them. Weights are 1.
+
+    Args:
+      method: as above.
+      division: its images of subset -1 are never drawn.
+      batch_size: images a group, over all devices and processes.
+      seed: non-negative integer.
+      step: of the meta step, from 0.
+      groups: of 'metaiqa' (even) and 'erm'; 0 = 10 (five tasks, as in MetaIQA's published code) and one a subset.
+
+    Returns:
+      rows of the data set that was divided, and weights.
+
+    Raises:
+      ValueError: an unknown method, or numbers out of range.
+    """
+    if batch_size < 1 or seed < 0 or step < 0 or groups < 0:
+        raise ValueError(
+            f"batch_size={batch_size}, seed={seed}, step={step}, groups={groups}: the first must be at least 1, the "
+            "others at least 0"
+        )
+    members = [np.flatnonzero(division.subsets == subset) for subset in range(len(division.names))]
+    if method in ("cis", "cip"):
+        order = _generator(seed, _ORDER, step).permutation(len(members))
+        positions = step * batch_size + np.arange(batch_size)
+        rows = np.stack([_in_epochs(members[subset], positions, seed, _MEMBERS, int(subset)) for subset in order])
+        return rows.astype(np.int32), division.weights[rows]
+    if method == "metaiqa":
+        groups = groups or 10
+        if groups % 2:
+            raise ValueError(f"groups={groups} must be even: a support and a query batch a task")
+        tasks = _in_epochs(np.arange(len(members)), step * (groups // 2) + np.arange(groups // 2), seed, _TASKS)
+        halves = [
+            half
+            for place, task in enumerate(tasks)
+            for half in _support_and_query(members[task], batch_size, _generator(seed, _HALVES, step, place))
+        ]
+        rows = np.stack(halves)
+    elif method == "erm":
+        shape = (groups or len(members), batch_size)
+        positions = step * shape[0] * batch_size + np.arange(shape[0] * batch_size)
+        rows = _in_epochs(np.flatnonzero(division.subsets >= 0), positions, seed, _ALL).reshape(shape)
+    else:
+        raise ValueError(f"method {method!r} is unknown; allowed: cis, cip, metaiqa, erm")
+    return rows.astype(np.int32), np.ones(rows.shape, np.float32)
+
+
+def shard(batch: Any) -> Any:
+    """Divides each group's batch among the devices: [groups, batch, ...] -> [devices, groups, batch / devices, ...].
+
+    Of NumPy arrays these are views: nothing is copied.
+
+    Raises:
+      ValueError: a batch that does not divide by the number of devices.
+    """
+    divided = parallel.shard(jax.tree.map(lambda values: values.swapaxes(0, 1), batch))
+    return jax.tree.map(lambda values: values.swapaxes(1, 2), divided)
+
+
+def _support_and_query(members: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Two batches of different images (of one image, where there is no other), repeated where there are too few."""
+    shuffled = generator.permutation(members)
+    cut = min(max(1, round(SUPPORT_SHARE * len(members))), max(1, len(members) - 1))
+    query = shuffled[cut:] if len(members) > 1 else shuffled
+    return [np.resize(shuffled[:cut], batch_size), np.resize(query, batch_size)]
+
+
+def _in_epochs(items: np.ndarray, positions: np.ndarray, *stream: int) -> np.ndarray:
+    """What is at these positions of an endless row of epochs, each a permutation of the items."""
+    epochs, places = np.divmod(positions, len(items))
+    return np.concatenate(
+        [_generator(*stream, epoch).permutation(items)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+    )
+
+
+def _generator(*numbers: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(numbers))

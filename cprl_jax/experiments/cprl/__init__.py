@@ -1,0 +1,1 @@
+"""CPRL's experiment: methods trained, attacked and reported side by side."""

@@ -1,0 +1,1 @@
+"""The perceptual-attack experiment: candidates, counterexamples and the paper's tables."""

@@ -1,0 +1,270 @@
+"""What a perceptual attack works on: images, models on one scale of scores, and fidelities, all by name."""
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from cprl_jax import data, fidelity, models
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.data import splits
+from cprl_jax.data.dataset import decode_rgb
+from cprl_jax.data.scenes import PHOTOGRAPHS
+from cprl_jax.models import brisque, logistic
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.loop import best_variables, create_model
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+LOWEST, HIGHEST = 0.0, 10.0  # of every model's mapped scores
+_RANDOM = "random"  # in the place of weights
+_NO_FILE = "is not given"
+
+
+class Picture(NamedTuple):
+    """An image to attack. `mos` is NaN where there is no label."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "height width 3"]
+    mos: float
+
+
+class Target(NamedTuple):
+    """A model: its scores on 0..10, the higher the better, and what tells it from every other one."""
+
+    name: str
+    score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
+    identity: str
+
+
+class Fidelity(NamedTuple):
+    """A distance, the largest value of it that counts as invisible, and what tells it from every other one."""
+
+    name: str
+    distance: Callable
+    threshold: float
+    identity: str
+
+
+class Cell(NamedTuple):
+    """One model, one fidelity, one image: the unit that is computed and kept. `stamp` is all that it depends on."""
+
+    target: Target
+    fidelity: Fidelity
+    picture: Picture
+    path: Path
+    stamp: str
+
+
+def as_floats(pixels: np.ndarray) -> Float[np.ndarray, "*shape"]:
+    """8-bit values as float32 in [0, 1]."""
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def read_pictures(config: ml_collections.ConfigDict) -> list[Picture]:
+    """The images that config.perceptual asks for, sorted by name.
+
+    Raises:
+      UserError: no such folder or none in it, a file that is no image, labels that do not fit, no images left.
+    """
+    options = config.perceptual
+    names, decode, mos = _folder(options) if options.images else _dataset(config)
+    chosen = np.arange(len(names))
+    if 0 < options.count < len(names):
+        order = np.argsort(mos, kind="stable") if np.all(np.isfinite(mos)) else chosen
+        chosen = np.sort(order[np.round(np.linspace(0, len(names) - 1, options.count)).astype(int)])
+    return [Picture(names[row], _resize(decode(row), options.height, options.width), float(mos[row])) for row in chosen]
+
+
+def _folder(options: ml_collections.ConfigDict):
+    folder = Path(options.images).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"config.perceptual.images: there is no folder {folder}")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"config.perceptual.images: no image files in {folder} ({', '.join(SUFFIXES)})")
+    names = [path.name for path in paths]
+
+    def decode(row: int) -> np.ndarray:
+        try:
+            return decode_rgb(paths[row].read_bytes())
+        except OSError as error:
+            raise UserError(f"{paths[row]} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"{paths[row]} cannot be read: {error}") from None
+
+    mos = np.full(len(names), np.nan)
+    if options.labels:
+        labels = _read_labels(Path(options.labels).expanduser())
+        if missing := [name for name in names if name not in labels]:
+            raise UserError(f"{options.labels} has no label of {missing[0]} ({len(missing)} of {len(names)} missing)")
+        mos = np.array([labels[name] for name in names])
+    return names, decode, mos
+
+
+def _read_labels(path: Path) -> dict[str, float]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"config.perceptual.labels: {path} cannot be read: {reason}") from None
+    labels = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            labels[row["image"]] = float(row["mos"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}, line {number}: needs columns image and mos, with a number in mos") from None
+        if not 0 <= labels[row["image"]] <= 100:
+            raise UserError(f"{path}, line {number}: the MOS {row['mos']} is outside of 0..100")
+    return labels
+
+
+def _dataset(config: ml_collections.ConfigDict):
+    dataset = data.load(config.dataset)
+    rows = np.arange(len(dataset))
+    if config.dataset.split_file:
+        rows = splits.rows(dataset, splits.load_split(config.dataset.split_file, dataset).test)
+    if dataset.name == "embedded":
+        rows = rows[np.isin(dataset.references[rows], list(PHOTOGRAPHS))]
+    if not len(rows):
+        raise UserError(
+            f"config.dataset.split_file: no photographs in the test part of {config.dataset.split_file}; give another "
+            "split, or images by config.perceptual.images"
+        )
+    rows = rows[np.argsort(dataset.names[rows], kind="stable")]
+    names = dataset.names[rows].tolist()
+    return names, lambda row: dataset.images[int(rows[row])], dataset.mos[rows].astype(float)
+
+
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """To height x width with Pillow's antialiased filter; sides are exchanged so that upright images stay upright."""
+    if not height:
+        return pixels
+    size = (width, height)
+    if (pixels.shape[0] > pixels.shape[1]) != (height > width):
+        size = (height, width)
+    image = Image.fromarray(pixels)
+    return np.array(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
+
+
+def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
+    """The models of config.perceptual.models, each on 0..10: Ma19 and BRISQUE by their published logistic maps.
+
+    Models that were trained here predict MOS on 0..100, which is divided by 10.
+
+    Raises:
+      UserError: weights that are missing or do not fit, no such run or method.
+    """
+    readers = {"ma19": _ma19, "brisque": _brisque}
+    targets = []
+    for name in config.perceptual.models:
+        target = Target(name, *readers[name](config.perceptual)) if name in readers else _trained(name)
+        if any(target.name == other.name for other in targets):
+            raise UserError(
+                f"config.perceptual.models: two models would be called {target.name!r}; rename a run's folder"
+            )
+        targets.append(target)
+    return targets
+
+
+def _ma19(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
+    if not options.ma19_weights:
+        raise UserError(f"the weights of ma19: --config.perceptual.ma19_weights=FILE {_NO_FILE}")
+    config_model = config_lib.default().model
+    config_model.name, config_model.score_mean, config_model.score_std = "ma19", 0.0, 1.0
+    config_model.sort_mask.rate = 0.0
+    module = models.create(config_model)
+    variables = models.initialize(module, jax.random.key(0), 32)
+    variables = models.load_weights(variables, options.ma19_weights, config_model=config_model)
+    score_fn = logistic.logistic(models.score_fn(module, variables), logistic.MA19)
+    return score_fn, fingerprint("ma19", score_fn)
+
+
+def _brisque(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
+    if not options.brisque_svr:
+        raise UserError(f"the regression of brisque: --config.perceptual.brisque_svr=FILE {_NO_FILE}")
+    svr = brisque.load_svr(options.brisque_svr, ranges=options.brisque_ranges or None, rho=options.brisque_rho or None)
+    score_fn = logistic.logistic(brisque.score_fn(svr), logistic.BRISQUE)
+    return score_fn, fingerprint("brisque", score_fn)
+
+
+def _trained(name: str) -> Target:
+    """A model of a run of `cprl_jax.main`: 'run:FOLDER:METHOD'."""
+    folder, _, method = name.removeprefix("run:").rpartition(":")
+    if not folder:
+        raise UserError(
+            f"config.perceptual.models names {name!r}; write run:FOLDER:METHOD, such as run:runs/livec:cprl"
+        )
+    run = Path(folder).expanduser()
+    if not (run / "config.json").is_file():
+        hint = "; `make quickstart` trains it" if run.name == "quickstart" else ""
+        raise UserError(f"config.perceptual.models: there is no run in {run}{hint}")
+    config = config_lib.read_config(run)
+    if method not in config.methods:
+        raise UserError(
+            f"config.perceptual.models: {method!r} was not trained in {run}; there are {', '.join(config.methods)}"
+        )
+    variables, step = best_variables(config, method, run / method)
+    module = create_model(config, method)
+    score_fn = Partial(_tenth, models.score_fn(module, variables))
+    return Target(f"{run.resolve().name}-{method}", score_fn, fingerprint(f"{module} {step}", variables))
+
+
+def _tenth(score_fn: Callable, images: Array) -> Array:
+    return score_fn(images) / 10.0
+
+
+def read_fidelities(config: ml_collections.ConfigDict) -> list[Fidelity]:
+    """The distances of config.perceptual.fidelities.
+
+    Raises:
+      UserError: weights that are missing or do not fit.
+    """
+    options = config.perceptual
+    found = []
+    for name in options.fidelities:
+        chosen = {}
+        if name in ("lpips", "dists"):
+            try:
+                distance = fidelity.distance(name, parameters=_deep_parameters(name, options))
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from error
+        else:
+            if name == "ssim" and options.ssim_gray:
+                chosen = {"gray": "float"}
+            distance = fidelity.distance(name, **chosen)
+        threshold = options.thresholds[name] / (255.0 if name == "chebyshev" else 1.0)
+        found.append(Fidelity(name, distance, threshold, fingerprint(f"{name} {chosen}", distance)))
+    return found
+
+
+def _deep_parameters(name: str, options: ml_collections.ConfigDict) -> dict[str, Any]:
+    if not options.vgg16_weights:
+        raise UserError(
+            f"the network of {name}: --config.perceptual.vgg16_weights=FILE {_NO_FILE} (torchvision's VGG-16; 'random' "
+            "tries the path out, without meaning)"
+        )
+    backbone = options.vgg16_weights
+    if backbone == _RANDOM:
+        backbone = fidelity.random_backbone(jax.random.key(0))
+    if name == "lpips":
+        return fidelity.lpips_parameters(backbone, heads=options.lpips_weights or None)
+    return fidelity.dists_parameters(backbone, weights=options.dists_weights or None)
+
+
+def fingerprint(text: str, tree: Any) -> str:
+    """A hash of a text and of all arrays in a pytree, the same for the same values."""
+    digest = hashlib.sha256(text.encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

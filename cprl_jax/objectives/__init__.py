@@ -1,6 +1,0 @@
-"""Losses: what a quality model is trained for. Pure functions of scores, labels and score functions."""
-
-from cprl_jax.objectives.causal_invariance import intervention, invariance_loss, magnitudes
-from cprl_jax.objectives.mos import correlation_loss, mos_loss
-
-__all__ = ["correlation_loss", "intervention", "invariance_loss", "magnitudes", "mos_loss"]

@@ -1,0 +1,1 @@
+"""Devices, processes, files and errors: what everything else stands on."""

@@ -1,0 +1,357 @@
+"""Devices and processes: the only file of the package that knows about them.
+
+A training step is a free function `(state, batch) -> (state, metrics)` for one device, which averages over the named
+axis `AXIS` (`jax.lax.pmean`). `map_step` runs it on every device of every process. The state keeps its natural shapes
+all along (no stacked device axis), so checkpoints, evaluation and attacks take it as it is.
+
+A run of several processes is started from outside (`launch/`, Slurm, Kubernetes, a TPU pod): `cluster` finds this
+process's place in it through the cluster detection of `jax.distributed`.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Key
+
+from cprl_jax.runtime.errors import TrainingDiverged, UserError
+
+AXIS = "batch"
+"""Name of the axis over which a step sees the devices: `jax.lax.pmean(gradients, parallel.AXIS)`."""
+
+Tree = Any
+"""A pytree of arrays."""
+
+_LOST_PEER_SIGNS = (
+    "closed by peer",
+    "reset by peer",
+    "gloo",
+    "nccl",
+    "heartbeat",
+    "coordination service",
+    "distributed service",
+    "barrier timed out",
+    "deadline_exceeded",
+)
+
+
+# -------------------------------------------------------------------------------------------------- processes
+
+
+def initialize() -> None:
+    """Joins the other processes of this run, if there are any; call it before anything touches a device.
+
+    `jax.distributed.initialize` is called, without arguments, when the environment is that of one process among
+    several (a Slurm job step of several tasks, Open MPI, an indexed Kubernetes job, a TPU pod) or when a launcher asks
+    for it with `CPRL_JAX_DISTRIBUTED=1`. `CPRL_JAX_DISTRIBUTED=0` forbids it. Everywhere else (a laptop, a login node,
+    an allocation of one task) this does nothing, so it never waits for processes that will not come.
+
+    Raises:
+      UserError: a cluster is there, but JAX could not find this process's place in it.
+    """
+    _make_room_for_forced_devices()
+    if jax.distributed.is_initialized() or not _has_peers(os.environ):
+        return
+    # The preemption service takes SIGTERM for itself and expects the program to ask for notices. Checkpoints survive
+    # a kill at any moment, so the plain meaning of SIGTERM, which schedulers rely on, is the better one.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize()
+    except Exception as error:
+        raise UserError(
+            f"this process could not find its place among the processes of the cluster ({_one_line(error)}); start it "
+            "as launch/README.md describes, or set CPRL_JAX_DISTRIBUTED=0 to run it as the only process"
+        ) from error
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+    """Runs its body as one process among those of the run, and ends them together.
+
+    In a run of one process it changes nothing: exceptions pass through. In a run of several, a process that fails
+    leaves at once, without waiting for peers that may be waiting for it: one line and exit code 2 for a `UserError`,
+    1 for `TrainingDiverged`, 3 when a peer was lost (the line tells how to go on); a traceback and 1 for anything else.
+    """
+    initialize()
+    try:
+        yield
+        barrier("end of run")
+    except BaseException as error:
+        if process_count() == 1:
+            raise
+        _leave(error)
+
+
+def lost_peer_message(error: BaseException) -> str | None:
+    """What to tell the user when `error` means that another process of the run is gone; None if it means otherwise."""
+    text = str(error).lower()
+    if process_count() == 1 or not any(sign in text for sign in _LOST_PEER_SIGNS):
+        return None
+    return (
+        f"Process {process_index()} of {process_count()} lost another process of this run ({_one_line(error)}). Look "
+        "at the output of the other processes for the cause; start the same command again to resume from the last "
+        "checkpoint."
+    )
+
+
+def process_index() -> int:
+    """This process's number, in 0..process_count() - 1."""
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """The number of processes that share this run."""
+    return jax.process_count()
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes files."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come to the barrier of this name; returns at once in a run of one process."""
+    if process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def main_process_first(function: Callable[[], Any]) -> Any:
+    """Calls a function in the main process, then in the others, which find what it has prepared on disk."""
+    result = function() if is_main_process() else None
+    barrier("main process first")
+    return result if is_main_process() else function()
+
+
+def gather(local: np.ndarray) -> np.ndarray:
+    """Concatenates an array of each process along the first axis, in the order of the processes, exactly.
+
+    Args:
+      local: numbers or booleans, [n, ...]. n may differ between processes; dtype and the other axes may not.
+
+    Returns:
+      [sum of all n, ...], the same on every process.
+
+    Raises:
+      ValueError: `local` has no axis, or a dtype that is not a number (gather row numbers instead of names).
+    """
+    local = np.asarray(local)
+    if local.ndim == 0 or not (np.issubdtype(local.dtype, np.number) or local.dtype == bool):
+        raise ValueError(
+            f"gather takes arrays of numbers or booleans with at least one axis, not {local.dtype} of shape "
+            f"{local.shape}; gather row numbers instead of names, and x[None] instead of a scalar"
+        )
+    if process_count() == 1:
+        return local
+    # Bytes travel unchanged, whereas a float64 would come back as a float32; and they can be padded to one length.
+    payload = np.frombuffer(np.ascontiguousarray(local).tobytes(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray([payload.size], np.uint32), tiled=True)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: payload.size] = payload
+    rows = multihost_utils.process_allgather(padded[None], tiled=True)
+    parts = [np.frombuffer(row[:size].tobytes(), local.dtype) for row, size in zip(rows, sizes, strict=True)]
+    return np.concatenate([part.reshape(-1, *local.shape[1:]) for part in parts])
+
+
+# -------------------------------------------------------------------------------------------------- devices
+
+
+def local_device_count() -> int:
+    """The number of devices of this process."""
+    return jax.local_device_count()
+
+
+def programs_at_once() -> int:
+    """How many compiled programs should run side by side on this process's devices.
+
+    Two on a CPU that is one device: many operations use one core only, and two programs fill two cores. An accelerator
+    runs one after the other, and several CPU devices are side by side already.
+    """
+    return 2 if jax.default_backend() == "cpu" and local_device_count() == 1 else 1
+
+
+def device_count() -> int:
+    """The number of devices of all processes: a global batch is divided among that many."""
+    return jax.device_count()
+
+
+def replicate(tree: Tree) -> Tree:
+    """Copies `tree` to every device of this process; shapes stay as they are.
+
+    The result shares no memory with `tree`, so a step that reuses the buffers of its state leaves `tree` intact.
+    """
+    sharding = _replicated()
+    return jax.tree.map(lambda leaf: _copy_to(leaf, sharding), tree)
+
+
+def shard(batch: Tree) -> Tree:
+    """Divides this process's batch among its devices: [b, ...] -> [devices, b / devices, ...], rows in order.
+
+    Raises:
+      ValueError: a leaf without a first axis, or one that does not divide by the number of devices.
+    """
+    devices = local_device_count()
+
+    def divide(leaf):
+        if np.ndim(leaf) == 0 or leaf.shape[0] % devices:
+            raise ValueError(
+                f"an array of shape {np.shape(leaf)} cannot be divided among the {devices} devices of this process; "
+                f"use a batch size that is a multiple of {device_count()}, the number of all devices, or pad the batch"
+            )
+        return leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:])
+
+    return jax.tree.map(divide, batch)
+
+
+def unshard(tree: Tree) -> Tree:
+    """The inverse of `shard`, on the host: [devices, b, ...] -> NumPy [devices * b, ...]."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+
+
+def map_step(
+    step: Callable[[Tree, Tree], tuple[Tree, Tree]], *, donate: bool = True
+) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
+    """Runs a training step on every device of every process.
+
+    Args:
+      step: `(state, batch) -> (state, metrics)` for one device. Whatever it returns must be the same on every device:
+        gradients averaged with `jax.lax.pmean(..., AXIS)`, metrics summed with `psum`, batch statistics likewise. This
+        is not checked: where devices differ, the value of the first one is returned.
+      donate: reuse the memory of the state that is passed in, which is thereby lost to the caller. A state that does
+        not come from `replicate` or from this function is copied first, and stays intact.
+
+    Returns:
+      `(state, batch) -> (state, metrics)` with the state and the metrics in their natural shapes, and the batch from
+      `shard`.
+    """
+    mapped = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,) if donate else ()
+    )
+
+    def run(state: Tree, batch: Tree) -> tuple[Tree, Tree]:
+        return mapped(_placed(state), batch)
+
+    return run
+
+
+def map_batch(function: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
+    """Runs a function of a batch, an attack or an evaluation, on every device.
+
+    Args:
+      function: `(tree, batch) -> outputs` for one device; every output has the rows of the batch as its first axis.
+
+    Returns:
+      `(tree, batch) -> outputs`, with the batch from `shard`, and outputs to be read with `unshard`. In a run of
+      several processes, each must call it the same number of times.
+    """
+    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+
+    def run(tree: Tree, batch: Tree) -> Tree:
+        return mapped(_placed(tree), batch)
+
+    return run
+
+
+def device_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """A different key on every device, inside a mapped function.
+
+    What is drawn from it depends on the number of devices. A draw that belongs to one example should be made from that
+    example's row number instead.
+    """
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+
+# -------------------------------------------------------------------------------------------------- internals
+
+
+def _has_peers(environment: Mapping[str, str]) -> bool:
+    """Whether the variables of the launcher or scheduler say that this process is one of several."""
+    asked = environment.get("CPRL_JAX_DISTRIBUTED", "")
+    if asked:
+        return asked != "0"
+    counts = (
+        # Only `srun` sets this one: a batch script or an interactive shell of a larger allocation is a lone process.
+        environment.get("SLURM_STEP_NUM_TASKS", ""),
+        environment.get("OMPI_COMM_WORLD_SIZE", ""),
+        environment.get("MEGASCALE_NUM_SLICES", ""),
+    )
+    if any(count.isdigit() and int(count) > 1 for count in counts):
+        return True
+    if any("," in environment.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")):
+        return True
+    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        return True
+    return "JAX_COORDINATOR_ADDRESS" in environment
+
+
+def _make_room_for_forced_devices() -> None:
+    """Gives XLA's CPU backend more threads than forced devices.
+
+    Forced CPU devices wait for each other inside collectives, each on a thread of one pool. A pool as small as the
+    machine's two cores deadlocks as soon as steps are dispatched without waiting for the one before.
+    """
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    forced = max(int(flag.group(1)) if flag else 1, jax.config.jax_num_cpu_devices)
+    if forced > 1:
+        os.environ.setdefault("NPROC", str(max(8, 2 * forced, os.cpu_count() or 1)))
+
+
+def _leave(error: BaseException) -> None:
+    """Reports `error` and ends this process now: an orderly exit would wait minutes for peers that cannot answer."""
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif isinstance(error, UserError | TrainingDiverged):
+        print(f"error: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, UserError) else 1
+    elif message := lost_peer_message(error):
+        print(message, file=sys.stderr)
+        code = 3
+    else:
+        traceback.print_exception(error)
+        print(f"Process {process_index()} of {process_count()} failed; the others will stop too.", file=sys.stderr)
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _replicated() -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), PartitionSpec())
+
+
+def _placed(tree: Tree) -> Tree:
+    """`tree`, its leaves as they are where they lie on every local device already, and copied there otherwise.
+
+    Passed to a mapped function as it is, a leaf that lies elsewhere is refused, or compiled for separately, or (with
+    several processes and donation) deleted twice.
+    """
+    sharding = _replicated()
+
+    def place(leaf):
+        return leaf if isinstance(leaf, jax.Array) and leaf.sharding == sharding else _copy_to(leaf, sharding)
+
+    return jax.tree.map(place, tree)
+
+
+def _copy_to(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _copy_to(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = leaf.addressable_data(0)
+    # Through a fresh host array, because device_put between devices may hand out the very buffer it was given.
+    return jax.device_put(np.array(leaf), sharding)

@@ -1,0 +1,220 @@
+"""Checkpoints of a run, with Orbax: the last one, to resume from exactly, and the best one, to evaluate.
+
+A checkpoint directory appears under its final name only when all of it is written, so a run may be killed at any
+moment, also during `save`: the checkpoint before it is still there.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from cprl_jax.runtime import parallel
+from cprl_jax.runtime.errors import UserError
+
+Tree = Any
+"""A pytree of arrays."""
+
+_NO_METRIC = -math.inf
+
+
+class Checkpoints:
+    """The checkpoints in one directory: the latest, and the one with the highest metric (which may be the same).
+
+    Use it as a context manager. In a run of several processes, every process makes the same calls, and the directory
+    must be one that all of them see.
+
+    Args:
+      directory: made if it is missing. Belongs to this class alone.
+      read_only: for reading beside a run that may still be going on: nothing is made, removed or written.
+
+    Raises:
+      UserError: `read_only` and there is no such directory, or a process of the run does not see it.
+    """
+
+    def __init__(self, directory: str | Path, *, read_only: bool = False):
+        self.directory = Path(directory).expanduser().resolve()
+        self._read_only = read_only
+        if not read_only and parallel.is_main_process():
+            self.directory.mkdir(parents=True, exist_ok=True)
+        parallel.barrier("checkpoint directory made")
+        if not self.directory.is_dir():
+            raise UserError(
+                f"there is no checkpoint directory {self.directory}; train first, or give the folder of a run that was"
+                if read_only
+                else f"process {parallel.process_index()} does not see {self.directory}, which process 0 made; give a "
+                "--workdir on a file system that all machines of the run share"
+            )
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            enable_async_checkpointing=False,
+            # What a killed run left half-written. A reader leaves it alone: it may belong to a run that is going on.
+            cleanup_tmp_directories=not read_only,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(1),
+                    checkpoint_managers.BestN(get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+            best_fn=_metric,  # the policy makes it superfluous, but without it Orbax does not write the metrics
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def save(self, step: int, state: Tree, metadata: dict[str, Any], metric: float | None = None) -> None:
+        """Writes a checkpoint, then removes those that are neither the latest nor the best any more.
+
+        Args:
+          step: the number of training steps that `state` has behind it; larger than any saved before.
+          state: a pytree of arrays (JAX, NumPy, Python numbers, typed PRNG keys), the same on every process.
+          metadata: what else is needed to continue, as JSON: the position in the data, the metrics so far.
+          metric: of this state on the validation part, higher is better; None where it was not measured, and not a
+            number counts as None.
+
+        Raises:
+          ValueError: opened with `read_only`, or `step` is not larger than the latest.
+        """
+        latest = self.latest_step()
+        if self._read_only:
+            raise ValueError(f"the checkpoints in {self.directory} were opened with read_only=True; open them without")
+        if latest is not None and step <= latest:
+            raise ValueError(f"step {step} cannot be saved after step {latest}; the next must be larger")
+        leaves = _named_leaves(state)
+        layout = {name: _layout(leaf) for name, leaf in leaves.items()}
+        key_kinds = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+        arrays = {name: _to_host(leaf) for name, leaf in leaves.items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                # Orbax refuses empty arrays, and needs none: the layout tells all about them.
+                state=ocp.args.PyTreeSave(_nest({name: array for name, array in arrays.items() if array.size})),
+                metadata=ocp.args.JsonSave({"layout": layout, "keys": key_kinds, "metadata": metadata}),
+            ),
+            metrics={"metric": _NO_METRIC if metric is None or math.isnan(metric) else float(metric)},
+        )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none yet."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the highest metric (the newest of equals), None if none has a metric."""
+        metrics = {step: _metric(self._manager.metrics(step)) for step in sorted(self._manager.all_steps())}
+        best = max(metrics, key=lambda step: (metrics[step], step), default=None)
+        return None if best is None or metrics[best] == _NO_METRIC else best
+
+    def restore(self, step: int, template: Tree, *, partial: bool = False) -> tuple[Tree, dict[str, Any]]:
+        """Reads a checkpoint.
+
+        Args:
+          step: `latest_step()` or `best_step()`.
+          template: a pytree like the one saved, of arrays or `jax.ShapeDtypeStruct`s.
+          partial: accept a template that names only a part of the saved state, such as `{'params': ...}`.
+
+        Returns:
+          The state, bit for bit as it was saved, on every device of this process; and the metadata.
+
+        Raises:
+          UserError: there is no such checkpoint, or its arrays differ in name, shape or dtype from the template's. The
+            first difference is named.
+        """
+        kept = sorted(self._manager.all_steps())
+        if step not in kept:
+            there = " and ".join(map(str, kept)) or "none yet"
+            raise UserError(f"{self.directory} has no checkpoint of step {step}; there is {there}")
+        metadata_args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        stored = self._manager.restore(step, args=metadata_args)["metadata"]
+        leaves = _named_leaves(template)
+        self._compare(step, stored["layout"], {name: _layout(leaf) for name, leaf in leaves.items()}, partial)
+        wanted = {name: leaf for name, leaf in leaves.items() if math.prod(np.shape(leaf))}
+        arrays = self._read(step, wanted, stored["keys"])
+        empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items() if name not in arrays}
+        restored = parallel.replicate([(arrays | empty)[name] for name in leaves])
+        state = jax.tree.unflatten(jax.tree.structure(template), restored)
+        return state, stored["metadata"]
+
+    def close(self) -> None:
+        """Ends all background work. Nothing else of this object may be used afterwards."""
+        self._manager.close()
+
+    def _read(self, step: int, leaves: dict[str, Any], key_kinds: dict[str, str]) -> dict[str, Any]:
+        """The named arrays as NumPy arrays, and typed keys as what they were."""
+        if not leaves:
+            return {}
+        placeholders = _nest({name: np.zeros((), np.int8) for name in leaves})
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placeholders)
+        state_args = ocp.args.PyTreeRestore(item=placeholders, restore_args=restore_args, partial_restore=True)
+        tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
+        arrays = {}
+        for name, leaf in leaves.items():
+            array = tree
+            for part in name.split("/"):
+                array = array[part]
+            arrays[name] = jax.random.wrap_key_data(array, impl=key_kinds[name]) if _is_key(leaf) else array
+        return arrays
+
+    def _compare(self, step: int, stored: dict, wanted: dict, partial: bool) -> None:
+        names = list(wanted) + ([] if partial else [name for name in stored if name not in wanted])
+        for name in names:
+            if stored.get(name) != wanted.get(name):
+                raise UserError(
+                    f"the checkpoint {self.directory / str(step)} has {_described(name, stored)}, but this "
+                    f"configuration needs {_described(name, wanted)}; use the configuration that the run was started "
+                    "with, or another --workdir"
+                )
+
+
+def _metric(metrics: dict[str, float] | None) -> float:
+    return _NO_METRIC if metrics is None else float(metrics["metric"])
+
+
+def _named_leaves(tree: Tree) -> dict[str, Any]:
+    """The leaves of `tree` in its own order, by their path in it: 'params/backbone/conv/kernel'."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="/") or "state": leaf for path, leaf in paths}
+    if len(leaves) < len(paths):
+        raise ValueError("two leaves of the state have the same path; give the fields of its containers distinct names")
+    return leaves
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _layout(leaf: Any) -> list:
+    """Dtype and shape of a leaf, as JSON."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
+    return [str(dtype), list(np.shape(leaf))]
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return array if hasattr(leaf, "dtype") else array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
+    """{'a/b': leaf} -> {'a': {'b': leaf}}: the form in which the checkpoint reads well with Orbax alone."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def _described(name: str, layout: dict[str, list]) -> str:
+    if name not in layout:
+        return f"no {name}"
+    dtype, shape = layout[name]
+    return f"{name} as {dtype}[{','.join(map(str, shape))}]"

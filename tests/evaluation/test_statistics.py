@@ -1,0 +1,153 @@
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cprl_jax.evaluation import statistics
+
+STATISTICS = [statistics.srcc, statistics.plcc, statistics.rmse]
+
+
+@pytest.fixture
+def scores():
+    random = np.random.default_rng(3)
+    targets = random.uniform(0, 100, 40)
+    return targets + random.normal(0, 15, 40), targets
+
+
+@pytest.mark.filterwarnings("error")
+def test_correlations_match_scipy(scores):
+    predictions, targets = scores
+    assert statistics.srcc(predictions, targets) == pytest.approx(stats.spearmanr(predictions, targets).statistic)
+    assert statistics.plcc(predictions, targets) == pytest.approx(np.corrcoef(predictions, targets)[0, 1])
+    tied = np.round(predictions, -1)
+    assert statistics.srcc(tied, targets) == pytest.approx(stats.spearmanr(tied, targets).statistic)
+
+
+def test_closed_forms():
+    targets = np.array([10.0, 20.0, 30.0, 40.0])
+    # Without ties, SRCC = 1 - 6 sum d^2 / (n (n^2 - 1)); one neighbouring pair swapped: 1 - 6 * 2 / 60.
+    assert statistics.srcc(np.array([1.0, 3.0, 2.0, 4.0]), targets) == pytest.approx(0.8)
+    assert statistics.srcc(targets**3, targets) == pytest.approx(1)
+    assert statistics.srcc(-(targets**3), targets) == pytest.approx(-1)
+    assert statistics.plcc(2 * targets - 7, targets) == pytest.approx(1)
+    assert statistics.plcc(-targets, targets) == pytest.approx(-1)
+    assert statistics.rmse(targets + 3, targets) == pytest.approx(3)
+    assert statistics.rmse(targets + np.array([3, -3, 3, -3]), targets) == pytest.approx(3)
+    assert statistics.rmse(targets, targets) == 0
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_rows_are_independent_and_symmetric(scores, statistic):
+    predictions, targets = scores
+    stacked = statistic(np.stack([predictions, targets, predictions]), np.stack([targets, targets, targets]))
+    assert stacked.shape == (3,)
+    assert stacked[0] == pytest.approx(float(statistic(predictions, targets)))
+    assert stacked[2] == pytest.approx(float(statistic(targets, predictions)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 0.1, 57.3])
+def test_constant_predictions_have_no_correlation_and_give_no_warning(value):
+    constant, targets = np.full(7, value, np.float32), np.arange(7.0)
+    for statistic in (statistics.srcc, statistics.plcc):
+        assert np.isnan(statistic(constant, targets))
+        assert np.isnan(statistic(targets, constant))
+        assert np.isnan(statistics.bootstrap_interval(constant, targets, statistic, seed=0)).all()
+    assert np.isfinite(statistics.rmse(constant, targets))
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_float32_is_computed_in_float64(scores, statistic):
+    predictions, targets = (x.astype(np.float32) for x in scores)
+    value = statistic(predictions, targets)
+    assert value.dtype == np.float64
+    assert value == statistic(predictions.astype(np.float64), targets.astype(np.float64))
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_wrong_inputs_are_named(statistic):
+    good = np.arange(5.0)
+    with pytest.raises(ValueError, match=r"same shape, got \(5,\) and \(4,\)"):
+        statistic(good, good[:4])
+    with pytest.raises(ValueError, match="at least 3 images are needed along the last axis, got 2"):
+        statistic(good[:2], good[:2])
+    with pytest.raises(ValueError, match="at least 3 images"):
+        statistic(np.float64(1), np.float64(1))
+    bad = np.array([0, 1, np.nan, 3, np.inf])
+    with pytest.raises(ValueError, match=r"predictions must be finite numbers, got nan at index \[2\] \(2 of 5"):
+        statistic(bad, good)
+    with pytest.raises(ValueError, match="targets must be finite"):
+        statistics.bootstrap_interval(good, bad, statistic, seed=0)
+
+
+def test_wrong_bootstrap_options_are_named():
+    x = np.arange(5.0)
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        statistics.bootstrap_interval(x, x, statistics.srcc, seed=0, level=95)
+    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+        statistics.bootstrap_interval(x, x, statistics.srcc, seed=0, resamples=0)
+    with pytest.raises(ValueError, match="one number per image"):
+        statistics.bootstrap_interval(x.reshape(1, 5), x.reshape(1, 5), statistics.srcc, seed=0)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_bootstrap_equals_a_literal_loop(scores, statistic):
+    predictions, targets = scores
+    random = np.random.default_rng(11)
+    values = []
+    for chosen in random.integers(40, size=(50, 40)):
+        values.append(float(statistic(predictions[chosen], targets[chosen])))
+    expected = np.quantile(values, [0.05, 0.95])
+    got = statistics.bootstrap_interval(predictions, targets, statistic, seed=11, resamples=50, level=0.9)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_bootstrap_agrees_with_scipy(scores, statistic):
+    expected = stats.bootstrap(
+        scores, lambda x, y, axis: statistic(x, y), paired=True, vectorized=True, n_resamples=3000, method="percentile"
+    ).confidence_interval
+    got = statistics.bootstrap_interval(*scores, statistic, seed=0, resamples=3000)
+    width = expected.high - expected.low
+    np.testing.assert_allclose(got, expected, atol=0.1 * width)
+
+
+def test_bootstrap_of_the_mean_matches_its_normal_interval():
+    random = np.random.default_rng(0)
+    x = random.normal(50, 10, 400)
+
+    def mean(predictions, targets):
+        return predictions.mean(-1)
+
+    low, high = statistics.bootstrap_interval(x, x, mean, seed=1, resamples=4000)
+    half = 1.96 * x.std() / np.sqrt(x.size)
+    assert low == pytest.approx(x.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(x.mean() + half, abs=0.1 * half)
+
+
+def test_bootstrap_properties(scores):
+    first = statistics.bootstrap_interval(*scores, statistics.srcc, seed=5)
+    assert first == statistics.bootstrap_interval(*scores, statistics.srcc, seed=5)
+    assert first != statistics.bootstrap_interval(*scores, statistics.srcc, seed=6)
+    low, high = first
+    assert -1 <= low < float(statistics.srcc(*scores)) < high <= 1
+    narrow = statistics.bootstrap_interval(*scores, statistics.srcc, seed=5, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    assert all(isinstance(bound, float) for bound in first)
+
+
+@pytest.mark.filterwarnings("error")
+def test_bootstrap_of_three_images_survives_constant_resamples():
+    """One resample in nine draws the same image three times and has no correlation."""
+    x = np.array([10.0, 50.0, 90.0])
+    assert statistics.bootstrap_interval(x, x, statistics.plcc, seed=0) == pytest.approx((1, 1))
+
+
+def test_bootstrap_is_quick():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 300))
+    start = time.process_time()
+    statistics.bootstrap_interval(x, y, statistics.srcc, seed=0, resamples=1000)
+    assert time.process_time() - start < 2, "1000 resamples of 300 images take about 0.2 s"
