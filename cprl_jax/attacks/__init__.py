@@ -34,6 +34,7 @@ from cprl_jax.attacks.fgsm import fgsm
 from cprl_jax.attacks.maximum_differentiation import MaximumDifferentiationResult, maximum_differentiation
 from cprl_jax.attacks.perceptual import Counterexamples, PerceptualResult, perceptual, select_counterexample
 from cprl_jax.attacks.pgd import pgd
+from cprl_jax.attacks.projection import round_to_8_bit
 from cprl_jax.attacks.result import AttackResult
 from cprl_jax.attacks.score_reflection import score_reflection
 from cprl_jax.attacks.square import square
@@ -59,6 +60,7 @@ __all__ = [
     "perceptual",
     "pgd",
     "reflect",
+    "round_to_8_bit",
     "score_reflection",
     "select_counterexample",
     "square",

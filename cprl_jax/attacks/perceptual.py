@@ -22,6 +22,7 @@ from cprl_jax.attacks._gradients import (
 )
 from cprl_jax.attacks._iterate import iterate
 from cprl_jax.attacks.directions import Alternatives
+from cprl_jax.attacks.projection import grey_level
 from cprl_jax.attacks.result import finish, largest_change
 
 # The published code weighs the fidelity instead of the discrepancy, so these are the reciprocals of its list; its 33rd
@@ -33,8 +34,6 @@ PUBLISHED_MULTIPLIERS = tuple(
         *(500.0, 300.0, 100.0, 80.0, 60.0, 40.0, 20.0, 9.0, 7.0, 5.0, 3.0, 1.0, 0.8, 0.6, 0.4, 0.2),
     )
 )
-
-_LEVELS = (np.arange(256) / 255).astype(np.float64)
 
 
 class PerceptualResult(NamedTuple):
@@ -321,9 +320,7 @@ def _step(score_fn, distance, towards, candidates, index, state):
 
 
 def _to_8_bits(images):
-    # From a table: compiled, a division by 255 becomes a product, which is not k / 255 for half of the grey levels.
-    levels = jnp.asarray(_LEVELS, images.dtype)
-    return levels[jnp.round(255 * images).astype(jnp.uint8)]
+    return grey_level(jnp.round(255 * images), images.dtype)
 
 
 def _check_candidates(name, values, dtype, *, highest, count=None):

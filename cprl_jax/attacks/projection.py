@@ -1,14 +1,23 @@
 """Back into the ball and into [0, 1], exactly: bounds that hold for the real numbers which the floats stand for.
 
 Plain floating-point arithmetic overshoots: the rounded sum of x and the radius can lie farther from x than the radius,
-by half a unit in the last place. Everything here rounds towards x instead.
+by half a unit in the last place. The projections round towards x instead; `round_to_8_bit` counts whole grey levels.
 """
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+from cprl_jax.attacks._arguments import check_distance, check_images
 
 # The float32 sum of squares behind an l2 norm is off by about 1e-7; staying this far inside makes up for it.
 _L2_MARGIN = 2.0**-20
+
+_LEVELS = np.arange(256) / 255
+# In grey levels: far above the rounding of 255 * x and 255 * radius in float32, far below any difference that counts.
+_LEVEL_TOLERANCE = 1e-4
 
 
 def project_linf(
@@ -37,6 +46,54 @@ def project_l2(
     limit = radius * (1 - _L2_MARGIN)
     scale = jnp.where(norm > limit, limit / jnp.where(norm > limit, norm, 1), 1)
     return _keep_unchanged(jnp.clip(_add_towards_first(images, change * scale), 0, 1), images)
+
+
+def round_to_8_bit(
+    attacked: Float[ArrayLike, "batch height width 3"],
+    images: Float[ArrayLike, "batch height width 3"],
+    radius: Float[ArrayLike, ""] | Float[ArrayLike, " batch"],
+) -> Float[Array, "batch height width 3"]:
+    """The nearest 8-bit images inside the l-inf ball: all values are grey levels k / 255 within the radius of `images`.
+
+    An 8-bit file holds such images and no others, so these are the attacked images that can be saved. For 8-bit
+    `images`, a radius of 1.9/255 allows a change of one grey level, and one below 1/255 allows none. Changes are
+    compared in grey levels, because two levels in float32 may differ by 6e-8 more than they should. Images that are not
+    on the grid (resized ones) may have values without a grey level inside the radius: these become the level nearest to
+    `images`. Applying the function twice changes nothing more.
+
+    Works under `jit`, `vmap` and the like; constant for differentiation.
+
+    Args:
+      attacked: float32 or float64 RGB images in [0, 1], inside the ball or not.
+      images: the original images, of the same shape and dtype.
+      radius: largest change of any value in [0, 1] pixel units, at most 1: one number or one per image.
+
+    Raises:
+      ValueError: an argument of the wrong shape or dtype; unless traced, images or a radius outside [0, 1].
+    """
+    attacked, images = check_images(attacked), check_images(images)
+    if (attacked.shape, attacked.dtype) != (images.shape, images.dtype):
+        raise ValueError(
+            f"attacked and images must agree, got {attacked.dtype} of shape {attacked.shape} and {images.dtype} of "
+            f"shape {images.shape}."
+        )
+    radius = check_distance("radius", radius, images, highest=1)
+    return _round_to_8_bit(*lax.stop_gradient((attacked, images, radius)))
+
+
+@jax.jit
+def _round_to_8_bit(attacked, images, radius):
+    levels, reach = 255 * images, (255 * radius).reshape(-1, 1, 1, 1) + _LEVEL_TOLERANCE
+    nearest = jnp.round(levels)
+    lowest = jnp.minimum(jnp.ceil(levels - reach), nearest)
+    highest = jnp.maximum(jnp.floor(levels + reach), nearest)
+    return grey_level(jnp.clip(jnp.round(255 * attacked), lowest, highest), attacked.dtype)
+
+
+def grey_level(number: Float[Array, "*shape"], dtype: jnp.dtype) -> Float[Array, "*shape"]:
+    """number / 255 for whole numbers, those outside of 0..255 brought inside."""
+    # From a table: compiled, a division by 255 becomes a product, which is not k / 255 for half of the grey levels.
+    return jnp.asarray(_LEVELS, dtype)[jnp.clip(number, 0, 255).astype(jnp.uint8)]
 
 
 def l2_norm(values: Float[Array, "batch height width channels"]) -> Float[Array, "batch 1 1 1"]:

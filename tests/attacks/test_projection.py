@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf
+from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf, round_to_8_bit
 
 
 def hard_cases(count, seed=0):
@@ -72,3 +72,64 @@ def test_float64():
 def test_l2_norm_at_the_ends_of_the_float_range():
     values = np.array([0, 1e-30, 1, 1e30], np.float32).reshape(4, 1, 1, 1) * np.ones((4, 5, 5, 3), np.float32)
     np.testing.assert_allclose(l2_norm(values).ravel(), np.sqrt(75) * np.array([0, 1e-30, 1, 1e30]), rtol=1e-6)
+
+
+# On the 8-bit grid
+
+
+def grid_case(dtype=np.float32, seed=0):
+    """8-bit images that have every grey level, their levels, and attacked images that leave the ball."""
+    rng = np.random.default_rng(seed)
+    levels = rng.integers(0, 256, (4, 16, 16, 3))
+    levels[:, ..., 0] = np.arange(256).reshape(16, 16)
+    images = (levels / 255).astype(dtype)
+    attacked = np.clip(images + rng.uniform(-6 / 255, 6 / 255, images.shape), 0, 1).astype(dtype)
+    return attacked, images, levels
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("grey_levels", [0, 0.5, 0.999, 1, 1.5, 2, 4, 255])
+def test_8_bit_images_change_by_whole_levels_within_the_radius(dtype, grey_levels):
+    with jax.enable_x64(dtype == np.float64):
+        attacked, images, levels = grid_case(dtype)
+        rounded = np.asarray(round_to_8_bit(attacked, images, grey_levels / 255))
+        assert rounded.dtype == dtype
+        numbers = np.rint(255 * rounded.astype(np.float64)).astype(int)
+        np.testing.assert_array_equal(rounded, (numbers / 255).astype(dtype))  # on the grid to the last bit
+        reach = int(np.floor(grey_levels))
+        expected = np.clip(np.rint(255 * attacked.astype(np.float64)), levels - reach, levels + reach).clip(0, 255)
+        np.testing.assert_array_equal(numbers, expected)
+        np.testing.assert_array_equal(round_to_8_bit(rounded, images, grey_levels / 255), rounded)
+        if grey_levels < 1:
+            np.testing.assert_array_equal(rounded, images)
+
+
+def test_8_bit_rounding_of_images_off_the_grid():
+    images = (np.array([10.3, 10.3, 10.3, 10.3, 0.2, 254.9]) / 255).astype(np.float32).reshape(1, 1, 2, 3)
+    attacked = (np.array([14, 9.9, 9.0, 11.6, 0, 255]) / 255).astype(np.float32).reshape(1, 1, 2, 3)
+    for radius, expected in (
+        (0.1, [10, 10, 10, 10, 0, 255]),
+        (0.5, [10, 10, 10, 10, 0, 255]),
+        (1.4, [11, 10, 9, 11, 0, 255]),
+    ):
+        rounded = np.asarray(round_to_8_bit(attacked, images, radius / 255))
+        np.testing.assert_array_equal(rounded, (np.array(expected) / 255).astype(np.float32).reshape(1, 1, 2, 3))
+
+
+def test_8_bit_rounding_takes_a_radius_per_image_and_is_constant_under_jit_and_vmap():
+    attacked, images, levels = grid_case()
+    radius = np.array([0, 1, 2, 3], np.float32) / 255
+    rounded = jax.jit(round_to_8_bit)(attacked, images, radius)
+    change = np.abs(np.rint(255 * np.asarray(rounded)) - levels).max((1, 2, 3))
+    np.testing.assert_array_equal(change, [0, 1, 2, 3])
+    mapped = jax.vmap(round_to_8_bit)(attacked[:, None], images[:, None], radius)
+    np.testing.assert_array_equal(mapped[:, 0], rounded)
+    assert not np.any(jax.grad(lambda x: jnp.sum(round_to_8_bit(x, images, radius)))(jnp.asarray(attacked)))
+
+
+def test_mistakes_in_8_bit_rounding_are_named():
+    attacked, images, _ = grid_case()
+    with pytest.raises(ValueError, match=r"attacked and images must agree.*\(2, 16, 16, 3\).*\(4, 16, 16, 3\)"):
+        round_to_8_bit(attacked[:2], images, 0.1)
+    with pytest.raises(ValueError, match="radius must be in"):
+        round_to_8_bit(attacked, images, 4)
