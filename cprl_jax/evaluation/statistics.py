@@ -94,6 +94,44 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def paired_difference(
+    first: Float[np.ndarray, " images"],
+    second: Float[np.ndarray, " images"],
+    targets: Float[np.ndarray, " images"],
+    statistic: Statistic,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """Difference of a statistic between two models on the same images, and its paired bootstrap interval.
+
+    Both models are resampled with the same images: what a draw does to both cancels in their difference, so that this
+    interval may exclude 0 where the two models' own intervals overlap. Draws are those of `bootstrap_interval` with the
+    same seed; resamples in which either statistic has no value are left out, as there.
+
+    Args:
+        first, second: predictions of the two models.
+        statistic, seed, resamples, level: as in `bootstrap_interval`.
+
+    Returns:
+        (difference, low, high) of `statistic(first, targets) - statistic(second, targets)`.
+
+    Raises:
+        ValueError: as `bootstrap_interval` does.
+    """
+    first, targets = _checked(first, targets)
+    second, _ = _checked(second, targets)
+
+    def difference(places: np.ndarray, _: np.ndarray) -> np.ndarray:
+        chosen = places.astype(int)
+        return statistic(first[chosen], targets[chosen]) - statistic(second[chosen], targets[chosen])
+
+    places = np.arange(first.shape[-1], dtype=np.float64)
+    interval = bootstrap_interval(places, places, difference, seed=seed, resamples=resamples, level=level)
+    return float(difference(places, places)), *interval
+
+
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():  # a constant side is an expected answer here (NaN), not an accident
         warnings.simplefilter("ignore", stats.ConstantInputWarning)

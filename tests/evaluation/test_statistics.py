@@ -151,3 +151,34 @@ def test_bootstrap_is_quick():
     start = time.process_time()
     statistics.bootstrap_interval(x, y, statistics.srcc, seed=0, resamples=1000)
     assert time.process_time() - start < 2, "1000 resamples of 300 images take about 0.2 s"
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_paired_difference_equals_a_literal_loop(scores, statistic):
+    first, targets = scores
+    second = 0.5 * first + np.random.default_rng(4).normal(0, 20, 40)
+    values = []
+    for chosen in np.random.default_rng(11).integers(40, size=(50, 40)):
+        values.append(float(statistic(first[chosen], targets[chosen]) - statistic(second[chosen], targets[chosen])))
+    expected = [statistic(first, targets) - statistic(second, targets), *np.quantile(values, [0.05, 0.95])]
+    found = statistics.paired_difference(first, second, targets, statistic, seed=11, resamples=50, level=0.9)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_paired_difference_is_sharper_than_two_intervals():
+    """Two models with errors in common: their own intervals overlap, their difference is never 0."""
+    random = np.random.default_rng(0)
+    targets, shared = random.uniform(0, 100, 60), random.normal(0, 30, 60)
+    better, worse = targets + shared, targets + 1.3 * shared
+    intervals = [statistics.bootstrap_interval(x, targets, statistics.srcc, seed=1) for x in (better, worse)]
+    difference, low, high = statistics.paired_difference(better, worse, targets, statistics.srcc, seed=1)
+    assert intervals[0][0] < intervals[1][1] and 0 < low < difference < high
+    backwards = statistics.paired_difference(worse, better, targets, statistics.srcc, seed=1)
+    np.testing.assert_allclose(backwards, [-difference, -high, -low])
+
+
+def test_paired_difference_of_what_has_no_value():
+    targets = np.arange(10.0)
+    assert np.isnan(statistics.paired_difference(np.ones(10), targets, targets, statistics.srcc, seed=0)).all()
+    with pytest.raises(ValueError, match=r"same shape, got \(9,\) and \(10,\)"):
+        statistics.paired_difference(targets, targets[:9], targets, statistics.srcc, seed=0)
