@@ -2,7 +2,7 @@
 
 XLA runs the gradient of a convolution inside a device loop on a CPU between 1.5 times (JAX 0.10) and more than 10 times
 (0.11 and later) slower than outside of one; on a GPU or TPU the device loop spares a launch per step. So on a CPU the
-loop stays in Python, around one compiled step; inside someone else's trace the same Python loop unrolls.
+loop stays in Python, around one compiled step; a program that is compiled for a CPU holds its steps one after another.
 """
 
 import dataclasses
@@ -30,8 +30,9 @@ def iterate(step: Partial, carry: Any, *, steps: int, progress: str = "") -> Any
       steps: the number of steps.
       progress: name of a progress bar over the steps; none where empty or while tracing.
 
-    Called with concrete arrays on a CPU, or with a progress bar: a Python loop over the compiled step. While tracing
-    for a CPU: the same, which unrolls, up to 16 steps. Otherwise: one device loop.
+    Called with concrete arrays that are on a CPU, or with a progress bar: a Python loop over the compiled step. While
+    tracing, the platform that the program is lowered for decides: up to 16 steps one after another on a CPU, and one
+    device loop otherwise.
 
     Under `shard_map`, every part of the result varies over the devices when anything in the step or the carry does.
     """
@@ -42,17 +43,16 @@ def iterate(step: Partial, carry: Any, *, steps: int, progress: str = "") -> Any
             carry = jax.block_until_ready(advance(step, np.int32(index), carry))
         return carry
     if traced:
-        carry = _varying_together(step, carry)
-    if _platform(carry) == "cpu" and (not traced or steps <= _LONGEST_UNROLLED):
-        for index in range(steps):
-            carry = advance(step, np.int32(index), carry)
-        return carry
-    return device_loop(step, carry, steps=steps)
+        run = device_loop if steps > _LONGEST_UNROLLED else loop_of_the_platform
+        return run(step, _varying_together(step, carry), steps=steps)
+    return (in_line if platform_of((step, carry)) == "cpu" else device_loop)(step, carry, steps=steps)
 
 
 def is_traced(tree: Any) -> bool:
-    """Whether any leaf has no value yet: inside `jit`, `vmap`, `grad` or `shard_map`."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    """Whether what is computed from the tree has no value yet: inside `jit`, `vmap`, `grad` or `shard_map`."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+        return True
+    return isinstance(jnp.zeros(()), jax.core.Tracer)  # inside `jit`, not even constants are computed at once
 
 
 @jax.jit
@@ -61,11 +61,26 @@ def advance(step, index, carry):
     return step(index, carry)
 
 
+def in_line(step, carry, *, steps):
+    """A Python loop, which unrolls while tracing."""
+    for index in range(steps):
+        carry = advance(step, np.int32(index), carry)
+    return carry
+
+
 @partial(jax.jit, static_argnames="steps")
 def device_loop(step, carry, *, steps):
-    """All steps in one program."""
+    """All steps in one program, as a loop of the device."""
     # A fixed number of steps: a loop that can be differentiated through, although no gradient flows.
     return jax.lax.fori_loop(0, steps, lambda index, carry: step(jnp.int32(index), carry), carry)
+
+
+@partial(jax.jit, static_argnames="steps")
+def loop_of_the_platform(step, carry, *, steps):
+    """The steps in line in a program for a CPU, a device loop in one for anything else."""
+    return jax.lax.platform_dependent(
+        step, carry, cpu=partial(in_line, steps=steps), default=partial(device_loop, steps=steps)
+    )
 
 
 def _varying_together(step, carry):
@@ -86,11 +101,13 @@ def _varying_together(step, carry):
     return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), carry)
 
 
-def _platform(tree) -> str:
+def platform_of(tree: Any) -> str:
+    """The platform that computes with concrete arrays: the one that they are committed to, or JAX's default."""
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.Array) and leaf.committed:
             return next(iter(leaf.devices())).platform
-    return jax.default_backend()
+    device = jax.config.jax_default_device  # set by `with jax.default_device(...)`: a device or a platform's name
+    return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
 def as_pytree(function: Callable) -> Partial:

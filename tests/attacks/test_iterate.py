@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.tree_util import Partial
 
 from cprl_jax.attacks import _iterate
-from cprl_jax.attacks._iterate import as_pytree, device_loop, iterate
+from cprl_jax.attacks._iterate import as_pytree, device_loop, iterate, platform_of
 
 
 def step(kernel, index, carry):
@@ -48,6 +49,7 @@ def test_the_driver_is_chosen_by_platform_and_tracing(monkeypatch):
     ascent, carry = problem()
     calls = []
     monkeypatch.setattr(_iterate, "device_loop", lambda step, carry, steps: calls.append("loop") or carry)
+    monkeypatch.setattr(_iterate, "loop_of_the_platform", lambda step, carry, steps: calls.append("either") or carry)
     monkeypatch.setattr(_iterate, "advance", lambda step, index, carry: calls.append("step") or carry)
 
     def used(run):
@@ -56,18 +58,43 @@ def test_the_driver_is_chosen_by_platform_and_tracing(monkeypatch):
         return list(calls)
 
     trace = jax.make_jaxpr(lambda carry, steps: iterate(ascent, carry, steps=steps), static_argnums=1)
+    constants = jax.make_jaxpr(lambda: iterate(ascent, carry, steps=17))
     assert used(lambda: iterate(ascent, carry, steps=20)) == ["step"] * 20
-    assert used(lambda: trace(carry, 16)) == ["step"] * 16
-    assert used(lambda: trace(carry, 17)) == ["loop"]
-    monkeypatch.setattr(_iterate, "_platform", lambda tree: "gpu")
+    assert used(lambda: trace(carry, 16)) == ["either"]
+    assert used(lambda: trace(carry, 17)) == used(constants) == ["loop"]
+    monkeypatch.setattr(_iterate, "platform_of", lambda tree: "gpu")
     assert used(lambda: iterate(ascent, carry, steps=3)) == ["loop"]
-    assert used(lambda: trace(carry, 3)) == ["loop"]
+    assert used(lambda: trace(carry, 3)) == ["either"]
+
+
+def test_the_platform_is_that_of_the_arrays_or_of_the_default_device(monkeypatch):
+    here = jax.device_put(jnp.ones(3), jax.devices("cpu")[1])
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert platform_of((jnp.ones(3), np.ones(3))) == "tpu"
+    assert platform_of((jnp.ones(3), here)) == "cpu"
+    for default in ("cpu", jax.devices("cpu")[0]):
+        with jax.default_device(default):
+            assert platform_of(jnp.ones(3)) == "cpu"
+
+
+def test_a_program_is_made_for_the_platform_that_it_is_lowered_for():
+    """Whatever the platform of the process that traces it: unrolled for a CPU, a device loop for the others."""
+    ascent, carry = problem()
+    run = jax.jit(lambda carry: iterate(ascent, carry, steps=3))
+
+    def program(*platforms):
+        return export.export(run, platforms=platforms)(carry)
+
+    loops = {name: "stablehlo.while" in program(name).mlir_module() for name in ("cpu", "cuda", "tpu")}
+    assert loops == {"cpu": False, "cuda": True, "tpu": True}
+    for found, expected in zip(program("cpu", "tpu").call(carry), iterate(ascent, carry, steps=3), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_progress_bar_is_driven_from_the_host_on_every_platform(monkeypatch, capfd):
     ascent, carry = problem()
     expected = iterate(ascent, carry, steps=4)
-    monkeypatch.setattr(_iterate, "_platform", lambda tree: "gpu")
+    monkeypatch.setattr(_iterate, "platform_of", lambda tree: "gpu")
     shown = iterate(ascent, carry, steps=4, progress="ascent")
     assert "ascent" in (bar := capfd.readouterr().err) and "4/4" in bar
     for a, b in zip(expected, shown, strict=True):
