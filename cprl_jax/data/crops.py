@@ -1,10 +1,11 @@
-"""Square crops of the test images, drawn once from the seed and kept in a file: two runs attack the same pixels."""
+"""Square crops of the test images: their places follow from the seed and the images' sizes, and are kept in a file."""
 
 import dataclasses
-import hashlib
+import functools
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float64, Int32, UInt8
@@ -13,6 +14,10 @@ from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.splits import rows as rows_of
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.stamps import stamp
+
+# Steps of Roberts' R2 sequence, 1 / g and 1 / g^2 with g^3 = g + 1: any number of its points covers the square evenly.
+_STEPS = (0.7548776662466927, 0.5698402909980532)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,10 +36,11 @@ class Crops:
 
 
 def draw_crops(dataset: QualityDataset, rows: Sequence[int], *, crops: int, crop_size: int, seed: int) -> Crops:
-    """Draws `crops` uniformly placed crops of each image.
+    """Places `crops` crops of each image, evenly over the whole image.
 
-    An image's crops depend on the seed, its name and its size alone: a smaller test set, another order or more crops
-    per image leave the ones that were there as they are.
+    An image's crops depend on the seed and its size alone, not on its name: a model scores the same pixels alike
+    wherever they lie, and more crops per image leave the ones that were there as they are. The places are a
+    low-discrepancy sequence (R2) from a start that the seed draws.
 
     Raises:
       UserError: `crops` or `crop_size` below 1, or a negative seed.
@@ -42,13 +48,12 @@ def draw_crops(dataset: QualityDataset, rows: Sequence[int], *, crops: int, crop
     for option, value, least in (("crops", crops, 1), ("crop_size", crop_size, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"{option}={value} is not allowed; it is {least} or larger")
-    names = tuple(str(dataset.names[row]) for row in rows)
-    offsets = np.zeros((len(names), crops, 2), np.int32)
+    start = np.random.Generator(np.random.PCG64(seed)).random(2)
+    uniform = (start + np.arange(crops)[:, np.newaxis] * _STEPS) % 1.0
+    offsets = np.zeros((len(rows), crops, 2), np.int32)
     for i, row in enumerate(rows):
-        name_key = int.from_bytes(hashlib.sha256(names[i].encode()).digest()[:8], "little")
-        uniform = np.random.Generator(np.random.PCG64([seed, name_key])).random((crops, 2))
         offsets[i] = place(uniform, dataset.images[row].shape, crop_size)
-    return Crops(names=names, offsets=offsets, crop_size=crop_size)
+    return Crops(names=tuple(str(dataset.names[row]) for row in rows), offsets=offsets, crop_size=crop_size)
 
 
 def save_crops(crops: Crops, path: str | os.PathLike) -> None:
@@ -85,7 +90,7 @@ def load_crops(path: str | os.PathLike) -> Crops:
 def extract(crops: Crops, dataset: QualityDataset, count: int) -> UInt8[np.ndarray, "images count size size 3"]:
     """Cuts out the first `count` crops of every image.
 
-    All at once: 25 crops of 224 pixels of 1000 images are 3.8 GB. `Crops` of fewer names go in blocks.
+    All at once: 25 crops of 224 pixels of 1000 images are 3.8 GB. `LazyCrops` cuts out those of some images.
 
     Raises:
       UserError: an image that the dataset does not have, more crops than were drawn, or a crop that does not lie in
@@ -106,6 +111,35 @@ def extract(crops: Crops, dataset: QualityDataset, count: int) -> UInt8[np.ndarr
                 )
             cut[i, j] = image[top : top + size, left : left + size]
     return cut
+
+
+class LazyCrops:
+    """The first `count` crops of each image, cut out when they are asked for.
+
+    `crops[rows]`, with one row number, several, or a slice, is what indexing the array [images, count, size, size, 3]
+    of all of them would give. That array would be 7.6 GB for the 2015 test images of KonIQ-10k.
+    """
+
+    def __init__(self, crops: Crops, dataset: QualityDataset, count: int):
+        self._crops, self._dataset = crops, dataset
+        self.shape = (len(crops.names), count, crops.crop_size, crops.crop_size, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> UInt8[np.ndarray, "*rows count size size 3"]:
+        chosen = np.arange(len(self))[rows]
+        flat = chosen.reshape(-1)
+        some = Crops(tuple(self._crops.names[row] for row in flat), self._crops.offsets[flat], self._crops.crop_size)
+        return extract(some, self._dataset, self.shape[1]).reshape(*chosen.shape, *self.shape[1:])
+
+    @functools.cached_property
+    def stamp(self) -> str:
+        """Of the pixels of all images, and of where the crops lie in them."""
+        rows = rows_of(self._dataset, self._crops.names)
+        with ThreadPoolExecutor() as pool:  # images are decoded, and hashed, side by side
+            images = list(pool.map(lambda row: stamp(pixels=self._dataset.images[row]), rows))
+        return stamp(images=images, offsets=self._crops.offsets[:, : self.shape[1]], crop_size=self._crops.crop_size)
 
 
 def place(

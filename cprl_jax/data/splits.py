@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cprl_jax.config.defaults import SPLITS
 from cprl_jax.data.dataset import QualityDataset, listing
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 PARTS = ("train", "validation", "test")
+SPLITS = ("random", "official", "folds", "leave_one_distortion_out")
 KINDS = (*SPLITS, "file")
 
 
@@ -51,7 +51,7 @@ def choose(config_dataset: "ConfigDict", dataset: QualityDataset, seed: int) -> 
     """The split that `config.dataset` describes: `split_file` where there is one, else what `split` asks for.
 
     Args:
-      config_dataset: `split_file`; `split`, of `config.SPLITS`; `test_fraction` (random), `folds` and `fold` (folds),
+      config_dataset: `split_file`; `split`, of `SPLITS`; `test_fraction` (random), `folds` and `fold` (folds),
         `held_out` (leave_one_distortion_out); `validation_fraction` (all).
       dataset: the dataset to divide.
       seed: non-negative integer.

@@ -1,4 +1,4 @@
-"""Crops: fixed by seed and name, kept in a file, cut from the right place."""
+"""Crops: fixed by seed and size of image, kept in a file, cut from the right place."""
 
 import json
 
@@ -24,29 +24,61 @@ def test_crops_show_what_their_offsets_say(make_dataset):
             np.testing.assert_array_equal(cut[i, j, 0, :, 2], np.arange(left, left + 16))
 
 
-def test_crops_of_an_image_depend_on_seed_and_name_alone(make_dataset):
+def test_crops_of_an_image_depend_on_seed_and_size_alone(make_dataset):
     dataset = make_dataset(6)
     all_crops = crops_lib.draw_crops(dataset, range(6), crops=8, crop_size=16, seed=3)
     some = crops_lib.draw_crops(dataset, [5, 2], crops=3, crop_size=16, seed=3)
     np.testing.assert_array_equal(some.offsets, all_crops.offsets[[5, 2], :3])
-    other = crops_lib.draw_crops(dataset, range(6), crops=8, crop_size=16, seed=4)
-    assert (other.offsets != all_crops.offsets).any()
-    assert len({tuple(offsets.ravel()) for offsets in all_crops.offsets}) == 6
+    np.testing.assert_array_equal(all_crops.offsets, np.broadcast_to(all_crops.offsets[:1], all_crops.offsets.shape))
+    for other in (
+        crops_lib.draw_crops(dataset, range(6), crops=8, crop_size=16, seed=4),
+        crops_lib.draw_crops(make_dataset(6, size=(40, 90)), range(6), crops=8, crop_size=16, seed=3),
+    ):
+        assert (other.offsets != all_crops.offsets).any()
 
 
-def test_draw_is_the_same_on_every_machine(make_dataset):
+def test_places_are_the_same_on_every_machine(make_dataset):
     crops = crops_lib.draw_crops(make_dataset(2), [0, 1], crops=2, crop_size=16, seed=0)
-    assert crops.offsets.tolist() == GOLDEN
+    assert crops.offsets.tolist() == 2 * [GOLDEN]
 
 
-GOLDEN = [[[8, 9], [14, 20]], [[14, 11], [19, 27]]]
+GOLDEN = [[15, 9], [9, 29]]
 
 
-def test_offsets_cover_every_position_evenly(make_dataset):
+def test_places_cover_the_whole_image_evenly(make_dataset):
     crops = crops_lib.draw_crops(make_dataset(3, size=(18, 16)), [0, 1, 2], crops=3000, crop_size=16, seed=0)
     assert set(crops.offsets[..., 1].ravel()) == {0}
     counts = np.bincount(crops.offsets[..., 0].ravel())
-    np.testing.assert_allclose(counts, 3000, rtol=0.06)
+    np.testing.assert_allclose(counts, 3000, rtol=0.01)
+    for seed in range(20):  # a few crops as well: in every third of both axes lies a fourth of them at least
+        (few,) = crops_lib.draw_crops(make_dataset(1, size=(316, 316)), [0], crops=25, crop_size=16, seed=seed).offsets
+        for axis in range(2):
+            assert np.bincount(few[:, axis] * 3 // 301, minlength=3).min() >= 25 // 4
+
+
+def test_lazy_crops_are_indexed_like_the_array_of_all(make_dataset):
+    dataset = make_dataset(5, size=(40, 50))
+    crops = crops_lib.draw_crops(dataset, [4, 1, 2], crops=6, crop_size=16, seed=0)
+    everything = crops_lib.extract(crops, dataset, 4)
+    lazy = crops_lib.LazyCrops(crops, dataset, 4)
+    assert lazy.shape == everything.shape and len(lazy) == 3
+    for rows in (slice(None), [2, 0, 2], np.array([1]), 1, -1, []):
+        np.testing.assert_array_equal(lazy[rows], everything[rows])
+
+
+def test_the_stamp_of_lazy_crops_is_that_of_their_pixels(make_dataset):
+    def stamp(rows=(0, 1), size=(20, 20), count=2, crop_size=16, seed=0, rename=False, change=False):
+        dataset = make_dataset(3, size=size)
+        if change:
+            dataset.images[rows[1]][0, 0, 0] ^= 1
+        if rename:
+            object.__setattr__(dataset, "names", np.array(["a", "b", "c"]))
+        drawn = crops_lib.draw_crops(dataset, rows, crops=count + 1, crop_size=crop_size, seed=seed)
+        return crops_lib.LazyCrops(drawn, dataset, count).stamp
+
+    assert stamp() == stamp() == stamp(rename=True)
+    others = [stamp(rows=(0, 2)), stamp(count=1), stamp(crop_size=15), stamp(seed=1), stamp(change=True)]
+    assert len({stamp(), *others}) == 6
 
 
 def test_image_as_large_as_the_crop(make_dataset):

@@ -1,0 +1,45 @@
+"""Attacks of the tables, one file each: a module of this package that declares ATTACK is an attack.
+
+`ATTACKS` maps names to declarations; config.evaluation.attacks lists names. docs/extending.md shows how to add one.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cprl_jax.evaluation.table_attacks.table_attack import Batch, Condition, Context, TableAttack
+
+__all__ = ["ATTACKS", "Batch", "Condition", "Context", "TableAttack", "check", "conditions", "legends"]
+
+_MODULES = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+ATTACKS: Mapping[str, TableAttack] = {
+    module.ATTACK.name: module.ATTACK for module in _MODULES if hasattr(module, "ATTACK")
+}
+
+
+def conditions(evaluation: Any) -> list[Condition]:
+    """What config.evaluation asks for: every attack, in its variants, at every radius."""
+    found = []
+    for name in evaluation.attacks:
+        attack = ATTACKS[name]
+        settings = attack.read(evaluation)
+        for variant in attack.variants(settings):
+            radii = evaluation.radii if attack.has_radius else (0.0,)
+            found += [Condition(attack, variant, float(radius), settings) for radius in radii]
+    return found
+
+
+def check(evaluation: Any, methods: Sequence[str]) -> None:
+    """Checks what the attacks need beside their fields, such as files, before anything is trained.
+
+    Raises:
+      UserError: naming the field.
+    """
+    for name in evaluation.attacks:
+        ATTACKS[name].check(ATTACKS[name].read(evaluation), methods)
+
+
+def legends(evaluation: Any) -> dict[str, str]:
+    """For each attack as table.csv names it ('pgd', 'perceptual:ssim'): what it is, in a sentence."""
+    return {condition.label: condition.attack.legend for condition in conditions(evaluation)}

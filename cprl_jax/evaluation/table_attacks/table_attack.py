@@ -1,0 +1,128 @@
+"""What an attack of the tables declares of itself, and what it is given."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from cprl_jax.attacks import AttackResult
+from cprl_jax.config.field import Field
+
+ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
+Settings = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Crops of test images on one device.
+
+    Attributes:
+      images: RGB in [0, 1].
+      mos: the label of each crop's image, 0..100.
+      radius: of each crop, in [0, 1] pixel units; 0 for an attack without radius.
+      keys: a random key for each crop; it depends on the seed, and on the numbers of the image and of the crop.
+      mid: the score that divides good images from bad ones (config.evaluation.mid).
+    """
+
+    images: Float[Array, "batch height width 3"]
+    mos: Float[Array, " batch"]
+    radius: Float[Array, " batch"]
+    keys: Key[Array, " batch"]
+    mid: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an attack may prepare itself from, once for a model and a condition.
+
+    Attributes:
+      score_fn: the attacked model.
+      others: the other models of the run, by method, in the order of training.
+      training_crops: of the training part; indexed by row numbers, one crop an image.
+      seed: config.seed.
+    """
+
+    score_fn: ScoreFn
+    others: Mapping[str, ScoreFn]
+    training_crops: UInt8[np.ndarray, "images 1 size size 3"]
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TableAttack:
+    """An attack of the tables; the file that holds it is all that names it.
+
+    Attributes:
+      name: in config.evaluation.attacks and table.csv.
+      title: for people.
+      legend: what it is, in one sentence.
+      run: `(score_fn, batch, settings, prepared) -> AttackResult`, each crop for itself; a pure function.
+      source: paper.
+      settings: its fields of config.evaluation.<name>.
+      reads: fields of config.evaluation that it reads, by the name that its settings have for them.
+      direction: what it pushes towards: 'reflect' (the side of the label), which no attack without labels knows;
+        'target_free' (the side of the clean score), 'mirror' (the score's mirror image), 'up', 'away' (either way).
+      steps: gradient steps (queries of a black box) from the settings and the variant.
+      restarts: random starts, from the settings.
+      has_radius: attacks at config.evaluation.radii. Otherwise its settings say how far it goes.
+      variants: of the attack, from the settings, each with rows of its own; '' is the attack itself.
+      prepare: `(context, condition) -> prepared`, a pytree that is the same for all images.
+      depends_on: `(context, condition)` to what `prepare` reads, for the stamp of the result.
+      check: `(settings, methods)`; raises UserError for what the fields' bounds do not tell.
+    """
+
+    name: str
+    title: str
+    legend: str
+    run: Callable[[ScoreFn, Batch, Settings, Any], AttackResult]
+    _: dataclasses.KW_ONLY
+    source: str = ""
+    settings: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    direction: str = "reflect"
+    steps: Callable[[Settings, str], int] = lambda settings, variant: settings["steps"]
+    restarts: Callable[[Settings], int] = lambda settings: 1
+    has_radius: bool = True
+    variants: Callable[[Settings], Sequence[str]] = lambda settings: ("",)
+    prepare: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
+    depends_on: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
+    check: Callable[[Settings, Sequence[str]], None] = lambda settings, methods: None
+
+    def read(self, evaluation: Any) -> dict[str, Any]:
+        """The settings, from config.evaluation; defaults where it lacks them (runs of earlier versions)."""
+        block = evaluation.get(self.name, {})
+        settings = {name: block.get(name, field.default) for name, field in self.settings.items()}
+        return settings | {name: evaluation[field] for name, field in self.reads.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """An attack as it is run: one block of rows of the table.
+
+    Attributes:
+      attack: its declaration.
+      variant: one of those that its settings ask for, or ''.
+      radius: in units of 1/255; 0 for an attack without radius.
+      settings: from `TableAttack.read`.
+    """
+
+    attack: TableAttack
+    variant: str
+    radius: float
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The column `attack` of table.csv: 'pgd', or with its variant 'perceptual:ssim'."""
+        return f"{self.attack.name}:{self.variant}" if self.variant else self.attack.name
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Of table.csv, that say how the attack was run."""
+        return {
+            "direction": self.attack.direction,
+            "steps": self.attack.steps(self.settings, self.variant),
+            "restarts": self.attack.restarts(self.settings),
+        }
