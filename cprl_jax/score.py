@@ -39,13 +39,13 @@ def load(
       UserError: no run, method or checkpoint there; when called, a file that is no image (named).
     """
     from cprl_jax.evaluation.scoring import Scorer  # after the checks of the command line: starting JAX takes seconds
-    from cprl_jax.training.loop import best_variables, create_model
+    from cprl_jax.training.setup import create_model, trained_variables
 
     run = Path(run).expanduser()
     config = read_config(run)
     method = method_of(config, method, run)
     evaluation = config.evaluation
-    variables, _ = best_variables(config, method, run / method)
+    variables, _ = trained_variables(config, method, run / method)
     scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size, pgd_steps=1, mid=evaluation.mid)
     count = crops or evaluation.crops
 

@@ -54,9 +54,9 @@ def main(folder, wish=""):
         state, first = parallel.replicate(initial_state()), 0
         if wish == "resume":
             first = saved.latest_step()
-            state, _ = saved.restore(first, initial_state())
+            state = saved.restore(first, initial_state())
         state = train(state, first=first, last=first + 5, lose_peer=wish == "lose_peer")
-        saved.save(first + 5, state, {"processes": parallel.process_count()})
+        saved.save(first + 5, state)
         scores = parallel.map_batch(lambda weights, batch: batch @ weights)(state["weights"], batch_of_this_process(0))
         all_scores = parallel.gather(parallel.unshard(scores))
         everyone = parallel.gather(np.full(1 + parallel.process_index(), parallel.process_index() + 0.1))

@@ -5,33 +5,38 @@ from pathlib import Path
 
 import ml_collections
 
-from cprl_jax.config.checks import check_methods, listed, near
+from cprl_jax import methods
 from cprl_jax.config.defaults import default, method_of, read_config
+from cprl_jax.config.field import listed, near
 from cprl_jax.data import DATASETS
+from cprl_jax.models import NETWORKS
 from cprl_jax.runtime.errors import UserError
+
+COMPARED = "plain+plain_longer+cprl_loss+cprl"
+"""The default methods of CPRL's experiments: a control for the length of training, and one for each part of CPRL."""
 
 
 def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.ConfigDict:
     """The experiment of CPRL's Table 3 on one data set; `argument` chooses backbone, methods and schedule.
 
-    backbone: hyperiqa (HyperIQA on ResNet-50, the paper's), resnet18, resnet34, resnet50, or squeezenet.
-    methods: joined by +, see METHODS.
+    backbone: hyperiqa (HyperIQA on ResNet-50, the paper's), another network, or one of the trunks of `resnet`.
+    methods: joined by +, see methods.METHODS.
     schedule: 'paper' (16 epochs of 25 crops of 224 pixels, CPRL as printed; default except for squeezenet), or 'short':
       small crops, few steps, and a CPRL that needs them: see docs/papers.md.
 
     Raises:
       UserError: an unknown key or value.
     """
-    backbones = ("hyperiqa", "resnet18", "resnet34", "resnet50", "squeezenet")
+    resnets = NETWORKS["resnet"].variants
+    backbones = (*(name for name in NETWORKS if name != "resnet"), *resnets)
     values = parse_argument(argument, {"backbone": backbones, "methods": None, "schedule": ("paper", "short")})
     backbone = values.get("backbone", "hyperiqa")
     config = default()
     config.dataset.name = dataset
-    config.methods = parse_methods(values.get("methods", "plain+cprl"))
-    if backbone.startswith("resnet"):
+    config.methods = parse_methods(values.get("methods", COMPARED))
+    config.model.name = backbone
+    if backbone in resnets:
         config.model.name, config.model.backbone = "resnet", backbone
-    else:
-        config.model.name = backbone
     if backbone == "hyperiqa":
         # As published: labels as they are, L2 decay. The normalisation of the scores is learned by the head.
         config.model.score_mean, config.model.score_std = 0.0, 1.0
@@ -41,7 +46,15 @@ def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.Config
         config.model.sort_mask.min_channels, config.model.sort_mask.stages = 48, (3,)
     if values.get("schedule", "short" if backbone == "squeezenet" else "paper") == "short":
         _short_schedule(config)
+    else:
+        config.plain_longer.start_from = "weights"  # like CPRL here: as long in all
     return config
+
+
+def set_cprl(config: ml_collections.ConfigDict, **values) -> None:
+    """Sets fields of CPRL with SortMask and without it alike."""
+    for name in ("cprl_loss", "cprl"):
+        config[name].update(values)
 
 
 def _short_schedule(config: ml_collections.ConfigDict) -> None:
@@ -52,19 +65,14 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     train.schedule, train.warmup_steps = "cosine", 20
     train.correlation_weight = 20.0
     train.ema_decay = 0.98
-    train.evaluate_every = 100  # attacked validations cost as much as the training between them
+    train.evaluate_every = 100
     config.evaluation.crops = 3
     # A tenth of a small set is too few images to choose a checkpoint by; the schedule ends with small steps anyway.
     config.evaluation.checkpoint = "last"
     config.plain.batch_size, config.plain.crop_size = 16, 224
-    cprl = config.cprl
-    cprl.start_from = "plain"
-    cprl.steps = 450
-    cprl.weight, cprl.relative = 17.0, True
-    cprl.epsilon, cprl.alphas, cprl.alpha_law, cprl.direction_steps = 1.5, 1, "edge", 2
-    cprl.sort_mask = False
-    cprl.validation_radius = 1.0
-    config.at.start_from, config.at.steps = "plain", 600
+    set_cprl(config, start_from="plain", steps=450, weight=17.0, relative=True)
+    set_cprl(config, epsilon=1.5, alphas=1, alpha_law="edge", direction_steps=2)
+    config.at.start_from, config.at.as_long_as = "plain", "cprl"
 
 
 def fine_tuning(argument: str | None) -> ml_collections.ConfigDict:
@@ -130,4 +138,4 @@ def parse_argument(argument: str | None, allowed: Mapping[str, Sequence[str] | N
 
 def parse_methods(value: str) -> tuple[str, ...]:
     """'plain+cprl' -> ('plain', 'cprl'). Raises UserError for an unknown or repeated method."""
-    return check_methods(tuple(value.split("+")))
+    return methods.check_names(tuple(value.split("+")))

@@ -1,1 +1,1 @@
-"""Training: steps, the loop, checkpoints."""
+"""Training: one state, one loop, optimisers, history and checkpoints."""

@@ -4,6 +4,7 @@ A checkpoint directory appears under its final name only when all of it is writt
 moment, also during `save`: the checkpoint before it is still there.
 """
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,12 @@ class Checkpoints:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def save(self, step: int, state: Tree, metadata: dict[str, Any], metric: float | None = None) -> None:
+    def save(self, step: int, state: Tree, metric: float | None = None) -> None:
         """Writes a checkpoint, then removes those that are neither the latest nor the best any more.
 
         Args:
           step: the number of training steps that `state` has behind it; larger than any saved before.
-          state: a pytree of arrays (JAX, NumPy, Python numbers, typed PRNG keys), the same on every process.
-          metadata: what else is needed to continue, as JSON: the position in the data, the metrics so far.
+          state: a pytree of arrays (JAX, NumPy, Python numbers), the same on every process.
           metric: of this state on the validation part, higher is better; None where it was not measured, and not a
             number counts as None.
 
@@ -90,14 +90,13 @@ class Checkpoints:
             raise ValueError(f"step {step} cannot be saved after step {latest}; the next must be larger")
         leaves = _named_leaves(state)
         layout = {name: _layout(leaf) for name, leaf in leaves.items()}
-        key_kinds = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
         arrays = {name: _to_host(leaf) for name, leaf in leaves.items()}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 # Orbax refuses empty arrays, and needs none: the layout tells all about them.
                 state=ocp.args.PyTreeSave(_nest({name: array for name, array in arrays.items() if array.size})),
-                metadata=ocp.args.JsonSave({"layout": layout, "keys": key_kinds, "metadata": metadata}),
+                metadata=ocp.args.JsonSave({"layout": layout}),
             ),
             metrics={"metric": _NO_METRIC if metric is None or math.isnan(metric) else float(metric)},
         )
@@ -112,7 +111,7 @@ class Checkpoints:
         best = max(metrics, key=lambda step: (metrics[step], step), default=None)
         return None if best is None or metrics[best] == _NO_METRIC else best
 
-    def restore(self, step: int, template: Tree, *, partial: bool = False) -> tuple[Tree, dict[str, Any]]:
+    def restore(self, step: int, template: Tree, *, partial: bool = False) -> Tree:
         """Reads a checkpoint.
 
         Args:
@@ -121,7 +120,7 @@ class Checkpoints:
           partial: accept a template that names only a part of the saved state, such as `{'params': ...}`.
 
         Returns:
-          The state, bit for bit as it was saved, on every device of this process; and the metadata.
+          The state, bit for bit as it was saved, on every device of this process.
 
         Raises:
           UserError: there is no such checkpoint, or its arrays differ in name, shape or dtype from the template's. The
@@ -132,35 +131,27 @@ class Checkpoints:
             there = " and ".join(map(str, kept)) or "none yet"
             raise UserError(f"{self.directory} has no checkpoint of step {step}; there is {there}")
         metadata_args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        stored = self._manager.restore(step, args=metadata_args)["metadata"]
+        layout = self._manager.restore(step, args=metadata_args)["metadata"]["layout"]
         leaves = _named_leaves(template)
-        self._compare(step, stored["layout"], {name: _layout(leaf) for name, leaf in leaves.items()}, partial)
-        wanted = {name: leaf for name, leaf in leaves.items() if math.prod(np.shape(leaf))}
-        arrays = self._read(step, wanted, stored["keys"])
+        self._compare(step, layout, {name: _layout(leaf) for name, leaf in leaves.items()}, partial)
+        arrays = self._read(step, [name for name, leaf in leaves.items() if math.prod(np.shape(leaf))])
         empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items() if name not in arrays}
         restored = parallel.replicate([(arrays | empty)[name] for name in leaves])
-        state = jax.tree.unflatten(jax.tree.structure(template), restored)
-        return state, stored["metadata"]
+        return jax.tree.unflatten(jax.tree.structure(template), restored)
 
     def close(self) -> None:
         """Ends all background work. Nothing else of this object may be used afterwards."""
         self._manager.close()
 
-    def _read(self, step: int, leaves: dict[str, Any], key_kinds: dict[str, str]) -> dict[str, Any]:
-        """The named arrays as NumPy arrays, and typed keys as what they were."""
-        if not leaves:
+    def _read(self, step: int, names: list[str]) -> dict[str, np.ndarray]:
+        """The named arrays."""
+        if not names:
             return {}
-        placeholders = _nest({name: np.zeros((), np.int8) for name in leaves})
+        placeholders = _nest({name: np.zeros((), np.int8) for name in names})
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placeholders)
         state_args = ocp.args.PyTreeRestore(item=placeholders, restore_args=restore_args, partial_restore=True)
         tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
-        arrays = {}
-        for name, leaf in leaves.items():
-            array = tree
-            for part in name.split("/"):
-                array = array[part]
-            arrays[name] = jax.random.wrap_key_data(array, impl=key_kinds[name]) if _is_key(leaf) else array
-        return arrays
+        return {name: functools.reduce(lambda node, part: node[part], name.split("/"), tree) for name in names}
 
     def _compare(self, step: int, stored: dict, wanted: dict, partial: bool) -> None:
         names = list(wanted) + ([] if partial else [name for name in stored if name not in wanted])
@@ -186,10 +177,6 @@ def _named_leaves(tree: Tree) -> dict[str, Any]:
     return leaves
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _layout(leaf: Any) -> list:
     """Dtype and shape of a leaf, as JSON."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
@@ -197,7 +184,7 @@ def _layout(leaf: Any) -> list:
 
 
 def _to_host(leaf: Any) -> np.ndarray:
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    array = np.asarray(leaf)
     return array if hasattr(leaf, "dtype") else array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
 
 

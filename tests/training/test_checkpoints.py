@@ -25,11 +25,10 @@ class State(struct.PyTreeNode):
     params: dict
     batch_stats: dict
     optimizer: optax.OptState
-    key: jax.Array
 
 
 def make_state(key, *, step=0):
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 2)
     params = {
         "backbone": {"conv": {"kernel": jax.random.normal(keys[0], (3, 3, 3, 4)), "bias": jnp.zeros(4)}},
         "head": {"half": jax.random.normal(keys[1], (5,), jnp.bfloat16), "empty": jnp.zeros((0, 2))},
@@ -39,12 +38,11 @@ def make_state(key, *, step=0):
         params=params,
         batch_stats={},
         optimizer=optax.adam(1e-3).init(params),
-        key=keys[2],
     )
 
 
 def bits(leaf):
-    leaf = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    leaf = np.asarray(leaf)
     return leaf.dtype, leaf.shape, leaf.tobytes()
 
 
@@ -59,15 +57,13 @@ def kept(folder):
 
 def test_restores_bit_for_bit(tmp_path, getkey):
     state = make_state(getkey(), step=40)
-    metadata = {"position": 40, "history": [{"loss": 0.1}, {"loss": float("nan")}], "name": "plain"}
     with Checkpoints(tmp_path / "new" / "folder") as checkpoints:
         assert checkpoints.latest_step() is checkpoints.best_step() is None
-        checkpoints.save(40, parallel.replicate(state), metadata)
+        checkpoints.save(40, parallel.replicate(state))
     with Checkpoints(tmp_path / "new" / "folder") as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (40, None)
-        restored, restored_metadata = checkpoints.restore(40, jax.eval_shape(lambda: state))
+        restored = checkpoints.restore(40, jax.eval_shape(lambda: state))
     assert_identical(restored, state)
-    assert repr(restored_metadata) == repr(metadata)
     assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(restored))
 
 
@@ -77,7 +73,7 @@ def test_keeps_the_best_beside_the_latest_also_over_a_restart(tmp_path):
     expected = {10: [10], 20: [20], 30: [20, 30], 40: [20, 40], 50: [20, 50], 60: [60], 70: [60, 70]}
     for step, metric in metrics.items():
         with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(step, state, {}, metric)
+            checkpoints.save(step, state, metric)
             assert checkpoints.latest_step() == step
             assert checkpoints.best_step() == expected[step][0]
         assert kept(tmp_path) == expected[step]
@@ -86,7 +82,7 @@ def test_keeps_the_best_beside_the_latest_also_over_a_restart(tmp_path):
 def test_without_any_metric_only_the_latest_stays(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(step, {"weights": jnp.zeros(2)}, {})
+            checkpoints.save(step, {"weights": jnp.zeros(2)})
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (3, None)
     assert kept(tmp_path) == [3]
 
@@ -94,8 +90,8 @@ def test_without_any_metric_only_the_latest_stays(tmp_path):
 def test_partial_template(tmp_path, getkey):
     state = make_state(getkey())
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {})
-        part, _ = checkpoints.restore(1, {"params": state.params}, partial=True)
+        checkpoints.save(1, state)
+        part = checkpoints.restore(1, {"params": state.params}, partial=True)
         assert_identical(part, {"params": state.params})
         with pytest.raises(UserError, match="has no params/extra, but this configuration needs params/extra"):
             checkpoints.restore(1, {"params": {"extra": jnp.zeros(2)}}, partial=True)
@@ -104,7 +100,7 @@ def test_partial_template(tmp_path, getkey):
 def test_other_tools_read_it_too(tmp_path, getkey):
     state = make_state(getkey())
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {})
+        checkpoints.save(1, state)
     tree = ocp.PyTreeCheckpointer().restore(tmp_path / "1" / "state")
     assert_identical(tree["params"]["backbone"], jax.tree.map(np.asarray, state.params["backbone"]))
 
@@ -125,7 +121,7 @@ WEIGHTS = {"a": {"kernel": jnp.zeros((3, 4))}, "step": jnp.asarray(0)}
 )
 def test_names_the_first_difference_to_the_template(tmp_path, template, message):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, WEIGHTS, {})
+        checkpoints.save(1, WEIGHTS)
         with pytest.raises(UserError, match=message) as error:
             checkpoints.restore(1, template)
     assert "--workdir" in str(error.value) and "\n" not in str(error.value)
@@ -137,22 +133,22 @@ def test_missing_steps_and_folders(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(UserError, match="no checkpoint of step 3; there is none yet"):
             checkpoints.restore(3, WEIGHTS)
-        checkpoints.save(5, WEIGHTS, {})
+        checkpoints.save(5, WEIGHTS)
         with pytest.raises(ValueError, match="step 5 cannot be saved after step 5"):
-            checkpoints.save(5, WEIGHTS, {})
+            checkpoints.save(5, WEIGHTS)
         with pytest.raises(UserError, match="there is 5"):
             checkpoints.restore(3, WEIGHTS)
 
 
 def test_reading_beside_a_run_changes_nothing(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(5, WEIGHTS, {})
+        checkpoints.save(5, WEIGHTS)
     unfinished = tmp_path / "6.orbax-checkpoint-tmp"
     unfinished.mkdir()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 5
         with pytest.raises(ValueError, match="read_only"):
-            checkpoints.save(6, WEIGHTS, {})
+            checkpoints.save(6, WEIGHTS)
     assert unfinished.exists()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 5
@@ -167,9 +163,9 @@ def test_reading_beside_a_run_changes_nothing(tmp_path):
 def test_a_half_deleted_older_checkpoint_does_no_harm(tmp_path, fraction):
     """What is left of it when a run is killed while Orbax removes a checkpoint that is no longer needed."""
     with Checkpoints(tmp_path / "other") as checkpoints:
-        checkpoints.save(10, WEIGHTS, {}, 0.3)
+        checkpoints.save(10, WEIGHTS, 0.3)
     with Checkpoints(tmp_path / "run") as checkpoints:
-        checkpoints.save(20, WEIGHTS, {}, 0.5)
+        checkpoints.save(20, WEIGHTS, 0.5)
     remains = tmp_path / "run" / "10"
     (tmp_path / "other" / "10").rename(remains)
     files = [path for path in sorted(remains.rglob("*")) if path.is_file()]
@@ -177,7 +173,7 @@ def test_a_half_deleted_older_checkpoint_does_no_harm(tmp_path, fraction):
         path.unlink()
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest_step() == checkpoints.best_step() == 20
-        checkpoints.save(30, WEIGHTS, {}, 0.4)
+        checkpoints.save(30, WEIGHTS, 0.4)
     assert kept(tmp_path / "run") == [20, 30]
 
 
@@ -189,7 +185,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     for step in range((checkpoints.latest_step() or 0) + 1, 10_000):
         state = {str(i): jnp.full((32, 32), step) for i in range(20)}
         print(step, flush=True)
-        checkpoints.save(step, state, {"step": step}, metric=step % 5)
+        checkpoints.save(step, state, metric=step % 5)
 """
 
 
@@ -211,6 +207,5 @@ def test_killed_while_saving(tmp_path):
             latest = checkpoints.latest_step()
             assert latest in (started[-1] - 1, started[-1])
             for step in (latest, checkpoints.best_step()):
-                state, metadata = checkpoints.restore(step, template)
-                assert metadata == {"step": step}
+                state = checkpoints.restore(step, template)
                 assert all(np.all(np.asarray(leaf) == step) for leaf in state.values())

@@ -21,25 +21,12 @@ from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.evaluation import statistics, zero_shot
 from cprl_jax.evaluation.scoring import evaluate, examples, score_rows, table_rows
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
+from cprl_jax.experiments.cprl.training import train
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
-from cprl_jax.training.loop import best_variables, create_model, fit, read_history, start_variables
-
-# What may differ between the commands that share a folder: how an already trained model is judged, where things are.
-_MAY_CHANGE = (
-    "job",
-    "evaluation",
-    "perceptual",
-    "causal_iqa",
-    "compilation_cache",
-    "dataset.cache",
-    "dataset.cache_gib",
-    "dataset.data_dir",
-    "dataset.manual_dir",
-    "train.workers",
-    "train.crop_on",
-)
+from cprl_jax.training.history import read_history
+from cprl_jax.training.setup import create_model, start_variables, trained_variables
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -82,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         )
     if config.job != "evaluate":
         for method in config.methods:
-            _train(config, method, dataset, split, workdir)
+            train(config, method, dataset=dataset, split=split, workdir=workdir)
     if config.job != "train":
         table = _evaluate(config, dataset, split, test_crops, others, workdir)
         if parallel.is_main_process():
@@ -102,7 +89,7 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         ):
             raise UserError(f"{workdir} holds something else than a run; give another --workdir")
         return
-    config_lib.check_same_run(path, config, may_change=_MAY_CHANGE)
+    config_lib.check_same_run(path, config)
 
 
 def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> splits.Split:
@@ -152,16 +139,6 @@ def _check_weights(config: ml_collections.ConfigDict) -> None:
     start_variables(config, config.methods[0], seed=config.seed)
 
 
-def _train(config: ml_collections.ConfigDict, method: str, dataset, split, workdir: Path) -> None:
-    start_from = None
-    if config[method].start_from == "plain":
-        start_from, _ = best_variables(config, "plain", workdir / "plain")
-    fit(config, method, dataset=dataset, split=split, folder=workdir / method, start_from=start_from)
-    variables, _ = best_variables(config, method, workdir / method)
-    if parallel.is_main_process():
-        models.save_weights(workdir / method / "weights.npz", variables)
-
-
 def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, others, workdir: Path) -> str:
     """Attacks every method, writes report/ and returns the table for the terminal."""
     evaluation = config.evaluation
@@ -171,7 +148,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, oth
     table, elsewhere, scores, shown, histories, networks, identities = [], [], [], [], {}, {}, {}
     for method in config.methods:
         folder = workdir / method
-        variables, step = best_variables(config, method, folder)
+        variables, step = trained_variables(config, method, folder)
         module = create_model(config, method)
         networks[method] = module, variables
         identities[method] = {"step": step, "sort_mask": config[method].sort_mask}

@@ -1,0 +1,47 @@
+"""Adversarial training, the rival of CPRL's Tables 1 and 6: the loss on MOS of images attacked by FGSM."""
+
+import jax.numpy as jnp
+import ml_collections
+
+from cprl_jax import attacks
+from cprl_jax.config.field import Field
+from cprl_jax.methods.method import DEPLOYED, Batch, Forward, Method, direction_agreement
+
+
+def adversarial_loss(batch: Batch, forward: Forward, settings: ml_collections.ConfigDict):
+    """(1 - weight) loss(clean) + weight loss(attacked); FGSM pushes each score to the wrong side of the scale."""
+
+    def direction_of(score_fn, images, mos):
+        direction = attacks.reflect(mos, batch.mid)
+        attacked = attacks.fgsm(score_fn, images, radius=settings.epsilon / 255.0, direction=direction).images
+        return attacked - images
+
+    delta = direction_of(forward.constant, batch.images, batch.mos)
+    scores = forward.gather(forward.scores(batch.images))
+    attacked = forward.gather(forward.scores(batch.images + delta))
+    mos_loss, adversarial = forward.label_loss(scores), forward.label_loss(attacked)
+    part_mos = batch.mos[::4]
+    return (1.0 - settings.weight) * mos_loss + settings.weight * adversarial, {
+        "mos_loss": mos_loss,
+        "adversarial_loss": adversarial,
+        "score_std": jnp.std(scores),
+        "direction_agreement": direction_agreement(
+            forward, batch, delta, lambda score_fn, images, keys: direction_of(score_fn, images, part_mos)
+        ),
+    }
+
+
+METHOD = Method(
+    "at",
+    "adversarial training",
+    adversarial_loss,
+    source="Wang et al., Displays 2024, Table 1",
+    settings={
+        "batch_norm": DEPLOYED,
+        "epsilon": Field(2.0, "radius of FGSM", "1/255", above=0, at_most=255),
+        "weight": Field(0.5, "of the attacked images' loss; the clean images' has 1 - weight", at_least=0, at_most=1),
+    },
+    metrics=("mos_loss", "adversarial_loss", "score_std", "direction_agreement"),
+    gradients=lambda settings: 3,
+    parts=lambda settings: [f"FGSM at {settings.epsilon:g}/255"],
+)

@@ -1,0 +1,130 @@
+"""From a configuration to what a training needs: network, first variables, length; and what it ended with."""
+
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import ml_collections
+from absl import logging
+
+from cprl_jax import models
+from cprl_jax.methods import METHODS
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.checkpoints import Checkpoints
+from cprl_jax.training.optimizers import make_optimizer
+from cprl_jax.training.state import TrainState, create_state
+
+
+def create_model(config: ml_collections.ConfigDict, method: str, *, axis_name: str | None = None) -> nn.Module:
+    """The network of a method: config.model, with what the method changes in it."""
+    model = config.model.copy_and_resolve_references()
+    if not config[method].sort_mask:
+        model.sort_mask.rate = 0.0
+    if change := METHODS[method].network:
+        change(model, config[method])
+    return models.create(model, axis_name=axis_name)
+
+
+def batch_size(config: ml_collections.ConfigDict, method: str) -> int:
+    """Images a step."""
+    return config[method].batch_size or config.train.batch_size
+
+
+def crop_size(config: ml_collections.ConfigDict, method: str) -> int:
+    """Pixels a side of the training crops."""
+    return config[method].crop_size or config.train.crop_size
+
+
+def total_steps(config: ml_collections.ConfigDict, method: str, *, images: int) -> int:
+    """Optimiser steps: the method's own, those of as many image gradients as another method's, or config.train's.
+
+    Crops of another size count by their pixels.
+
+    Raises:
+      UserError: no training image.
+    """
+    if images == 0:
+        raise UserError("the training part of the split is empty; lower config.dataset.test_fraction")
+    settings, train = config[method], config.train
+    if not settings.steps and settings.as_long_as:
+        model = settings.as_long_as
+        pixels = image_gradients(config, model, images=images) * crop_size(config, model) ** 2
+        gradients = METHODS[method].gradients(settings) * batch_size(config, method)
+        return max(1, round(pixels / (gradients * crop_size(config, method) ** 2)))
+    epochs = train.epochs * train.crops_per_epoch * images // batch_size(config, method)
+    return settings.steps or train.steps or max(1, epochs)
+
+
+def image_gradients(config: ml_collections.ConfigDict, method: str, *, images: int) -> float:
+    """The budget of a training in gradient evaluations of one image, without that of the method it starts from."""
+    per_step = METHODS[method].gradients(config[method]) * batch_size(config, method)
+    return total_steps(config, method, images=images) * per_step
+
+
+def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: int) -> str:
+    """'after plain: 250 steps of 24 crops of 96 pixels, 4 gradients each (24,000 image gradients); last checkpoint'."""
+    settings = config[method]
+    steps, gradients = total_steps(config, method, images=images), METHODS[method].gradients(settings)
+    start = "" if settings.start_from == "weights" else f"after {settings.start_from}: "
+    if config.evaluation.checkpoint == "last":
+        rule = "last checkpoint"
+    elif settings.validation_radius:
+        rule = f"best checkpoint by clean SRCC and SRCC under PGD at {settings.validation_radius:g}/255 on validation"
+    else:
+        rule = "best checkpoint by SRCC on validation"
+    return (
+        f"{start}{steps:,} steps of {batch_size(config, method)} crops of {crop_size(config, method)} pixels, "
+        f"{gradients:g} gradient{'s' if gradients != 1 else ''} each "
+        f"({image_gradients(config, method, images=images):,.0f} image gradients); {rule}"
+    )
+
+
+def start_variables(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:
+    """The variables before training: config.model.weights, what they lack at random; all at random without weights.
+
+    Raises:
+      UserError: weights that cannot be read, or are those of another network.
+    """
+    variables = _initialize(config, method, seed=seed)
+    if not config.model.weights:
+        return variables
+    return models.load_weights(variables, config.model.weights, config_model=config.model)
+
+
+def warn_of_random_weights(config: ml_collections.ConfigDict, name: str) -> None:
+    """Says what a start from random weights costs."""
+    if not config.model.weights:
+        logging.warning(
+            "%s starts from random weights: no config.model.weights given. Expect a clearly lower accuracy, and many "
+            "more steps to reach it, than from weights trained on ImageNet.",
+            name,
+        )
+
+
+def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Path) -> tuple[dict, int]:
+    """The variables to evaluate, from the best or last checkpoint as config.evaluation says, and their step.
+
+    Raises:
+      UserError: no checkpoint.
+    """
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        if config.evaluation.checkpoint == "best":
+            step = checkpoints.best_step() or step  # without validation images no checkpoint is better than another
+        if step is None:
+            raise UserError(f"no checkpoint of {method} in {folder}; run with --config.job=train_and_evaluate first")
+        template = jax.eval_shape(lambda: _initialize(config, method, seed=config.seed))
+        template = {"params": template["params"], "batch_stats": template.get("batch_stats", {})}
+        if config.train.ema_decay:
+            return checkpoints.restore(step, {"averaged": template}, partial=True)["averaged"], step
+        return checkpoints.restore(step, template, partial=True), step
+
+
+def first_state(config: ml_collections.ConfigDict, variables: dict, *, steps: int) -> TrainState:
+    """The state before the first step of a training of `steps` steps."""
+    optimizer_state = make_optimizer(config.train, steps=steps).init(variables["params"])
+    return create_state(variables, optimizer_state, averaged=config.train.ema_decay > 0)
+
+
+def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:
+    return models.initialize(create_model(config, method), jax.random.key(seed), config.train.crop_size)
