@@ -43,7 +43,8 @@ class Forward:
       constant: the same scores, with the parameters held constant: for directions and attacks.
       deployed: scores in evaluation mode, with the parameters held constant: what an attacker of the finished model
         meets.
-      is_deployed: `scores` and `deployed` are one function by construction: no batch statistics, dropout or random masks.
+      is_deployed: `scores` and `deployed` are one function by construction, without batch statistics, dropout or random
+        masks.
       gather: values of this device [..., batch] to those of all devices.
       label_loss: gathered scores to the loss on MOS that config.train describes.
     """

@@ -23,7 +23,7 @@ def running_statistics() -> AbstractContextManager:
 
     def intercept(next_function, arguments, keywords, context):
         if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-            keywords = {**keywords, "use_running_average": True}
+            arguments, keywords = arguments[:1], {**keywords, "use_running_average": True}
         return next_function(*arguments, **keywords)
 
     return nn.intercept_methods(intercept)

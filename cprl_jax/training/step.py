@@ -8,6 +8,7 @@ numbers do not depend on how many devices share the work.
 import contextlib
 from collections.abc import Callable, Mapping
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,7 @@ def make_step(
             return loss
 
         batch_norm = uses_batch_norm(lambda: apply(state.params, state.batch_stats, images))
+        random = _draws_random_numbers(module, {"params": state.params, "batch_stats": state.batch_stats}, images)
         by_averages = batch_norm and settings.batch_norm == "deployed"
         batch_stats = state.batch_stats
         if by_averages:
@@ -91,7 +93,7 @@ def make_step(
                 scores=scores_of,
                 constant=lambda x: apply(constant, batch_stats, x)[0],
                 deployed=lambda x: module.apply({"params": constant, "batch_stats": batch_stats}, x, train=False),
-                is_deployed=(by_averages or not batch_norm) and module.dropout == 0 and module.sort_mask.rate == 0,
+                is_deployed=(by_averages or not batch_norm) and not random,
                 gather=gather,
                 label_loss=label_loss,
             )
@@ -113,3 +115,12 @@ def make_step(
         return TrainState(state.step + 1, params, batch_stats, optimizer_state, averaged), metrics
 
     return step
+
+
+def _draws_random_numbers(module: nn.Module, variables: Mapping, images) -> bool:
+    """Whether a network in training mode has dropout or random masks."""
+    try:
+        jax.eval_shape(lambda: module.apply(variables, images, train=True, mutable=["batch_stats"]))
+    except flax.errors.InvalidRngError:
+        return True
+    return False
