@@ -21,7 +21,6 @@ from torch import nn
 
 from cprl_jax import attacks, models
 from cprl_jax.models.resnet import ResNetScore
-from cprl_jax.models.torch_names import torch_name
 from cprl_jax.runtime.memory import keep_freed_memory
 
 RADIUS = 4 / 255
@@ -148,7 +147,9 @@ class TorchResNet18(nn.Module):
             for path, leaf in jax.tree_util.tree_leaves_with_path(variables[collection]):
                 value = np.asarray(leaf)
                 value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-                state[torch_name("resnet", [step.key for step in path])] = torch.from_numpy(value.copy())
+                state[models.NETWORKS["resnet"].torch_names.key([step.key for step in path])] = torch.from_numpy(
+                    value.copy()
+                )
         missing, unexpected = self.load_state_dict(state, strict=False)
         missing = [name for name in missing if not name.endswith(("num_batches_tracked", "mean", "std"))]
         if missing or unexpected:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cprl_jax.models.common import IMAGENET_MEAN, IMAGENET_STD
+from cprl_jax.models.common import IMAGENET
 from cprl_jax.models.compact import DETAIL_GAIN, SMALLEST_ENERGY, WIDTHS
 from cprl_jax.models.metaiqa import CLASSES, HIDDEN
 from cprl_jax.models.squeezenet import FIRE_MODULES
@@ -36,8 +36,8 @@ def load(network: nn.Module, variables) -> nn.Module:
 class InputNormalization(nn.Module):
     def __init__(self):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD))
+        self.register_buffer("mean", torch.tensor(IMAGENET.mean))
+        self.register_buffer("std", torch.tensor(IMAGENET.std))
 
     def forward(self, images):
         return (images - self.mean.reshape(1, 3, 1, 1)) / self.std.reshape(1, 3, 1, 1)
@@ -161,7 +161,7 @@ class ResNet18(nn.Module):
                 stride = 2 if stage > 1 and block == 0 else 1
                 setattr(self, f"layer{stage}_{block}", ResidualBlock(channels, width, stride))
                 channels = width
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in IMAGENET)
         self.register_buffer("input_mean", mean, persistent=False)
         self.register_buffer("input_std", std, persistent=False)
 

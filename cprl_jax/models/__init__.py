@@ -6,12 +6,17 @@ In short:
     variables = models.initialize(module, key, image_size=224)
     variables = models.load_weights(variables, "resnet50.pth", config_model=config.model)
     score_fn = models.score_fn(module, variables)      # images [b, h, w, 3] in [0, 1] -> scores [b]
+
+`NETWORKS` are those there are, by name: every file of this folder that declares a `NETWORK`.
 """
 
 import dataclasses
 import functools
 import importlib
+import os
+import pkgutil
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,24 +25,48 @@ import ml_collections
 from absl import logging
 from jaxtyping import Array, Float, Key
 
+from cprl_jax.config.field import Field, listed, near
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
-from cprl_jax.models.weights import load_weights, save_weights
+from cprl_jax.models import weights
+from cprl_jax.models.network import Network
+from cprl_jax.models.weights import save_weights
 from cprl_jax.runtime.errors import UserError
 
-__all__ = ["create", "initialize", "load_weights", "masked_convolutions", "save_weights", "score_fn"]
+__all__ = [
+    "NETWORKS",
+    "create",
+    "initialize",
+    "load_weights",
+    "masked_convolutions",
+    "network_of",
+    "save_weights",
+    "score_fn",
+]
 
-# Where each network of config.model.name is; imported when asked for.
-NETWORKS = {
-    "hyperiqa": ("cprl_jax.models.hyperiqa", "HyperIQA"),
-    "resnet": ("cprl_jax.models.resnet", "ResNetScore"),
-    "squeezenet": ("cprl_jax.models.squeezenet", "SqueezeNetScore"),
-    "compact": ("cprl_jax.models.compact", "CompactScore"),
-    "ma19": ("cprl_jax.models.ma19", "Ma19"),
-    "metaiqa": ("cprl_jax.models.metaiqa", "MetaIQA"),
-}
-BACKBONES = ("resnet18", "resnet34", "resnet50")
-HAVE_BACKBONE = ("hyperiqa", "metaiqa", "resnet")
-DTYPES = ("float32", "bfloat16")
+
+def _declared() -> dict[str, Network]:
+    modules = (importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__))
+    networks = [module.NETWORK for module in modules if hasattr(module, "NETWORK")]
+    return {network.name: network for network in networks}
+
+
+NETWORKS = _declared()
+
+_DTYPE = Field("float32", choices=("float32", "bfloat16"))
+_DROPOUT = Field(0.0, at_least=0, below=1)
+_SCORE_STD = Field(1.0, above=0)
+
+
+def network_of(config_model: ml_collections.ConfigDict) -> Network:
+    """The declaration of the network that `config.model.name` names.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    name = config_model.name
+    if name not in NETWORKS:
+        raise UserError(f"config.model.name is {name!r}{near(name, NETWORKS)}; allowed: {listed(NETWORKS)}")
+    return NETWORKS[name]
 
 
 def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None) -> nn.Module:
@@ -48,32 +77,16 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
       axis_name: the mapped axis over which a training batch is spread, if any.
 
     Raises:
-      UserError: an unknown name, backbone or dtype, or a number that is out of its range.
+      UserError: an unknown name, backbone or dtype, or a value that is out of its range.
     """
-    name = config_model.name
-    _check("name", name, tuple(NETWORKS))
-    _check("dtype", config_model.dtype, DTYPES)
-    if not 0 <= config_model.dropout < 1:
-        raise UserError(f"config.model.dropout is {config_model.dropout}; it must be at least 0 and below 1")
-    if config_model.score_std <= 0:
-        raise UserError(f"config.model.score_std is {config_model.score_std}; it must be positive")
-    sort_mask = config_model.sort_mask
-    try:
-        placement = SortMaskPlacement(
-            rate=sort_mask.rate,
-            min_channels=sort_mask.min_channels,
-            stages=tuple(sort_mask.stages),
-            selection=sort_mask.selection,
-        )
-    except ValueError as error:
-        raise UserError(f"config.model.sort_mask: {error}") from error
-    options = {}
-    if name in HAVE_BACKBONE:
-        _check("backbone", config_model.backbone, BACKBONES)
-        options["backbone"] = config_model.backbone
-    file, network = NETWORKS[name]
-    return getattr(importlib.import_module(file), network)(
-        sort_mask=placement,
+    network = network_of(config_model)
+    for name, field in (("dtype", _DTYPE), ("dropout", _DROPOUT), ("score_std", _SCORE_STD)):
+        field.check(f"config.model.{name}", config_model[name])
+    options = network.settings_of(config_model)
+    if network.variants:
+        options["backbone"] = network.variant(config_model.backbone)
+    return network.module(
+        sort_mask=_placement(network, config_model.sort_mask),
         score_mean=float(config_model.score_mean),
         score_std=float(config_model.score_std),
         dtype=jnp.dtype(config_model.dtype),
@@ -81,6 +94,51 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
         dropout=float(config_model.dropout),
         **options,
     )
+
+
+def _placement(network: Network, sort_mask: ml_collections.ConfigDict) -> SortMaskPlacement:
+    """Where masks are; no `stages` and `min_channels=0` mean those that the network declares."""
+    stages = tuple(sort_mask.stages) or network.sort_mask.stages
+    for stage in stages:
+        if stage not in network.stages:
+            raise UserError(
+                f"config.model.sort_mask.stages names {stage!r}; the stages of {network.name} are "
+                f"{listed(network.stages)}"
+            )
+    min_channels = sort_mask.min_channels or network.sort_mask.min_channels
+    try:
+        return SortMaskPlacement(sort_mask.rate, min_channels, stages, sort_mask.selection)
+    except ValueError as error:
+        raise UserError(f"config.model.sort_mask: {error}") from error
+
+
+def load_weights(variables: Mapping, source: str | os.PathLike, *, config_model: ml_collections.ConfigDict) -> dict:
+    """Puts published weights, or our own, in the place of `variables`.
+
+    Understood are, whatever the kind of file: our own names (from `save_weights`); the names under which a network's
+    authors or torchvision publish it (an image classifier is left out, but for MetaIQA, which has it); SqueezeNet 1.1
+    in the names of Caffe and its Keras ports. The state dict may lie under 'state_dict', 'model' or 'params', and its
+    names may begin with 'module.'. A file with the trunk alone leaves the head as it is, and the log says so; a linear
+    head from torch is rescaled so that the scores under config_model.score_mean and .score_std are those of the file.
+    Torch is not needed, and pickled code is never executed.
+
+    Args:
+      variables: of the network, as `initialize` returns them.
+      source: a path (.npz, .safetensors, .pth, .pt, .pkl), 'owner/name' or 'owner/name:file' on Hugging Face, or
+        'imagenet': the file of an installed package that the network declares.
+      config_model: `name`, `backbone`, `score_mean`, `score_std` and the network's settings are read.
+
+    Returns:
+      variables of the same structure, as float32 NumPy arrays.
+
+    Raises:
+      UserError: no such file; not a file of weights; a tensor is missing, unknown, not finite or of a wrong shape; the
+        connection or a package would be needed and is not there.
+    """
+    network = network_of(config_model)
+    if str(source) == "imagenet":
+        source = weights.packaged(NETWORKS, network.name, network.variant(config_model.backbone))
+    return weights.load(network, variables, source, config_model=config_model)
 
 
 def initialize(module: nn.Module, key: Key[Array, ""], image_size: int) -> dict:
@@ -123,7 +181,12 @@ def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:
 
 
 def score_fn(
-    module: nn.Module, variables: Mapping, *, masks: str = "sorted", key: Key[Array, ""] | None = None
+    module: nn.Module,
+    variables: Mapping,
+    *,
+    masks: str = "sorted",
+    key: Key[Array, ""] | None = None,
+    dtype: Any = jnp.float32,
 ) -> Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]:
     """The network as a score function: RGB images in [0, 1] to scores, the higher the better, in evaluation mode.
 
@@ -138,10 +201,15 @@ def score_fn(
         (BPDA). 'random': the masks of training (a module with an `axis_name` draws them only under that axis).
       key: for random masks, the one draw of them that scores all images. Without it, `masks='random'` gives a
         function of (key, images), as `cprl_jax.attacks.adaptive.expectation` takes it.
+      dtype: of the computation, whatever the module was trained in: rounding to bfloat16 hides small changes of an
+        image from the score, and makes any network look robust.
 
     Raises:
       ValueError: an unknown `masks`, a key for masks that are not random, or a network without SortMask.
     """
+    dtype = jnp.dtype(dtype)
+    if (trained := getattr(module, "dtype", None)) is not None and jnp.dtype(trained) != dtype:
+        module = module.clone(dtype=dtype)
     if masks != "sorted":
         if not hasattr(module, "sort_mask"):
             raise ValueError(f"{type(module).__name__} has no SortMask: masks must be 'sorted', got {masks!r}.")
@@ -168,8 +236,3 @@ def _evaluation_mode_with_random_masks(module: nn.Module) -> Callable[[Mapping, 
         return module.apply(variables, images, train=False, rngs={"mask": key})
 
     return score
-
-
-def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"config.model.{field} {value!r} is unknown; allowed: {', '.join(allowed)}")

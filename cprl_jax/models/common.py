@@ -7,7 +7,7 @@ and one place where SortMask gets into any network.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,9 +19,6 @@ from jaxtyping import Array, Float
 from cprl_jax.layers.convolution import conv_general_dilated
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 
-# Of RGB in [0, 1]; the constants of torchvision's models.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 BATCH_NORM_MOMENTUM = 0.9  # of running averages: how much of them stays
 
 # Initial values as torch draws them: kaiming_normal_ with its default fan_in (standard deviation sqrt(2 / fan_in)), and
@@ -42,11 +39,21 @@ def torch_default_bias(fan_in: int) -> Callable:
     return init
 
 
-def imagenet_normalize(images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
-    """(images - mean) / std of ImageNet, for RGB in [0, 1]."""
-    mean = jnp.asarray(IMAGENET_MEAN, images.dtype).reshape(1, 1, 1, 3)
-    std = jnp.asarray(IMAGENET_STD, images.dtype).reshape(1, 1, 1, 3)
-    return (images - mean) / std
+class Normalization(NamedTuple):
+    """(images - mean) / std, for RGB in [0, 1]; by default the images as they are."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def normalize(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+        if self == Normalization():
+            return images
+        mean, std = (jnp.asarray(values, images.dtype).reshape(1, 1, 1, 3) for values in self)
+        return (images - mean) / std
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's models
+SIGNED = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
 
 
 class InputNormalization(nn.Module):
@@ -58,8 +65,8 @@ class InputNormalization(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
-        mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(IMAGENET_MEAN, jnp.float32)).value
-        std = self.variable("batch_stats", "std", lambda: jnp.asarray(IMAGENET_STD, jnp.float32)).value
+        mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(IMAGENET.mean, jnp.float32)).value
+        std = self.variable("batch_stats", "std", lambda: jnp.asarray(IMAGENET.std, jnp.float32)).value
         return (images - mean.reshape(1, 1, 1, 3)) / std.reshape(1, 1, 1, 3)
 
 
@@ -136,7 +143,13 @@ def conv(
 
 
 def batch_norm(
-    x: Float[Array, "batch height width channels"], *, name: str, train: bool, dtype: Any, axis_name: str | None
+    x: Float[Array, "batch height width channels"],
+    *,
+    name: str,
+    train: bool,
+    dtype: Any,
+    axis_name: str | None,
+    epsilon: float = 1e-5,
 ) -> Float[Array, "batch height width channels"]:
     """Batch normalisation with torch's constants, over all devices of `axis_name`; called in a compact method.
 
@@ -144,7 +157,12 @@ def batch_norm(
     """
     # use_fast_variance computes E[x^2] - E[x]^2, which cancels.
     return nn.BatchNorm(
-        momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, dtype=dtype, axis_name=axis_name, use_fast_variance=False, name=name
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=epsilon,
+        dtype=dtype,
+        axis_name=axis_name,
+        use_fast_variance=False,
+        name=name,
     )(x, use_running_average=not train)
 
 
@@ -196,6 +214,11 @@ def max_pool(
 def ceil_padding(size: Sequence[int], *, window: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Padding for `max_pool` that lets the last window hang over, as torch's `ceil_mode=True` and Caffe do."""
     return tuple((0, (window - pixels) % stride) for pixels in size)
+
+
+def flatten_channels_first(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
+    """Flattens in the order of torch's NCHW, which published weights count on."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 def global_mean(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:

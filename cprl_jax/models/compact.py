@@ -1,16 +1,14 @@
 """A compact network for small images: 0.2 million parameters, trained from random weights in minutes on a laptop."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, batch_norm, conv, global_std, kaiming_normal, linear
+from cprl_jax.models.common import Dropout, batch_norm, global_std, kaiming_normal, linear
+from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
 
 WIDTHS = (24, 48, 96)
-SMALLEST_IMAGE = 8  # pixels a side that leave one pixel for the last stage
 SMALLEST_ENERGY = 0.1  # beside a pooled feature, whose typical value is 1 after batch normalisation
 DETAIL_GAIN = 12.0  # brings the detail of photographs (differences of some hundredths) to a spread of about 1
 
@@ -26,7 +24,7 @@ def global_rms(x: Float[Array, "batch height width channels"]) -> Float[Array, "
     return jnp.sqrt(jnp.mean(x.astype(jnp.float32) ** 2, axis=(1, 2)) + 1e-4)
 
 
-class CompactTrunk(nn.Module):
+class CompactTrunk(MaskableModule):
     """Three stages of two 3x3 convolutions with batch normalisation and SiLU; each stage halves the size.
 
     Smooth activations, because gradients that jump make the directions of attacks depend on rounding.
@@ -36,15 +34,8 @@ class CompactTrunk(nn.Module):
     0.85 without, on the embedded data set).
 
     Attributes:
-      sort_mask: which convolutions are masked; the inputs of stages 1, 2 and 3 have 3 and 24, 24 and 48, 48 and 96
-        channels.
-      dtype: of the computation; parameters are float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
+      sort_mask: the inputs of its stages 1, 2 and 3 have 3 and 24, 24 and 48, 48 and 96 channels.
     """
-
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -56,46 +47,30 @@ class CompactTrunk(nn.Module):
         for stage, width in enumerate(WIDTHS, start=1):
             for index, stride in enumerate((2, 1), start=1):
                 name = f"stage{stage}_conv{index}"
-                x = conv(
+                x = self.conv(
                     x,
                     width,
                     3,
                     name=name,
                     train=train,
                     stage=stage,
-                    sort_mask=self.sort_mask,
                     stride=stride,
                     padding=1,
                     use_bias=False,
-                    dtype=self.dtype,
-                    axis_name=self.axis_name,
                     kernel_init=kaiming_normal,
                 )
-                x = batch_norm(x, name=f"{name}_norm", train=train, dtype=self.dtype, axis_name=self.axis_name)
-                x = nn.silu(x)
+                x = nn.silu(self.batch_norm(x, name=f"{name}_norm", train=train))
             maps.append(x)
         return tuple(maps)
 
 
-class CompactScore(nn.Module):
+class CompactScore(ScoreNetwork):
     """The compact trunk; log energies of its stages and of the image; two linear layers.
 
     Logarithms, because quality goes with ratios of the energies of frequency bands, as in natural scene statistics.
-
-    Attributes:
-      sort_mask: which convolutions of the backbone are masked, see `CompactTrunk`.
-      score_mean, score_std: score = score_mean + score_std * output of the last layer.
-      dtype: of the backbone's computation; the head computes in float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
-      dropout: rate, before the last layer.
     """
 
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 0.0
-    score_std: float = 1.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    dropout: float = 0.0
+    smallest_image = 8  # leaves one pixel for the last stage
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
@@ -104,17 +79,20 @@ class CompactScore(nn.Module):
         Raises:
           ValueError: smaller images.
         """
-        if min(images.shape[1:3]) < SMALLEST_IMAGE:
-            raise ValueError(
-                f"compact takes images of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} pixels, got "
-                f"{images.shape[1]}x{images.shape[2]}"
-            )
-        trunk = CompactTrunk(self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone")
-        maps = trunk(images, train)
+        maps = self.trunk(CompactTrunk, images, train)
         contrast = 4.0 * global_std(images)  # about 1 for a photograph
         energies = [contrast, *(pool(x) for x in maps for pool in (global_rms, global_std))]
         features = jnp.log(jnp.concatenate(energies, axis=-1) + SMALLEST_ENERGY)
         features = batch_norm(features, name="head_norm", train=train, dtype=jnp.float32, axis_name=self.axis_name)
         hidden = nn.silu(linear(features, 64, name="head_hidden"))
         hidden = Dropout(self.dropout, self.axis_name)(hidden, train)
-        return self.score_mean + self.score_std * linear(hidden, 1, name="head")[:, 0]
+        return self.score(linear(hidden, 1, name="head")[:, 0])
+
+
+NETWORK = Network(
+    name="compact",
+    title="a compact network",
+    source="this package",
+    module=CompactScore,
+    sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=48),
+)

@@ -3,24 +3,25 @@
 "Blindly Assess Image Quality in the Wild Guided by a Self-Adaptive Hyper Network". It is the backbone of CPRL.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import (
+    IMAGENET,
     Dropout,
     conv,
+    flatten_channels_first,
     global_mean,
-    imagenet_normalize,
     kaiming_normal,
     linear,
     torch_default,
     torch_default_bias,
 )
-from cprl_jax.models.resnet import ResNet
+from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, linear_head
+from cprl_jax.models.resnet import TORCH_RULES, ResNet
+from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
 
 # Channels of the local distortion maps of stages 1 to 3, and the length of the four vectors that are joined.
@@ -31,7 +32,7 @@ TARGET_WIDTHS = (224, 112, 56, 28, 14, 1)
 HYPER_CHANNELS = 112
 
 
-class HyperIQA(nn.Module):
+class HyperIQA(ScoreNetwork):
     """HyperIQA on a ResNet, as its authors published it (on ResNet-50).
 
     The hyper network reads the last stage's map and generates, for every image, the weights and biases of the target
@@ -40,20 +41,12 @@ class HyperIQA(nn.Module):
 
     Attributes:
       backbone: 'resnet18', 'resnet34' or 'resnet50'.
-      sort_mask: which convolutions of the backbone are masked.
-      score_mean, score_std: score = score_mean + score_std * output of the target network.
-      dtype: of the backbone's computation; the rest computes in float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
       dropout: rate, on the input of the last generated layer (0 in the published model).
     """
 
     backbone: str = "resnet50"
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 0.0
-    score_std: float = 1.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    dropout: float = 0.0
+
+    normalization = IMAGENET
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
@@ -67,10 +60,7 @@ class HyperIQA(nn.Module):
                 f"hyperiqa takes images of 224x224 pixels (or 221 to 224), got {images.shape[1]}x{images.shape[2]}: "
                 "set config.train.crop_size and config.evaluation.crop_size to 224, or take another config.model.name"
             )
-        backbone = DistortionAwareResNet(
-            self.backbone, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone"
-        )
-        x, semantics = backbone(imagenet_normalize(images), train)
+        x, semantics = self.trunk(DistortionAwareResNet, images, train, architecture=self.backbone)
 
         hyper = semantics.astype(jnp.float32)
         for name, channels in (("conv1_0", 1024), ("conv1_2", 512), ("conv1_4", HYPER_CHANNELS)):
@@ -107,28 +97,23 @@ class HyperIQA(nn.Module):
             biases = linear(pooled, outputs, name=f"fc{layer}b_fc", kernel_init=kaiming_normal)
             x = jnp.einsum("boi,bi->bo", weights.reshape(-1, outputs, inputs), x) + biases
             x = x if last else nn.sigmoid(x)
-        return self.score_mean + self.score_std * x[:, 0]
+        return self.score(x[:, 0])
 
 
-class DistortionAwareResNet(nn.Module):
+class DistortionAwareResNet(MaskableModule):
     """A ResNet and the local distortion vector of its four stages; all that the authors train at the lower rate.
 
     Attributes: as `ResNet`'s.
     """
 
     architecture: str
-    sort_mask: SortMaskPlacement
-    dtype: Any
-    axis_name: str | None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width 3"], train: bool
     ) -> tuple[Float[Array, "batch 224"], Float[Array, "batch 7 7 channels"]]:
         """The local distortion vector (float32) and the map of the last stage."""
-        maps = ResNet(
-            self.architecture, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="resnet"
-        )(x, train)
+        maps = ResNet(self.architecture, **self.shared, name="resnet")(x, train)
         vectors = []
         for stage, features in enumerate(DISTORTION_FEATURES, start=1):
             local = maps[stage - 1]
@@ -150,6 +135,24 @@ class DistortionAwareResNet(nn.Module):
         return jnp.concatenate(vectors, axis=-1), maps[-1]
 
 
-def flatten_channels_first(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
-    """Flattens in the order of torch's NCHW, which published weights count on."""
-    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+NETWORK = Network(
+    name="hyperiqa",
+    title="HyperIQA",
+    source="Su et al., CVPR 2020",
+    module=HyperIQA,
+    variants=("resnet50", "resnet18", "resnet34"),
+    stages=(0, 1, 2, 3, 4),
+    sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=128),
+    torch_names=TorchNames(
+        rules=(
+            (r"^backbone\.(resnet\.)?", "res."),
+            (r"\b(lda\d_pool)\b", r"\1.0"),
+            (r"^conv1_(\d)\b", r"conv1.\1"),
+            *TORCH_RULES,
+        ),
+        prefix="res.",
+        classifier=("fc.",),
+    ),
+    rescale=linear_head("fc5b_fc", "fc5w_fc"),
+    optional_parts={"backbone/lda": "local distortion layers"},
+)

@@ -5,8 +5,8 @@ al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-
 """
 
 import math
+import re
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,15 +15,14 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.gdn import GDN
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, conv, linear, max_pool, torch_default_bias
-from cprl_jax.models.hyperiqa import flatten_channels_first
+from cprl_jax.models.common import Dropout, flatten_channels_first, linear, max_pool, torch_default_bias
+from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, Tensors, linear_head
+from cprl_jax.models.torch_names import TorchNames
 
 CHANNELS = 48
 STAGES = 4
 PYRAMID_LEVELS = (1, 2, 3)
 HIDDEN = 128
-# Three max-poolings must leave as many pixels as the finest level of the pyramid has cells.
-SMALLEST_IMAGE = 2 ** (STAGES - 1) * max(PYRAMID_LEVELS)
 
 
 def pyramid_max(
@@ -57,18 +56,13 @@ def _cell_maxima(x: Array, level: int) -> Array:
     return jnp.max(x.reshape(*shape, x.shape[-1]), axis=(2, 4))
 
 
-class Ma19Trunk(nn.Module):
+class Ma19Trunk(MaskableModule):
     """Four 3x3 convolutions to 48 channels, each with GDN, and 2x2 max-pooling between them.
 
     Attributes:
-      sort_mask: which convolutions are masked: those of stages 1 to 4, which read 3, 48, 48 and 48 channels.
+      sort_mask: the convolutions of its stages 1 to 4 read 3, 48, 48 and 48 channels.
       dtype: of the convolutions; GDN computes in float32, and so are parameters.
-      axis_name: the mapped axis over which the batch is spread, if any.
     """
-
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -80,17 +74,14 @@ class Ma19Trunk(nn.Module):
         for stage in range(1, STAGES + 1):
             if stage > 1:
                 x = max_pool(x, window=2, stride=2)
-            x = conv(
+            x = self.conv(
                 x,
                 CHANNELS,
                 3,
                 name=f"conv{stage}",
                 train=train,
                 stage=stage,
-                sort_mask=self.sort_mask,
                 padding=1,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
                 kernel_init=nn.initializers.xavier_uniform(),
                 bias_init=torch_default_bias(9 * x.shape[-1]),
             )
@@ -99,26 +90,15 @@ class Ma19Trunk(nn.Module):
         return tuple(maps)
 
 
-class Ma19(nn.Module):
+class Ma19(ScoreNetwork):
     """Ma19 as published: its trunk, a spatial pyramid of maxima, and two linear layers to a mean and a variance.
 
     Images go in without normalisation. The published weights give scores of about 1.5 to 4.2 (score_mean 0,
     score_std 1); `cprl_jax.models.logistic.MA19` maps them to 0..10.
-
-    Attributes:
-      sort_mask: which convolutions of the backbone are masked, see `Ma19Trunk`.
-      score_mean, score_std: score = score_mean + score_std * first output of the last layer.
-      dtype: of the backbone's computation; the head computes in float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
-      dropout: rate, before the last layer (0 in the published model).
     """
 
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 0.0
-    score_std: float = 1.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    dropout: float = 0.0
+    # Three max-poolings leave as many pixels as the finest level of the pyramid has cells.
+    smallest_image = 2 ** (STAGES - 1) * max(PYRAMID_LEVELS)
 
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
         """Scores of RGB images in [0, 1], at least 24x24 pixels, the higher the better; float32.
@@ -137,14 +117,44 @@ class Ma19(nn.Module):
         Raises:
           ValueError: images of less than 24x24 pixels.
         """
-        if min(images.shape[1:3]) < SMALLEST_IMAGE:
-            raise ValueError(
-                f"ma19 takes images of at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} pixels, got "
-                f"{images.shape[1]}x{images.shape[2]}"
-            )
-        trunk = Ma19Trunk(self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone")
-        features = pyramid_max(trunk(images, train)[-1].astype(jnp.float32))
+        features = pyramid_max(self.trunk(Ma19Trunk, images, train)[-1].astype(jnp.float32))
         hidden = nn.relu(linear(features, HIDDEN, name="head_hidden"))
         hidden = Dropout(self.dropout, self.axis_name)(hidden, train)
         output = linear(hidden, 2, name="head")
-        return self.score_mean + self.score_std * output[:, 0], self.score_std**2 * jnp.exp(output[:, 1])
+        return self.score(output[:, 0]), self.score_std**2 * jnp.exp(output[:, 1])
+
+
+def rescale(tensors: Tensors, mean: float, std: float) -> None:
+    """`linear_head` for the mean; the second output of the last layer is the logarithm of the variance."""
+    logarithms = {name: tensors[name][..., 1] for name in ("params/head/kernel", "params/head/bias") if name in tensors}
+    linear_head("head")(tensors, mean, std)
+    for name, value in logarithms.items():
+        tensors[name][..., 1] = value - (2.0 * math.log(std) if name.endswith("bias") else 0.0)
+
+
+# The published file numbers the layers as they follow each other: a convolution, a GDN and a pooling for each stage.
+_INDEX = {
+    "backbone.conv1": 0,
+    "backbone.gdn1": 1,
+    "backbone.conv2": 3,
+    "backbone.gdn2": 4,
+    "backbone.conv3": 6,
+    "backbone.gdn3": 7,
+    "backbone.conv4": 9,
+    "backbone.gdn4": 10,
+    "head_hidden": 12,
+    "head": 14,
+}
+
+NETWORK = Network(
+    name="ma19",
+    title="Ma19",
+    source="Ma et al., ICIP 2019",
+    module=Ma19,
+    stages=(1, 2, 3, 4),
+    sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=48),
+    torch_names=TorchNames(
+        rules=tuple((rf"^{re.escape(ours)}\.", f"cnn.{theirs}.") for ours, theirs in _INDEX.items()), prefix="cnn."
+    ),
+    rescale=rescale,
+)

@@ -1,35 +1,30 @@
 """MetaIQA's network, which Causal-IQA trains as well: a whole ImageNet classifier, and a head that reads its logits."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, batch_norm, global_mean, imagenet_normalize, linear
-from cprl_jax.models.resnet import ResNet
+from cprl_jax.models.common import IMAGENET, Dropout, batch_norm, global_mean, linear
+from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
+from cprl_jax.models.resnet import TORCH_RULES, ResNet
+from cprl_jax.models.torch_names import TorchNames
 
 CLASSES = 1000
 HIDDEN = (1024, 512)
 
 
-class Classifier(nn.Module):
+class Classifier(MaskableModule):
     """A ResNet with its last layer: logits of ImageNet's classes; all that is trained at the lower rate.
 
     Attributes: as `ResNet`'s.
     """
 
     architecture: str
-    sort_mask: SortMaskPlacement
-    dtype: Any
-    axis_name: str | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch 1000"]:
-        resnet = ResNet(
-            self.architecture, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="resnet"
-        )
+        resnet = ResNet(self.architecture, **self.shared, name="resnet")
         return linear(global_mean(resnet(x, train)[-1]), CLASSES, name="fc")
 
 
@@ -42,7 +37,7 @@ class PReLU(nn.Module):
         return jnp.where(x >= 0, x, slope.reshape(1, 1) * x)
 
 
-class MetaIQA(nn.Module):
+class MetaIQA(ScoreNetwork):
     """Zhu et al., "MetaIQA: Deep Meta-Learning for No-Reference Image Quality Assessment", CVPR 2020, as published.
 
     Logits -> 1024 -> 512 -> 1 with batch normalisation, PReLU and dropout between, and a logistic sigmoid at the end:
@@ -50,31 +45,43 @@ class MetaIQA(nn.Module):
 
     Attributes:
       backbone: 'resnet18', 'resnet34' or 'resnet50'.
-      sort_mask: which convolutions of the backbone are masked.
-      score_mean, score_std: score = score_mean + score_std * output.
-      dtype: of the backbone's computation; the head computes in float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
       dropout: rate, before the last two layers (published: 0.5).
     """
 
     backbone: str = "resnet18"
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 0.0
     score_std: float = 100.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.5
+
+    normalization = IMAGENET
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
         """Scores of RGB images in [0, 1], the higher the better; float32."""
-        x = Classifier(self.backbone, self.sort_mask, self.dtype, self.axis_name, name="backbone")(
-            imagenet_normalize(images), train
-        )
+        x = self.trunk(Classifier, images, train, architecture=self.backbone)
         for number, features in enumerate(HIDDEN, start=1):
             x = linear(x, features, name=f"fc{number}")
             x = batch_norm(x, name=f"bn{number}", train=train, dtype=jnp.float32, axis_name=self.axis_name)
             x = PReLU(name=f"relu{number}")(x)
             x = Dropout(self.dropout, self.axis_name)(x, train)
         x = linear(x, 1, name="fc3")
-        return self.score_mean + self.score_std * nn.sigmoid(x[:, 0])
+        return self.score(nn.sigmoid(x[:, 0]))
+
+
+NETWORK = Network(
+    name="metaiqa",
+    title="MetaIQA",
+    source="Zhu et al., CVPR 2020",
+    module=MetaIQA,
+    variants=("resnet18", "resnet34", "resnet50"),
+    stages=(0, 1, 2, 3, 4),
+    sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=128),
+    torch_names=TorchNames(
+        rules=(
+            (r"^backbone\.(resnet\.)?", "resnet_layer."),
+            (r"^(fc|bn|relu)(\d)\.", r"net.\1\2."),
+            (r"\.slope$", ".weight"),
+            *TORCH_RULES,
+        ),
+        prefix="resnet_layer.",
+    ),
+)

@@ -1,28 +1,24 @@
 """ResNet-18, -34 and -50: the trunk of HyperIQA, and a score of its own (global pooling and one linear layer)."""
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import (
-    Dropout,
-    batch_norm,
-    conv,
-    global_mean,
-    imagenet_normalize,
-    kaiming_normal_fan_out,
-    linear,
-    max_pool,
-)
+from cprl_jax.models.common import IMAGENET, Dropout, global_mean, kaiming_normal_fan_out, linear, max_pool
+from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
+from cprl_jax.models.torch_names import TorchNames
 
 # Blocks of the four stages, and whether the blocks are bottlenecks.
 ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), False), "resnet34": ((3, 4, 6, 3), False), "resnet50": ((3, 4, 6, 3), True)}
 
+TORCH_RULES = (
+    (r"\blayer(\d)_(\d+)\b", r"layer\1.\2"),
+    (r"\bdownsample_conv\b", "downsample.0"),
+    (r"\bdownsample_bn\b", "downsample.1"),
+)
 
-class ResNet(nn.Module):
+
+class ResNet(MaskableModule):
     """The convolutional part of a ResNet (He et al., CVPR 2016, table 1), in the variant of torchvision.
 
     That is: the stride of a bottleneck is on its 3x3 convolution, padding is explicit and symmetric, and batch
@@ -31,15 +27,10 @@ class ResNet(nn.Module):
 
     Attributes:
       architecture: 'resnet18', 'resnet34' or 'resnet50'.
-      sort_mask: which convolutions are masked; stages 1 to 4 are torchvision's layer1 to layer4.
-      dtype: of the computation; parameters and statistics are float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
+      sort_mask: its stages 1 to 4 are torchvision's layer1 to layer4, 0 is the first convolution.
     """
 
     architecture: str = "resnet50"
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -54,21 +45,10 @@ class ResNet(nn.Module):
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"unknown architecture {self.architecture!r}; allowed: {', '.join(ARCHITECTURES)}")
         blocks_per_stage, bottleneck = ARCHITECTURES[self.architecture]
-        shared = dict(train=train, dtype=self.dtype, axis_name=self.axis_name)
-
-        x = conv(
-            x,
-            64,
-            7,
-            name="conv1",
-            stride=2,
-            padding=3,
-            use_bias=False,
-            kernel_init=kaiming_normal_fan_out,
-            sort_mask=self.sort_mask,
-            **shared,
+        x = self.conv(
+            x, 64, 7, name="conv1", train=train, stride=2, padding=3, use_bias=False, kernel_init=kaiming_normal_fan_out
         )
-        x = batch_norm(x, name="bn1", **shared)
+        x = self.batch_norm(x, name="bn1", train=train)
         x = nn.relu(max_pool(x, window=3, stride=2, padding=((1, 1), (1, 1))))
         maps = []
         for stage, blocks in enumerate(blocks_per_stage, start=1):
@@ -77,46 +57,39 @@ class ResNet(nn.Module):
                     64 * 2 ** (stage - 1),
                     bottleneck=bottleneck,
                     stage=stage,
-                    sort_mask=self.sort_mask,
                     stride=2 if block == 0 and stage > 1 else 1,
-                    dtype=self.dtype,
-                    axis_name=self.axis_name,
+                    **self.shared,
                     name=f"layer{stage}_{block}",
                 )(x, train)
             maps.append(x)
         return tuple(maps)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(MaskableModule):
     """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with four times the channels at the end; plus the input."""
 
     channels: int
     bottleneck: bool
     stage: int
     stride: int
-    sort_mask: SortMaskPlacement
-    dtype: Any
-    axis_name: str | None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch out_height out_width features"]:
-        shared = dict(train=train, dtype=self.dtype, axis_name=self.axis_name)
 
         def convolution(x, features, kernel_size, stride, name):
-            return conv(
+            return self.conv(
                 x,
                 features,
                 kernel_size,
                 name=name,
+                train=train,
                 stage=self.stage,
-                sort_mask=self.sort_mask,
                 stride=stride,
                 padding=kernel_size // 2,
                 use_bias=False,
                 kernel_init=kaiming_normal_fan_out,
-                **shared,
             )
 
         if self.bottleneck:
@@ -126,41 +99,41 @@ class ResidualBlock(nn.Module):
         shortcut, features = x, layers[-1][0]
         for number, (width, kernel_size, stride) in enumerate(layers, start=1):
             x = convolution(x, width, kernel_size, stride, f"conv{number}")
-            x = batch_norm(x, name=f"bn{number}", **shared)
+            x = self.batch_norm(x, name=f"bn{number}", train=train)
             if number < len(layers):
                 x = nn.relu(x)
         if self.stride > 1 or shortcut.shape[-1] != features:
             shortcut = convolution(shortcut, features, 1, self.stride, "downsample_conv")
-            shortcut = batch_norm(shortcut, name="downsample_bn", **shared)
+            shortcut = self.batch_norm(shortcut, name="downsample_bn", train=train)
         return nn.relu(x + shortcut)
 
 
-class ResNetScore(nn.Module):
-    """A ResNet whose pooled features are mapped to a score by one linear layer.
+class ResNetScore(ScoreNetwork):
+    """A ResNet with global average pooling and one linear layer to the score.
 
     Attributes:
       backbone: 'resnet18', 'resnet34' or 'resnet50'.
-      sort_mask: which convolutions of the backbone are masked.
-      score_mean, score_std: score = score_mean + score_std * output of the linear layer.
-      dtype: of the backbone's computation; the head computes in float32.
-      axis_name: the mapped axis over which the batch is spread, if any.
-      dropout: rate, on the pooled features.
     """
 
     backbone: str = "resnet50"
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 0.0
-    score_std: float = 1.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    dropout: float = 0.0
+
+    normalization = IMAGENET
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
         """Scores of RGB images in [0, 1], the higher the better; float32."""
-        resnet = ResNet(
-            self.backbone, sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name, name="backbone"
-        )
-        features = global_mean(resnet(imagenet_normalize(images), train)[-1])
+        features = global_mean(self.trunk(ResNet, images, train, architecture=self.backbone)[-1])
         features = Dropout(self.dropout, self.axis_name)(features, train)
-        return self.score_mean + self.score_std * linear(features, 1, name="head")[:, 0]
+        return self.score(linear(features, 1, name="head")[:, 0])
+
+
+NETWORK = Network(
+    name="resnet",
+    title="ResNet",
+    source="He et al., CVPR 2016",
+    module=ResNetScore,
+    variants=("resnet50", "resnet18", "resnet34"),
+    stages=(0, 1, 2, 3, 4),
+    sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=128),
+    torch_names=TorchNames(rules=((r"^backbone\.", ""), (r"^head\.", "fc."), *TORCH_RULES), classifier=("fc.",)),
+)

@@ -40,10 +40,10 @@ def on_two_devices(function, x):
 # --- Normalisation of the input ---
 
 
-def test_imagenet_normalize():
+def test_normalization():
     images = np.random.default_rng(0).uniform(size=(2, 3, 4, 3)).astype(np.float32)
     expected = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(common.imagenet_normalize(jnp.asarray(images)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(common.IMAGENET.normalize(jnp.asarray(images)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_input_normalization_takes_its_constants_from_the_variables(getkey):
@@ -51,7 +51,7 @@ def test_input_normalization_takes_its_constants_from_the_variables(getkey):
     module = common.InputNormalization()
     variables = module.init(getkey(), images)
     assert set(variables) == {"batch_stats"}
-    np.testing.assert_allclose(module.apply(variables, images), common.imagenet_normalize(images), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(module.apply(variables, images), common.IMAGENET.normalize(images), rtol=1e-6, atol=1e-6)
     other = {"batch_stats": {"mean": jnp.array([0.1, 0.2, 0.3]), "std": jnp.array([1.0, 2.0, 4.0])}}
     expected = (np.asarray(images) - [0.1, 0.2, 0.3]) / [1.0, 2.0, 4.0]
     np.testing.assert_allclose(module.apply(other, images), expected, rtol=1e-5, atol=1e-6)

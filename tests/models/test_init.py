@@ -1,5 +1,8 @@
 """Networks made from a configuration, and their score functions."""
 
+import dataclasses
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,8 @@ import pytest
 from absl import logging
 
 from cprl_jax import models
+from cprl_jax.config.field import Field
+from cprl_jax.models.network import ScoreNetwork
 from cprl_jax.runtime.errors import UserError
 
 
@@ -26,13 +31,14 @@ def test_networks_take_the_configuration(config_model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "vgg"}, "config.model.name 'vgg' is unknown; allowed: hyperiqa, resnet, squeezenet, compact"),
-        ({"backbone": "resnet101"}, "backbone 'resnet101' is unknown; allowed: resnet18, resnet34, resnet50"),
-        ({"dtype": "float16"}, "config.model.dtype 'float16' is unknown; allowed: float32, bfloat16"),
+        ({"name": "squeezenat"}, r"model.name is 'squeezenat' \(did you mean 'squeezenet'\?\); allowed: compact"),
+        ({"backbone": "resnet101"}, r"backbone is 'resnet101' \(did you mean 'resnet1?.*allowed for resnet: resnet50,"),
+        ({"dtype": "float16"}, r"config.model.dtype is 'float16' \(did you mean 'bfloat16'\?\); allowed: float32"),
         ({"dropout": 1.0}, "config.model.dropout is 1.0"),
         ({"score_std": 0.0}, "config.model.score_std is 0.0"),
         ({"sort_mask": {"rate": 1.0}}, r"config.model.sort_mask: rate must be in \[0, 1\)"),
         ({"sort_mask": {"selection": "slow"}}, "config.model.sort_mask: selection 'slow' is not one of fast, top_k"),
+        ({"sort_mask": {"stages": (2, 5)}}, "sort_mask.stages names 5; the stages of resnet are 0, 1, 2, 3, 4"),
     ],
 )
 def test_refusals_name_the_field(config_model, changes, message):
@@ -159,6 +165,52 @@ def test_score_functions_through_the_mask(config_model, getkey, random_variables
     for masks in ("straight_through", "random"):
         first, second = (models.score_fn(models.create(config), variables, masks=masks) for _ in range(2))
         assert first.func is second.func  # so that they share their compiled code
+
+
+def test_every_file_of_a_network_declares_it(config_model):
+    folder = Path(models.__file__).parent
+    declaring = {path.stem for path in folder.glob("*.py") if "\nNETWORK = Network(" in path.read_text()}
+    assert declaring >= {"compact", "hyperiqa", "ma19", "metaiqa", "resnet", "squeezenet"}
+    assert len(models.NETWORKS) == len(declaring)
+    for name, network in models.NETWORKS.items():
+        assert network.name == name and network.title and network.source and issubclass(network.module, ScoreNetwork)
+        module = models.create(config_model(name, backbone=""))
+        assert type(module) is network.module
+        if network.variants:
+            assert module.backbone == network.variants[0] == network.variant("")
+        assert set(network.settings) <= {field.name for field in dataclasses.fields(network.module)}
+        for setting, field in network.settings.items():
+            field.check(setting, field.default)
+        assert set(network.imagenet) <= {*network.variants, *([] if network.variants else [""])}
+        assert set(network.sort_mask.stages) <= set(network.stages)
+        masked = config_model(name, backbone="", sort_mask={"rate": 0.1, "stages": (), "min_channels": 0})
+        assert models.masked_convolutions(models.create(masked), 224)  # the declared place is one
+
+
+def test_settings_of_a_network(config_model, monkeypatch):
+    settings = {"pooled_stages": Field((2, 3), choices=(0, 1, 2, 3))}
+    network = dataclasses.replace(models.NETWORKS["squeezenet"], settings=settings)
+    monkeypatch.setitem(models.NETWORKS, "squeezenet", network)
+    assert models.create(config_model("squeezenet")).pooled_stages == (2, 3)
+    config = config_model("squeezenet", squeezenet={"pooled_stages": [3]})  # a list, as in config.json
+    assert models.create(config).pooled_stages == (3,)
+    config.squeezenet.pooled_stages = (4,)
+    with pytest.raises(UserError, match="config.model.squeezenet.pooled_stages names 4; allowed: 0, 1, 2, 3"):
+        models.create(config)
+
+
+@pytest.mark.parametrize("masks", ["sorted", "straight_through"])
+def test_scores_are_computed_in_float32(config_model, getkey, random_variables, masks):
+    """Small changes of an image would be rounded away in bfloat16."""
+    exact, coarse = (models.create(config_model("compact", dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    variables, images = random_variables(exact, 16), jax.random.uniform(getkey(), (2, 16, 16, 3))
+    expected, scores, rounded = (
+        models.score_fn(module, variables, masks=masks, **options)(images)
+        for module, options in ((exact, {}), (coarse, {}), (coarse, {"dtype": "bfloat16"}))
+    )
+    np.testing.assert_array_equal(scores, expected)
+    assert not np.array_equal(rounded, expected)
+    assert models.score_fn(coarse, variables).func is models.score_fn(exact, variables).func
 
 
 def test_score_functions_refuse(config_model, random_variables):

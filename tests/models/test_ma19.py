@@ -176,7 +176,8 @@ def test_masks_cover_its_convolutions(config_model):
 @pytest.mark.slow
 def test_bfloat16_computes_near_float32(network, load, getkey):
     images = jax.random.uniform(getkey(), (2, 32, 32, 3))
-    exact, half = (jax.jit(models.score_fn(*load(arrays(network), dtype=d)))(images) for d in ("float32", "bfloat16"))
+    network = load(arrays(network))
+    exact, half = (jax.jit(models.score_fn(*network, dtype=dtype))(images) for dtype in ("float32", "bfloat16"))
     assert half.dtype == jnp.float32 and not np.array_equal(exact, half)
     np.testing.assert_allclose(half, exact, atol=0.02)
 

