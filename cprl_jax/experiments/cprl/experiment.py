@@ -213,7 +213,7 @@ def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
 def describe_network(config: ml_collections.ConfigDict) -> str:
     """'resnet (resnet18), starting from weights from FILE', for a report."""
     model = config.model
-    network = f"{model.name} ({model.backbone})" if model.name in models.HAVE_BACKBONE else model.name
+    network = models.network_of(model).described(model.backbone)
     start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
     return f"{network}, starting from {start}"
 
