@@ -33,7 +33,7 @@ def get_config(argument: str | None = None):
     config.evaluation.batch_size = 64
 
     options = config.causal_iqa
-    options.updates = parse_updates(values.get("updates", "+".join(config_lib.UPDATES)))
+    options.updates = parse_updates(values.get("updates"))
     options.seeds = _number(values, "seeds", 1)
     options.meta_steps = _number(values, "steps", STEPS)
     # Five of six. White and coloured noise are so alike that the one gives the other away: it only trains.

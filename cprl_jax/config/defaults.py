@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_collections
 
 from cprl_jax.config.field import Field
-from cprl_jax.config.fields import FIELDS, group_of
+from cprl_jax.config.fields import FIELDS, group_of, within
 from cprl_jax.runtime.errors import UserError
 
 
@@ -67,13 +67,16 @@ def method_of(config: ml_collections.ConfigDict, method: str, run: Path) -> str:
     return method or ("cprl" if "cprl" in trained else trained[-1])
 
 
-def check_same_run(path: Path, config: ml_collections.ConfigDict, *, free: tuple[str, ...] = ()) -> None:
+def check_same_run(
+    path: Path, config: ml_collections.ConfigDict, *, fixed: tuple[str, ...] = (), free: tuple[str, ...] = ()
+) -> None:
     """Checks that what trained the run whose config.json is at `path` is what this configuration trains.
 
     Fields that a run of an earlier version does not know may have their default value now.
 
     Args:
-      free: further fields, or blocks of fields, that may differ.
+      fixed: fields, or blocks of fields, that may not differ either.
+      free: those that may differ nonetheless.
 
     Raises:
       UserError: naming the fields that differ.
@@ -85,8 +88,8 @@ def check_same_run(path: Path, config: ml_collections.ConfigDict, *, free: tuple
     changed = []
     for line in differences(old, new):
         field = line.partition(":")[0]
-        is_free = any(field == name or field.startswith(f"{name}.") for name in free)
-        if line not in as_by_default and group_of(field) == "trains" and not is_free:
+        counts = (group_of(field) == "trains" or within(field, fixed)) and not within(field, free)
+        if counts and line not in as_by_default:
             changed.append(line)
     if changed:
         raise UserError(

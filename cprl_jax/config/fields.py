@@ -251,10 +251,11 @@ _PLACES = (
 
 def group_of(name: str) -> str:
     """'trains': what a trained model depends on; 'judges': how it is looked at; 'places': where things are."""
-
-    def belongs(names: tuple[str, ...]) -> bool:
-        return any(name == each or name.startswith(f"{each}.") for each in names)
-
-    if belongs(_TRAINS_TOO):
+    if within(name, _TRAINS_TOO):
         return "trains"
-    return "judges" if belongs(_JUDGES) else "places" if belongs(_PLACES) else "trains"
+    return "judges" if within(name, _JUDGES) else "places" if within(name, _PLACES) else "trains"
+
+
+def within(name: str, blocks: tuple[str, ...]) -> bool:
+    """Whether a field is one of these fields, or in one of these blocks of fields."""
+    return any(name == block or name.startswith(f"{block}.") for block in blocks)

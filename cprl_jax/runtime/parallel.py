@@ -163,6 +163,16 @@ def gather(local: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------- devices
 
 
+def platform(*, mapped: bool = False) -> str:
+    """'cpu', 'gpu' or 'tpu': where this process computes, to be asked outside of compiled functions.
+
+    It follows `jax.default_device`, except for the functions of `map_step` and `map_batch` (`mapped`), which run on all
+    devices of the process whatever the default one is.
+    """
+    device = None if mapped else jax.config.jax_default_device
+    return jax.default_backend() if device is None else getattr(device, "platform", device)
+
+
 def local_device_count() -> int:
     """The number of devices of this process."""
     return jax.local_device_count()
@@ -174,7 +184,7 @@ def programs_at_once() -> int:
     Two on a CPU that is one device: many operations use one core only, and two programs fill two cores. An accelerator
     runs one after the other, and several CPU devices are side by side already.
     """
-    return 2 if jax.default_backend() == "cpu" and local_device_count() == 1 else 1
+    return 2 if platform(mapped=True) == "cpu" and local_device_count() == 1 else 1
 
 
 def device_count() -> int:

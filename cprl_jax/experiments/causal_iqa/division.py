@@ -9,14 +9,7 @@ In short:
 
 import dataclasses
 import functools
-import hashlib
-import io
-import json
-import os
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
@@ -24,7 +17,6 @@ from jaxtyping import Float, Float32, Int32
 
 from cprl_jax.data.dataset import listing
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
 
 REDUCTIONS = ("pca", "tsne", "none")
 MOST_FOR_TSNE = 5000  # exact t-SNE keeps several arrays of n x n float64: 200 MB each at this n
@@ -38,13 +30,11 @@ class Contents:
       names: of the images that were clustered.
       responsibilities: the probability of each cluster for each image; rows sum to 1.
       embedding: two coordinates of each image, to draw.
-      key: of what it was computed from, see `key_of`.
     """
 
     names: tuple[str, ...]
     responsibilities: Float[np.ndarray, "images clusters"]
     embedding: Float[np.ndarray, "images 2"]
-    key: str = ""
 
     def of(self, references: Sequence[str]) -> Float[np.ndarray, "rated clusters"]:
         """The responsibilities of rated images, each that of its reference image.
@@ -70,7 +60,6 @@ class Division:
       weights: w of Eq. 6: the probability that the image has a content of its own subset, the sum over the subset's
         clusters (1 in a division without content); 0 where it is not used.
       report: what a person should know of it, one line each: sizes, what was empty, what was joined.
-      key: of what it was computed from, see `key_of`.
     """
 
     subsets: Int32[np.ndarray, " images"]
@@ -78,7 +67,6 @@ class Division:
     responsibilities: Float[np.ndarray, "images clusters"]
     weights: Float32[np.ndarray, " images"]
     report: tuple[str, ...]
-    key: str = ""
 
     @property
     def sizes(self) -> np.ndarray:
@@ -97,13 +85,12 @@ def cluster(
     reduction: str = "pca",
     dimensions: int = 10,
     seed: int,
-    key: str = "",
 ) -> Contents:
     """Clusters named images by content, see `responsibilities`."""
     if len(names) != len(features):
         raise ValueError(f"{len(names)} names for the features of {len(features)} images; give one name each")
     soft = responsibilities(features, clusters=clusters, reduction=reduction, dimensions=dimensions, seed=seed)
-    return Contents(tuple(str(name) for name in names), soft, embedding_2d(features), key)
+    return Contents(tuple(str(name) for name in names), soft, embedding_2d(features))
 
 
 def responsibilities(
@@ -123,7 +110,7 @@ def responsibilities(
 
     Args:
       features: finite numbers, see `features.backbone_features`.
-      clusters: q in the paper; 1 = no clusters, every image has probability 1.
+      clusters: q in the paper, at least 1; 1 = no clusters, every image has probability 1.
       reduction: 'pca', 'tsne' (exact, at most 5000 images; perplexity 30, or a third of the images if they are fewer)
         or 'none'.
       dimensions: of the reduced features. There are never more than the average cluster has images, less one: with
@@ -131,7 +118,7 @@ def responsibilities(
       seed: of t-SNE and of the mixture's starts; non-negative integer.
 
     Raises:
-      UserError: fewer images than clusters, too many for t-SNE, or an option out of its range.
+      UserError: fewer images than clusters, too many for t-SNE, or an unknown reduction.
       ValueError: features that are not a finite matrix.
     """
     features = np.asarray(features, np.float64)
@@ -139,8 +126,6 @@ def responsibilities(
         raise ValueError(f"features of shape {features.shape} must be a matrix [images, features] of finite numbers")
     if reduction not in REDUCTIONS:
         raise UserError(f"reduction {reduction!r} is unknown; allowed: {', '.join(REDUCTIONS)}")
-    if clusters < 1 or dimensions < 1 or seed < 0:
-        raise UserError(f"clusters={clusters} and dimensions={dimensions} must be at least 1, seed={seed} at least 0")
     count = len(features)
     if count < clusters:
         raise UserError(f"{count} images cannot make {clusters} clusters of content; lower the number of clusters")
@@ -180,7 +165,6 @@ def divide(
     content: bool = True,
     rows: Sequence[int] | None = None,
     smallest: int = 8,
-    key: str = "",
 ) -> Division:
     """Divides images into subsets of one distortion, one content and, with `levels`, one level each.
 
@@ -197,7 +181,6 @@ def divide(
       content: whether to divide by content (False: the ablation without C; weights are 1).
       rows: the images to divide, such as those that train; None = all. The others get subset -1.
       smallest: images that a subset needs.
-      key: kept as it is.
 
     Raises:
       ValueError: columns of different lengths, rows of `responsibilities` that do not sum to 1, no image at all.
@@ -240,47 +223,7 @@ def divide(
                 report.append(f"{names[-1]}: {len(chosen)} images, fewer than {smallest}, and none to join them to")
     sizes = np.bincount(subsets[used])
     report.insert(0, f"{len(names)} subsets of {len(used)} images; {sizes.min()} to {sizes.max()} images each")
-    return Division(subsets, tuple(names), soft, weights, tuple(report), key)
-
-
-# -------------------------------------------------------------------------------------------------- files
-
-
-def key_of(**inputs: Any) -> str:
-    """A hash of what something is computed from: names, settings, fingerprints (anything that JSON can hold)."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def save(item: Contents | Division, path: str | os.PathLike) -> None:
-    """Writes contents or a division as an .npz file that holds plain arrays only."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **{name: np.asarray(value) for name, value in vars(item).items()})
-    write_file(path, content.getvalue())
-
-
-Kind = TypeVar("Kind", Contents, Division)
-
-
-def load(kind: type[Kind], path: str | os.PathLike, *, key: str) -> Kind | None:
-    """Reads what `save` wrote; None where there is no such file, or one with another key or content.
-
-    Args:
-      kind: `Contents` or `Division`.
-      path: of the file.
-      key: that the file must have; what was computed from something else does not count.
-    """
-    if not Path(path).exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            values = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s cannot be read (%s); it is computed again", path, error)
-        return None
-    if set(values) != {field.name for field in dataclasses.fields(kind)} or str(values["key"]) != key:
-        return None
-    values = {name: tuple(value.tolist()) if value.dtype.kind == "U" else value for name, value in values.items()}
-    return kind(**{**values, "key": key})
+    return Division(subsets, tuple(names), soft, weights, tuple(report))
 
 
 # -------------------------------------------------------------------------------------------------- internals

@@ -8,7 +8,6 @@ A run's folder holds config.json, division/, report/, and
 - of "leave_one_out" (Tables 3 and 12): cells/DISTORTION/UPDATE-seedK.npz, see `leave_one_out`.
 """
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,38 +16,24 @@ from typing import Any
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from cprl_jax import data, models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data import splits
+from cprl_jax.data.crops import LazyCrops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import zero_shot
-from cprl_jax.experiments.causal_iqa import division as division_lib
 from cprl_jax.experiments.causal_iqa import leave_one_out, report, results
 from cprl_jax.experiments.causal_iqa.division import Division
-from cprl_jax.experiments.causal_iqa.features import fingerprint
 from cprl_jax.experiments.causal_iqa.study import FREE, Study, severe
 from cprl_jax.experiments.causal_iqa.table import title_of
 from cprl_jax.experiments.causal_iqa.training import Trainer, make_plan
 from cprl_jax.experiments.cprl.experiment import describe_network, load_split, notes_on_labels
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import read_cache, write_cache, write_file
-
-# What may differ between the commands that share a folder: which trainings there are, how they are looked at, and where
-# things lie.
-_MAY_CHANGE = (
-    *(f"causal_iqa.{name}" for name in FREE),
-    "evaluation.batch_size",
-    "evaluation.datasets",
-    "evaluation.resamples",
-    "compilation_cache",
-    "dataset.cache",
-    "dataset.cache_gib",
-    "dataset.data_dir",
-    "dataset.manual_dir",
-    "train.workers",
-)
+from cprl_jax.runtime.files import read_cache, write_arrays, write_cache, write_file
+from cprl_jax.runtime.stamps import stamp
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -83,6 +68,7 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
     study = Study(config, dataset, trained, folder=workdir / "division")
     division = study.divide(trained)
     trainer = Trainer(config, make_plan(config, division))
+    test_crops = study.crops(tested)
     _write(config, workdir, division, split=split)
 
     rows, elsewhere, maps, histories = [], [], [], {}
@@ -97,20 +83,18 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
             )
             if parallel.is_main_process() and not (folder / "weights.npz").exists():
                 models.save_weights(folder / "weights.npz", variables)
-            identity = {"variables": fingerprint(variables)}
-            scores = _test_scores(config, study, variables, dataset, tested, folder / "test.npz", identity)
+            scores = _test_scores(study, variables, test_crops, folder / "test.npz")
             rows += results.rows_by_distortion(update, seed, scores, dataset.mos[tested], dataset.distortions[tested])
-            found = zero_shot.evaluate(
-                config, update, study.module, variables, others, folder=folder, identity=identity
-            )
-            elsewhere += [{**row, "seed": seed} for row in found]
+            zero_shot_rows = zero_shot.evaluate(config, update, study.module, variables, others, folder=folder)
+            elsewhere += [{**row, "seed": seed} for row in zero_shot_rows]
             if seed == config.seed:
                 histories[update] = history
                 if len(shown_rows):
-                    found_maps = study.saliency(variables, shown_rows, shown)
                     maps += [
-                        study.shown(update, row, found_map, shown)
-                        for row, found_map in zip(shown_rows, found_maps, strict=True)
+                        study.shown(update, row, saliency_map, shown)
+                        for row, saliency_map in zip(
+                            shown_rows, study.saliency(variables, shown_rows, shown), strict=True
+                        )
                     ]
     summary = (
         f"{describe_network(config)}, trained on {len(trained)} images of the {dataset.name} data set and tested on "
@@ -141,15 +125,14 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
     cells = leave_one_out.make_cells(config, study, distortions, plan, workdir / "cells")
     leave_one_out.compute(config, study, trainer, dataset, cells)
     parallel.barrier("cells computed")
-    found = [read_cache(cell.path, cell.stamp) for cell in cells]
+    done = [(cell, read_cache(cell.path, cell.stamp)) for cell in cells]
     rows = [
-        results.row(cell.update, cell.held_out, cell.seed, arrays["scores"], arrays["mos"])
-        for cell, arrays in zip(cells, found, strict=True)
+        results.row(cell.update, cell.held_out, cell.seed, arrays["scores"], arrays["mos"]) for cell, arrays in done
     ]
-    firsts = [(cell, arrays) for cell, arrays in zip(cells, found, strict=True) if cell.seed == config.seed]
+    firsts = [(cell, arrays) for cell, arrays in done if cell.seed == config.seed]
     pictured = distortions[:: -(-len(distortions) // max(1, config.causal_iqa.saliency))]
     training = _training(config, study, trainer, "the subsets of the other distortions")
-    minutes = sum(float(arrays["seconds"]) for arrays in found) / 60
+    minutes = sum(float(arrays["seconds"]) for _, arrays in done) / 60
     summary = (
         f"{describe_network(config)}. For each of {len(distortions)} distortions of the {dataset.name} data set, a "
         "training on all images of the others and a test on all images of this one. Scenes are shared between training "
@@ -186,7 +169,9 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         if not empty and not (workdir / "division").is_dir():
             raise UserError(f"{workdir} holds something else than a run of Causal-IQA; give another --workdir")
         return
-    config_lib.check_same_run(path, config, may_change=_MAY_CHANGE)
+    config_lib.check_same_run(
+        path, config, fixed=("job", "causal_iqa"), free=tuple(f"causal_iqa.{name}" for name in FREE)
+    )
 
 
 def _write(
@@ -197,21 +182,22 @@ def _write(
         if split is not None and not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
         write_file(workdir / "config.json", config_lib.to_json(config))
-        division_lib.save(division, workdir / "division" / "division.npz")
+        arrays = {name: np.asarray(value) for name, value in vars(division).items()}
+        write_arrays(workdir / "division" / "division.npz", arrays)
         logging.info("division: %s", division.report[0])
     parallel.barrier("workdir made")
 
 
-def _test_scores(config, study: Study, variables: dict, dataset, rows: np.ndarray, path: Path, identity: dict):
-    settings = {name: config.evaluation[name] for name in ("crop_size", "crops")}
-    settings |= {"seed": config.seed, "names": dataset.names[rows].tolist()}
-    stamp = json.dumps({**settings, **identity}, sort_keys=True)
-    if (kept := read_cache(path, stamp)) is not None:
-        return kept["scores"]
-    scores = study.scores(variables, rows)
-    if parallel.is_main_process():
-        write_cache(path, stamp, {"scores": scores})
-    return scores
+def _test_scores(study: Study, variables: dict, crops: LazyCrops, path: Path) -> Float[np.ndarray, " images"]:
+    """The scores of test images, read back where they were computed before."""
+    scores_stamp = stamp(module=study.module, variables=variables, crops=crops.stamp)
+    kept = read_cache(path, scores_stamp)
+    parallel.barrier("test scores looked at")  # before they are written
+    if kept is None:
+        kept = {"scores": study.scores(variables, crops)}
+        if parallel.is_main_process():
+            write_cache(path, scores_stamp, kept)
+    return kept["scores"]
 
 
 def _titles(config: ml_collections.ConfigDict) -> str:

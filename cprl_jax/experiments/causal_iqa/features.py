@@ -1,7 +1,6 @@
 """What a network's backbone sees in an image: the features that contents are clustered by."""
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -60,16 +59,6 @@ def middle_square(image: UInt8[np.ndarray, "height width 3"], size: int) -> UInt
     if side == size:
         return square
     return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def fingerprint(variables: Mapping) -> str:
-    """A hash of the names and values of a network's variables, for the key of what was computed with them."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        values = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
 
 
 @functools.cache

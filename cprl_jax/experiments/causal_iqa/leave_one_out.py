@@ -5,7 +5,6 @@ on all images of its own, as in Table 3 of Causal-IQA. Scenes are shared between
 distortion does.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import Arrays
-
-_VERSION = 1  # of what a cell holds; another one is computed anew
+from cprl_jax.runtime.stamps import stamp
 
 
 class Cell(NamedTuple):
@@ -66,15 +64,19 @@ def make_cells(
 ) -> list[Cell]:
     """All cells, distortion by distortion: what is done first is a comparison of all updates."""
     evaluation = {name: config.evaluation[name] for name in ("crop_size", "crops")}
-    cells = []
-    for distortion in distortions:
-        for seed in study.seeds:
-            for update in config.causal_iqa.updates:
-                own = {"held_out": distortion, "update": update, "seed": seed, "start": study.start_identity(seed)}
-                stamp = {"version": _VERSION, **study.identity, "evaluation": evaluation, "plan": plan, "cell": own}
-                path = folder / file_name(distortion) / f"{update}-seed{seed}.npz"
-                cells.append(Cell(distortion, update, seed, path, json.dumps(stamp, sort_keys=True)))
-    return cells
+    training = {seed: study.training_stamp(seed) for seed in study.seeds}
+    return [
+        Cell(
+            distortion,
+            update,
+            seed,
+            folder / file_name(distortion) / f"{update}-seed{seed}.npz",
+            stamp(training=training[seed], plan=plan, held_out=distortion, update=update, evaluation=evaluation),
+        )
+        for distortion in distortions
+        for seed in study.seeds
+        for update in config.causal_iqa.updates
+    ]
 
 
 def compute(
@@ -91,9 +93,8 @@ def compute(
 
 
 def _compute(config, study: Study, trainer: Trainer, dataset: QualityDataset, cell: Cell) -> Arrays:
-    """Scores, labels and rows of the test images; SRCC and PLCC; metrics of the training; the saliency map of one.
-
-    That map is of the image of lowest MOS, in the trainings of the first seed.
+    """Names, scores and labels of the test images; metrics of the training; of the first seed, a saliency map of the
+    image of lowest MOS.
     """
     started = time.monotonic()
     split = splits.leave_one_distortion_out(dataset, cell.held_out, seed=config.seed, validation_fraction=0.0)
@@ -101,13 +102,11 @@ def _compute(config, study: Study, trainer: Trainer, dataset: QualityDataset, ce
     start = study.start(cell.seed)
     variables, history = trainer.train(cell.update, dataset, division, seed=cell.seed, variables=start)
     tested = np.sort(splits.rows(dataset, split.test))
-    scores, mos = study.scores(variables, tested), dataset.mos[tested]
+    scores, mos = study.scores(variables, study.crops(tested)), dataset.mos[tested]
     arrays = {
         "names": dataset.names[tested],
         "scores": scores,
         "mos": mos,
-        "srcc": np.array(statistics.srcc(scores, mos)),
-        "plcc": np.array(statistics.plcc(scores, mos)),
         **{f"history_{name}": np.array([row[name] for row in history]) for name in (history[0] if history else ())},
     }
     if cell.seed == config.seed:

@@ -1,4 +1,4 @@
-"""The two optimisers of meta-learning: the inner one moves phi, the meta one moves theta towards phi."""
+"""Meta optimisers: how theta follows phi, the parameters that the inner steps reached."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,47 +11,10 @@ Tree = Any
 
 
 class MetaOptimizer(NamedTuple):
-    """How theta follows phi: `state = init(params)` and `params, state = update(params, adapted, state)`."""
+    """`state = init(params)`, then `params, state = update(params, adapted, state)` with `adapted` = phi."""
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
-
-
-def inner_optimizer(
-    kind: str = "adam",
-    *,
-    backbone_learning_rate: float,
-    head_learning_rate: float,
-    b1: float = 0.9,
-    b2: float = 0.9999,
-    weight_decay: float = 0.0,
-    clip_norm: float = 0.0,
-) -> optax.GradientTransformation:
-    """'adam' or 'sgd', with one learning rate for params['backbone'] and one for everything else.
-
-    Args:
-      kind: of both groups.
-      backbone_learning_rate, head_learning_rate: alpha of Algorithms 1 and 2.
-      b1, b2: of Adam; the defaults are Causal-IQA's.
-      weight_decay: added to the gradient, before the moments.
-      clip_norm: largest norm of the whole gradient; 0 = any.
-
-    Raises:
-      ValueError: unknown `kind`.
-    """
-    check("kind", kind, ("adam", "sgd"))
-
-    def group(learning_rate: float) -> optax.GradientTransformation:
-        decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-        scale = [optax.scale_by_adam(b1, b2)] if kind == "adam" else []
-        return optax.chain(*decay, *scale, optax.scale_by_learning_rate(learning_rate))
-
-    def label(path, _):
-        return "backbone" if path[0].key == "backbone" else "head"
-
-    groups = {"backbone": group(backbone_learning_rate), "head": group(head_learning_rate)}
-    optimizer = optax.partition(groups, lambda params: jax.tree_util.tree_map_with_path(label, params))
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 
 def interpolation(rate: float) -> MetaOptimizer:
@@ -86,14 +49,7 @@ def pseudo_gradient_adam(rate: float, *, b1: float = 0.9, b2: float = 0.9999) ->
     optimizer = optax.adam(rate, b1=b1, b2=b2)
 
     def update(params, adapted, state):
-        pseudo_gradient = jax.tree.map(lambda theta, phi: theta - phi, params, adapted)
-        updates, state = optimizer.update(pseudo_gradient, state, params)
+        updates, state = optimizer.update(jax.tree.map(lambda theta, phi: theta - phi, params, adapted), state, params)
         return optax.apply_updates(params, updates), state
 
     return MetaOptimizer(optimizer.init, update)
-
-
-def check(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raises ValueError for a value that is not allowed."""
-    if value not in allowed:
-        raise ValueError(f"{field} {value!r} is unknown; allowed: {', '.join(allowed)}")

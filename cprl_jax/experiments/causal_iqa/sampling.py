@@ -16,12 +16,12 @@ SUPPORT_SHARE = 0.8  # of a task's images, in MetaIQA's published code
 
 
 def draw(
-    method: str, division: Division, *, batch_size: int, seed: int, step: int, groups: int = 0
+    update: str, division: Division, *, batch_size: int, seed: int, step: int, groups: int
 ) -> tuple[Int32[np.ndarray, "groups batch"], Float32[np.ndarray, "groups batch"]]:
     """The rows of the images of one meta step, and their weights for Eq. 6.
 
-    'cis', 'cip': one group a subset, in an order of its own each step. A subset's images come in epochs, each in an
-    order of its own; a batch that the end of an epoch leaves unfilled goes on with the next one, so that in a subset
+    'cis', 'cip': a group for each subset, in an order of its own each step. A subset's images come in epochs, each in
+    an order of its own; a batch that the end of an epoch leaves unfilled goes on with the next one, so that in a subset
     smaller than the batch every image occurs equally often, give or take one. Weights are the division's.
 
     'metaiqa': `groups` / 2 tasks, each of one subset (for MetaIQA itself, of a division without content) with its
@@ -30,32 +30,28 @@ def draw(
     'erm': `groups` groups of images of any subset, in epochs over all of them. Weights are 1.
 
     Args:
-      method: as above.
+      update: as above.
       division: its images of subset -1 are never drawn.
       batch_size: images a group, over all devices and processes.
       seed: non-negative integer.
       step: of the meta step, from 0.
-      groups: of 'metaiqa' (even) and 'erm'; 0 = 10 (five tasks, as in MetaIQA's published code) and one a subset.
+      groups: the number of groups; of 'cis' and 'cip' that of the subsets.
 
     Returns:
       rows of the data set that was divided, and weights.
 
     Raises:
-      ValueError: an unknown method, or numbers out of range.
+      ValueError: an unknown update, or a number of groups that it cannot have.
     """
-    if batch_size < 1 or seed < 0 or step < 0 or groups < 0:
-        raise ValueError(
-            f"batch_size={batch_size}, seed={seed}, step={step}, groups={groups}: the first must be at least 1, the "
-            "others at least 0"
-        )
     members = [np.flatnonzero(division.subsets == subset) for subset in range(len(division.names))]
-    if method in ("cis", "cip"):
+    if update in ("cis", "cip"):
+        if groups != len(members):
+            raise ValueError(f"groups={groups}; {update} takes one for each of the {len(members)} subsets")
         order = _generator(seed, _ORDER, step).permutation(len(members))
         positions = step * batch_size + np.arange(batch_size)
         rows = np.stack([_in_epochs(members[subset], positions, seed, _MEMBERS, int(subset)) for subset in order])
         return rows.astype(np.int32), division.weights[rows]
-    if method == "metaiqa":
-        groups = groups or 10
+    if update == "metaiqa":
         if groups % 2:
             raise ValueError(f"groups={groups} must be even: a support and a query batch a task")
         tasks = _in_epochs(np.arange(len(members)), step * (groups // 2) + np.arange(groups // 2), seed, _TASKS)
@@ -65,12 +61,11 @@ def draw(
             for half in _support_and_query(members[task], batch_size, _generator(seed, _HALVES, step, place))
         ]
         rows = np.stack(halves)
-    elif method == "erm":
-        shape = (groups or len(members), batch_size)
-        positions = step * shape[0] * batch_size + np.arange(shape[0] * batch_size)
-        rows = _in_epochs(np.flatnonzero(division.subsets >= 0), positions, seed, _ALL).reshape(shape)
+    elif update == "erm":
+        positions = step * groups * batch_size + np.arange(groups * batch_size)
+        rows = _in_epochs(np.flatnonzero(division.subsets >= 0), positions, seed, _ALL).reshape(groups, batch_size)
     else:
-        raise ValueError(f"method {method!r} is unknown; allowed: cis, cip, metaiqa, erm")
+        raise ValueError(f"update {update!r} is unknown; allowed: cis, cip, metaiqa, erm")
     return rows.astype(np.int32), np.ones(rows.shape, np.float32)
 
 
@@ -95,7 +90,7 @@ def _support_and_query(members: np.ndarray, batch_size: int, generator: np.rando
 
 
 def _in_epochs(items: np.ndarray, positions: np.ndarray, *stream: int) -> np.ndarray:
-    """What is at these positions of an endless row of epochs, each a permutation of the items."""
+    """The items at these positions of an endless sequence of epochs, each a permutation of the items."""
     epochs, places = np.divmod(positions, len(items))
     return np.concatenate(
         [_generator(*stream, epoch).permutation(items)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]

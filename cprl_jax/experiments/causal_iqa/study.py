@@ -1,31 +1,32 @@
 """What the trainings of one job share: data, contents of the scenes, start weights, and how test images are scored."""
 
 import functools
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
-from jaxtyping import Float, Float32
+from absl import logging
+from jaxtyping import Float, Float32, UInt8
 
 from cprl_jax import models
-from cprl_jax.data.crops import draw_crops, extract
+from cprl_jax.data.crops import LazyCrops, draw_crops
 from cprl_jax.data.dataset import QualityDataset, listing
-from cprl_jax.evaluation.scoring import Scorer, score_images
+from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.experiments.causal_iqa import division as division_lib
 from cprl_jax.experiments.causal_iqa.division import Contents, Division
-from cprl_jax.experiments.causal_iqa.features import backbone_features, fingerprint
+from cprl_jax.experiments.causal_iqa.features import backbone_features
 from cprl_jax.experiments.causal_iqa.saliency import saliency
-from cprl_jax.experiments.causal_iqa.training import start_variables
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.training.loop import create_model
+from cprl_jax.runtime.files import read_cache, write_cache
+from cprl_jax.runtime.stamps import stamp
+from cprl_jax.training import setup
 
 # Of config.causal_iqa: which trainings there are and what is shown of them. The others say what a training gives.
 FREE = ("updates", "seeds", "held_out", "saliency", "evaluate_every")
-_OF_DATA = ("name", "resize", "koniq_scores", "seed", "image_size", "scenes", "levels")  # of config.dataset
 
 
 class Study:
@@ -39,8 +40,8 @@ class Study:
 
     Attributes:
       seeds: of the trainings.
+      module: the network.
       contents: the clusters.
-      identity: everything that a training depends on besides its images, update and seed; for JSON.
 
     Raises:
       UserError: weights that cannot be read, scenes without an undistorted image, too few of them.
@@ -49,35 +50,34 @@ class Study:
     def __init__(self, config: ml_collections.ConfigDict, dataset: QualityDataset, rows: np.ndarray, *, folder: Path):
         self._config, self._dataset = config, dataset
         self.seeds = tuple(range(config.seed, config.seed + config.causal_iqa.seeds))
-        self.module = create_model(config, "plain")
-        self._start = functools.cache(lambda seed: start_variables(config, seed))
-        self._fingerprint = functools.cache(lambda seed: fingerprint(self.start(seed)))
-        columns = [dataset.names, dataset.references, dataset.distortions, dataset.levels.tolist()]
-        text = "\n".join(str(value) for column in columns for value in column).encode() + dataset.mos.tobytes()
-        self._data = {name: config.dataset[name] for name in _OF_DATA} | {"hash": hashlib.sha256(text).hexdigest()}
-        self._scorer = Scorer(
-            self.module, batch_size=config.evaluation.batch_size, pgd_steps=1, mid=config.evaluation.mid
-        )
+        self.module = setup.create_model(config, "plain")
+        self.start = functools.cache(lambda seed: setup.start_variables(config, "plain", seed=seed))
+        setup.warn_of_random_weights(config, "every training")
+        self._scorer = Scorer(self.module, batch_size=config.evaluation.batch_size)
         self.contents = parallel.main_process_first(lambda: self._find_contents(rows, folder))
-        self.identity = {
-            "data": self._data,
-            "seed": config.seed,
-            "crop_size": config.train.crop_size,
-            "model": {name: value for name, value in config.model.to_dict().items() if name != "weights"},
-            "causal_iqa": {name: value for name, value in config.causal_iqa.to_dict().items() if name not in FREE},
-            "contents": self.contents.key,
-        }
         clustered = self._content_of(rows)
         self._responsibilities = np.full((len(dataset), clustered.shape[1]), 1 / clustered.shape[1])
         self._responsibilities[rows] = clustered
 
-    def start(self, seed: int) -> dict:
-        """The variables before training."""
-        return self._start(seed)
+    def training_stamp(self, seed: int) -> str:
+        """The stamp of what a training of a seed depends on besides its update, its length and which images it uses."""
+        config = self._config
+        return stamp(
+            study=self._stamp,
+            seed=seed,
+            start=self.start(seed),
+            seed_of_run=config.seed,
+            crop_size=config.train.crop_size,
+            causal_iqa={name: value for name, value in config.causal_iqa.items() if name not in FREE},
+        )
 
-    def start_identity(self, seed: int) -> str:
-        """A hash of them."""
-        return self._fingerprint(seed)
+    @functools.cached_property
+    def _stamp(self) -> str:
+        """Of the network, the labelled images and their contents."""
+        dataset = self._dataset
+        logging.info("reading all %d images of %s: results depend on their pixels", len(dataset), dataset.name)
+        columns = {name: getattr(dataset, name) for name in ("names", "references", "distortions", "levels", "mos")}
+        return stamp(module=self.module, pixels=_pixel_stamps(dataset.images), contents=self.contents, **columns)
 
     def divide(self, rows: np.ndarray) -> Division:
         """The subsets of some of the images that train, as config.causal_iqa says."""
@@ -89,36 +89,36 @@ class Study:
             content=options.content,
             levels=self._dataset.levels if options.levels else None,
             smallest=options.smallest_subset,
-            key=division_lib.key_of(
-                contents=self.contents.key,
-                rows=rows.tolist(),
-                content=options.content,
-                levels=options.levels,
-                smallest=options.smallest_subset,
-            ),
         )
 
-    def scores(self, variables: Mapping, rows: np.ndarray) -> Float[np.ndarray, " images"]:
-        """Each image's mean score over config.evaluation.crops crops (over all of it, where it is not larger)."""
-        return score_images(
-            self._scorer, variables, self._dataset, rows, self._config.evaluation, seed=self._config.seed
+    def crops(self, rows: np.ndarray, dataset: QualityDataset | None = None) -> LazyCrops:
+        """The config.evaluation.crops crops of images of this data set, or of another one."""
+        dataset, evaluation = dataset or self._dataset, self._config.evaluation
+        drawn = draw_crops(
+            dataset, rows, crops=evaluation.crops, crop_size=evaluation.crop_size, seed=self._config.seed
         )
+        return LazyCrops(drawn, dataset, evaluation.crops)
+
+    def scores(self, variables: Mapping, crops: LazyCrops) -> Float[np.ndarray, " images"]:
+        """Each image's mean score over its crops."""
+        return self._scorer.scores(variables, crops)
 
     def saliency(
         self, variables: Mapping, rows: np.ndarray, dataset: QualityDataset | None = None
     ) -> Float32[np.ndarray, "images size size"]:
         """Saliency maps of the first crop of each image, of this data set or another one."""
-        crops = self._crops(dataset or self._dataset, rows, 1)[:, 0].astype(np.float32) / np.float32(255)
-        score_fn = models.score_fn(self.module, variables)
-        return np.concatenate([np.asarray(saliency(score_fn, crop[None])) for crop in crops])
+        score_fn, crops = models.score_fn(self.module, variables), self.crops(rows, dataset)
+        return np.concatenate(
+            [np.asarray(saliency(score_fn, crops[row][:1] / np.float32(255))) for row in range(len(rows))]
+        )
 
     def shown(
         self, update: str, row: int, saliency_map: np.ndarray, dataset: QualityDataset | None = None
     ) -> dict[str, Any]:
         """A saliency map and its image, for the report."""
-        dataset = dataset or self._dataset
-        image = self._crops(dataset, np.array([row]), 1)[0, 0]
-        return {"name": str(dataset.names[row]), "update": update, "image": image, "map": saliency_map}
+        image = self.crops(np.array([row]), dataset)[0][0]
+        name = str((dataset or self._dataset).names[row])
+        return {"name": name, "update": update, "image": image, "map": saliency_map}
 
     def described(self, division: Division) -> dict[str, Any]:
         """The division, for the report."""
@@ -130,55 +130,65 @@ class Study:
             "report": list(division.report),
         }
 
-    def _crops(self, dataset: QualityDataset, rows: np.ndarray, count: int) -> np.ndarray:
-        drawn = draw_crops(
-            dataset, rows, crops=count, crop_size=self._config.evaluation.crop_size, seed=self._config.seed
-        )
-        return extract(drawn, dataset, count)
-
     def _content_of(self, rows: np.ndarray) -> Float[np.ndarray, "rows clusters"]:
         by_image = self._config.causal_iqa.features_of == "images"
         return self.contents.of((self._dataset.names if by_image else self._dataset.references)[rows])
 
     def _find_contents(self, rows: np.ndarray, folder: Path) -> Contents:
         """The clusters, read back where they were found before."""
-        options, dataset = self._config.causal_iqa, self._dataset
+        options, dataset, seed = self._config.causal_iqa, self._dataset, self._config.seed
         if options.features_of == "images":
-            names = dataset.names[rows].tolist()
+            names = owners = dataset.names[rows].tolist()
+            images = _Rows(dataset.images, rows)
         else:
             names = sorted({*dataset.references[rows].tolist()})
-        settings = {name: options[name] for name in ("clusters", "reduction", "dimensions")}
-        settings["seed"] = self._config.seed
-        image_size = self._config.train.crop_size
-        key = division_lib.key_of(
-            data=self._data,
-            of=options.features_of,
-            names=names,
+            images, owners = undistorted(dataset, names)
+        settings = {name: options[name] for name in ("clusters", "reduction", "dimensions")} | {"seed": seed}
+        variables, image_size = self.start(seed), self._config.train.crop_size
+        contents_stamp = stamp(
+            module=self.module,
+            variables=variables,
+            pixels=_pixel_stamps(images),
+            owners=owners,
             image_size=image_size,
-            weights=self.start_identity(self._config.seed),
             **settings,
         )
         path = folder / "contents.npz"
-        if (kept := division_lib.load(Contents, path, key=key)) is not None:
-            return kept
-        if options.features_of == "images":
-            images, owner = [dataset.images[row] for row in rows], names
-        else:
-            images, owner = undistorted(dataset, names)
+        if (kept := read_cache(path, contents_stamp)) is not None:
+            return Contents(**{**kept, "names": tuple(kept["names"].tolist())})
         features = backbone_features(
             self.module,
-            self.start(self._config.seed),
+            variables,
             images,
             image_size=image_size,
             progress="features of contents" if len(images) > 200 else "",
         )
         # A scene with several undistorted views is where their features are on average.
-        owner = np.array(owner)
-        features = np.stack([features[owner == name].mean(axis=0) for name in names])
-        contents = division_lib.cluster(names, features, key=key, **settings)
+        owners = np.array(owners)
+        features = np.stack([features[owners == name].mean(axis=0) for name in names])
+        contents = division_lib.cluster(names, features, **settings)
         if parallel.is_main_process():
-            division_lib.save(contents, path)
+            write_cache(path, contents_stamp, {name: np.asarray(value) for name, value in vars(contents).items()})
         return contents
+
+
+class _Rows(Sequence):
+    """Some of a data set's images, which are decoded when they are asked for."""
+
+    def __init__(self, images: Sequence, rows: np.ndarray):
+        self._images, self._rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
+        return self._images[int(self._rows[index])]
+
+
+def _pixel_stamps(images: Sequence[np.ndarray]) -> list[str]:
+    """The stamp of each image's pixels; several threads decode and hash them."""
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda row: stamp(pixels=images[row]), range(len(images))))
 
 
 def undistorted(dataset: QualityDataset, scenes: list[str]) -> tuple[list[np.ndarray], list[str]]:
@@ -191,21 +201,20 @@ def undistorted(dataset: QualityDataset, scenes: list[str]) -> tuple[list[np.nda
     rated: dict[str, list[int]] = {}
     for row in np.flatnonzero(dataset.distortions == ""):
         rated.setdefault(str(dataset.references[row]), []).append(int(row))
-    images, owner, missing = [], [], []
+    images, owners = [], []
     for scene in scenes:
         if scene in dataset.pristine:
-            found = [dataset.pristine[scene]]
+            views = [dataset.pristine[scene]]
         else:
-            found = [dataset.images[row] for row in rated.get(scene, [])]
-        images += found
-        owner += [scene] * len(found)
-        missing += [] if found else [scene]
-    if missing:
+            views = [dataset.images[row] for row in rated.get(scene, [])]
+        images += views
+        owners += [scene] * len(views)
+    if missing := [scene for scene in scenes if scene not in owners]:
         raise UserError(
             f"{dataset.name} has no undistorted image of {len(missing)} of its {len(scenes)} scenes: "
             f"{listing(missing)}; set config.causal_iqa.features_of=images to cluster the distorted ones"
         )
-    return images, owner
+    return images, owners
 
 
 def severe(dataset: QualityDataset, rows: np.ndarray, count: int) -> np.ndarray:

@@ -1,41 +1,36 @@
-"""Training with one of the updates of Causal-IQA: from the start weights and a division to the parameters theta.
+"""Training with one of the updates of Causal-IQA: from the start weights and a division to the parameters theta."""
 
-A training whose checkpoints are kept may be killed at any moment: the same call goes on from the last checkpoint and
-ends with the same parameters and metrics, bit for bit (on the same number of devices).
-"""
-
-import dataclasses
 import functools
 import itertools
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
-from tqdm import tqdm
 
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.pipeline import Batch, cut_crops, prefetch
 from cprl_jax.experiments.causal_iqa import sampling
 from cprl_jax.experiments.causal_iqa.division import Division, divide
 from cprl_jax.experiments.causal_iqa.learner import Learner
-from cprl_jax.experiments.causal_iqa.optimizers import inner_optimizer, interpolation, pseudo_gradient_adam
-from cprl_jax.experiments.causal_iqa.updates import METHODS, MetaState, Update, cis, compile_step, create_state
-from cprl_jax.experiments.causal_iqa.updates import evaluation_variables as of_theta
+from cprl_jax.experiments.causal_iqa.optimizers import interpolation, pseudo_gradient_adam
+from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, compile_step, first_state
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.errors import TrainingDiverged, UserError
-from cprl_jax.training.checkpoints import Checkpoints
-from cprl_jax.training.loop import History, create_model, read_history
-from cprl_jax.training.loop import start_variables as of_network
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.loop import fit
+from cprl_jax.training.optimizers import two_rates
+from cprl_jax.training.setup import create_model
+from cprl_jax.training.state import evaluation_variables
 
+ADVICE = (
+    "Lower config.causal_iqa.backbone_learning_rate, head_learning_rate or meta_rate, and start in a new --workdir."
+)
 _CROPS = 16  # keeps the random numbers of crops apart from those of `sampling`
 
 
@@ -44,12 +39,6 @@ class Plan(NamedTuple):
 
     steps: int
     decay_steps: int
-
-
-class MetaHistory(History):
-    """metrics.csv and TensorBoard, one row a meta step."""
-
-    COLUMNS = ("step", "loss", "gradient_norm", "displacement")
 
 
 def make_plan(config: ml_collections.ConfigDict, division: Division) -> Plan:
@@ -67,23 +56,6 @@ def make_plan(config: ml_collections.ConfigDict, division: Division) -> Plan:
     )
 
 
-def start_variables(config: ml_collections.ConfigDict, seed: int) -> dict:
-    """The variables before training, as `train.start_variables` gives them; a warning where they are random.
-
-    Raises:
-      UserError: weights that cannot be read, or are those of another network.
-    """
-    variables = of_network(config, "plain", seed=seed)
-    if not config.model.weights:
-        logging.warning(
-            "training starts from random weights (seed %d): no config.model.weights given. Expect a clearly lower "
-            "accuracy than from weights trained on ImageNet, and content clusters of a network that has not seen any "
-            "content.",
-            seed,
-        )
-    return variables
-
-
 def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
     """Network, optimisers and loss of config.causal_iqa, for a step that is mapped over all devices.
 
@@ -95,15 +67,14 @@ def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
         meta = pseudo_gradient_adam(options.meta_rate, b2=options.meta_beta2)
     else:
         meta = interpolation(options.meta_rate)
-    inner = inner_optimizer(
-        options.inner_optimizer,
-        backbone_learning_rate=options.backbone_learning_rate,
-        head_learning_rate=options.head_learning_rate,
-        b2=options.beta2,
-    )
     return Learner(
         create_model(config, "plain", axis_name=parallel.AXIS),
-        inner,
+        two_rates(
+            options.inner_optimizer,
+            backbone=options.backbone_learning_rate,
+            head=options.head_learning_rate,
+            b2=options.beta2,
+        ),
         meta,
         loss=options.loss,
         seed=config.seed,
@@ -112,16 +83,6 @@ def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
         axis_name=parallel.AXIS,
         schedule=lambda step: jnp.float32(options.decay) ** (step // plan.decay_steps),
     )
-
-
-def make_update(update: str, learner: Learner) -> Update:
-    """The update of a name of `updates.METHODS`.
-
-    'erm' makes an optimiser step on each group of its batch, as plain training does: as many as CIS makes inner steps.
-    """
-    if update == "erm":
-        return cis(dataclasses.replace(learner, meta=interpolation(1.0), inner_state="kept"))
-    return METHODS[update](learner)
 
 
 class Trainer:
@@ -136,7 +97,7 @@ class Trainer:
       plan: how long.
 
     Raises:
-      UserError: batches that the devices cannot share, or an optimiser option out of its range.
+      UserError: batches that the devices cannot share.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, plan: Plan):
@@ -146,11 +107,8 @@ class Trainer:
                 f"config.causal_iqa.batch_size is {size}; it must be a multiple of {devices}, the number of devices"
             )
         self._config, self.plan = config, plan
-        try:
-            self._learner = make_learner(config, plan)
-        except ValueError as error:  # of the optimisers
-            raise UserError(f"config.causal_iqa: {error}") from error
-        self._step = functools.cache(lambda update: compile_step(make_update(update, self._learner)))
+        self._learner = make_learner(config, plan)
+        self._step = functools.cache(lambda update: compile_step(UPDATES[update](self._learner)))
 
     def train(
         self,
@@ -161,7 +119,7 @@ class Trainer:
         seed: int,
         variables: dict,
         folder: Path | None = None,
-    ) -> tuple[dict, list[dict]]:
+    ) -> tuple[dict, list[dict[str, Any]]]:
         """Trains on the images that the division uses.
 
         All updates see as many images in a meta step: config.causal_iqa.batch_size for each subset of the division.
@@ -173,19 +131,18 @@ class Trainer:
           dataset: that was divided.
           division: of the training images; the others are in subset -1.
           seed: of the batches and crops.
-          variables: to start from, see `start_variables`.
-          folder: receives checkpoints/, metrics.csv and tensorboard/; a training that stopped there goes on. None:
-            nothing is kept.
+          variables: to start from.
+          folder: keeps checkpoints and metrics, and a training that stopped there goes on, see `training.loop.fit`.
+            None: nothing is kept.
 
         Returns:
-          the variables of theta after the last meta step, and the metrics of every meta step (`step`, `loss`,
-          `gradient_norm`, `displacement`; in the main process).
+          the variables of theta after the last meta step, and in the main process a row of `step` and `updates.METRICS`
+          for each meta step.
 
         Raises:
           TrainingDiverged: naming the meta step, and what was not finite.
         """
-        options = self._config.causal_iqa
-        groups = len(division.names)
+        options, groups = self._config.causal_iqa, len(division.names)
         if update == "metaiqa":
             groups += groups % 2
             division = divide(
@@ -204,100 +161,20 @@ class Trainer:
             crop_size=self._config.train.crop_size,
             seed=seed,
         )
-        name = f"{update}, seed {seed}"
-        if folder is None:
-            rows: list[dict] = []
-            state = create_state(variables, self._learner)
-            state = self._loop(update, name, state, 0, batches, groups, note=rows.append)
-            return jax.device_get(of_theta(state)), rows
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            done = checkpoints.latest_step() or 0
-            if done:
-                logging.info("%s: going on from meta step %d of %d", name, done, self.plan.steps)
-                template = jax.eval_shape(lambda: create_state(variables, self._learner))
-                state, _ = checkpoints.restore(done, template)
-            else:
-                state = create_state(variables, self._learner)
-            if done < self.plan.steps:
-                state = self._kept_loop(update, name, state, done, batches, groups, checkpoints, folder)
-        return jax.device_get(of_theta(state)), read_history(folder)
-
-    def _kept_loop(self, update, name, state, done, batches, groups, checkpoints, folder) -> MetaState:
-        """The loop with its metrics and checkpoints on disk."""
-        steps = self.plan.steps
-        every = self._config.causal_iqa.evaluate_every or max(1, math.ceil(steps / 10))
-        history = MetaHistory(folder, done) if parallel.is_main_process() else None
-        images = groups * self._config.causal_iqa.batch_size
-        started = time.monotonic()
-
-        def note(row: dict) -> None:
-            if history is not None:
-                rate = (row["step"] - done) * images / (time.monotonic() - started)
-                history.add(row["step"], {n: v for n, v in row.items() if n != "step"}, images_per_second=rate)
-
-        def keep(step: int, state: MetaState) -> None:
-            if history is not None:
-                history.flush()
-            checkpoints.save(step, state, {"update": update, "steps": steps})
-
-        try:
-            return self._loop(update, name, state, done, batches, groups, note=note, keep=keep, every=every)
-        finally:
-            if history is not None:
-                history.close()
-
-    def _loop(
-        self,
-        update: str,
-        name: str,
-        state: MetaState,
-        done: int,
-        batches: grain.MapDataset,
-        groups: int,
-        *,
-        note: Callable[[dict], None],
-        keep: Callable[[int, MetaState], None] | None = None,
-        every: int = 0,
-    ) -> MetaState:
-        """Meta steps done + 1, ... to the last. `note` gets the metrics of each, `keep` some of the states."""
-        steps, step_fn = self.plan.steps, self._step(update)
-        state = parallel.replicate(state)
-        pending: tuple[int, dict] | None = None  # metrics of the step before, read while the devices work on this one
-        progress = tqdm(
-            total=steps,
-            initial=done,
-            desc=f"train {name}",
+        state, history = fit(
+            first_state(variables, self._learner),
+            self._step(update),
+            lambda done: _feed(batches, groups, start_step=done, threads=self._config.train.workers),
+            name=f"{update}, seed {seed}",
+            steps=self.plan.steps,
+            batch_size=groups * options.batch_size,
+            folder=folder,
+            every=options.evaluate_every or math.ceil(self.plan.steps / 10),
+            columns=METRICS,
             unit="meta step",
-            dynamic_ncols=True,
-            leave=keep is not None,
-            disable=not parallel.is_main_process(),
+            advice=ADVICE,
         )
-
-        def settle() -> None:
-            nonlocal pending
-            if pending is None:
-                return
-            step, values = pending[0], {key: float(value) for key, value in pending[1].items()}
-            pending = None
-            _check_finite(name, step, values)
-            note({"step": step, **values})
-            progress.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
-
-        with progress:
-            for step, batch in zip(
-                range(done + 1, steps + 1),
-                _feed(batches, groups, start_step=done, threads=self._config.train.workers),
-                strict=False,
-            ):
-                state, metrics = step_fn(state, sampling.shard(batch))
-                settle()
-                pending = (step, metrics)
-                progress.update()
-                if keep is not None and (step % every == 0 or step == steps):
-                    settle()
-                    keep(step, state)
-            settle()
-        return state
+        return jax.device_get(evaluation_variables(state)), history
 
 
 def group_batches(
@@ -321,8 +198,7 @@ def group_batches(
 
     @functools.lru_cache(maxsize=8)
     def drawn(step: int) -> tuple[np.ndarray, np.ndarray]:
-        own = {} if update in ("cis", "cip") else {"groups": groups}  # theirs are the subsets
-        return sampling.draw(update, division, batch_size=batch_size, seed=seed, step=step, **own)
+        return sampling.draw(update, division, batch_size=batch_size, seed=seed, step=step, groups=groups)
 
     def make(index: int) -> Batch:
         step, group = divmod(index, groups)
@@ -337,20 +213,11 @@ def group_batches(
 
 
 def _feed(batches: grain.MapDataset, groups: int, *, start_step: int, threads: int) -> Iterator[Batch]:
-    """The batches of meta steps start_step, start_step + 1, ...: [groups, share, ...], made ahead by threads."""
+    """The batches of meta steps start_step, start_step + 1, ..., divided among the devices, made ahead by threads."""
     iterator = prefetch(batches, start_step * groups, threads=threads)
     try:
         while True:
             made = list(itertools.islice(iterator, groups))
-            yield {name: np.stack([group[name] for group in made]) for name in made[0]}
+            yield sampling.shard({name: np.stack([group[name] for group in made]) for name in made[0]})
     finally:
         iterator.close()  # its threads end with the loop that reads the feed
-
-
-def _check_finite(name: str, step: int, values: dict[str, float]) -> None:
-    wrong = [f"{key} = {value}" for key, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise TrainingDiverged(
-            f"{name} diverged at meta step {step}: {', '.join(wrong)}. Lower config.causal_iqa.backbone_learning_rate, "
-            "head_learning_rate or meta_rate, and start in a new --workdir."
-        )

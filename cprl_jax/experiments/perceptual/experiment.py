@@ -5,8 +5,6 @@ folder holds config.json, cells/MODEL/FIDELITY/IMAGE.npz (the candidates of Algo
 run goes on where it stopped) and report/.
 """
 
-import hashlib
-import json
 import resource
 import sys
 import time
@@ -22,8 +20,7 @@ from cprl_jax import attacks
 from cprl_jax import fidelity as fidelity_lib
 from cprl_jax.attacks.perceptual import PUBLISHED_MULTIPLIERS
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.experiments.perceptual import report
-from cprl_jax.experiments.perceptual import results as results
+from cprl_jax.experiments.perceptual import report, results
 from cprl_jax.experiments.perceptual.inputs import (
     Cell,
     Fidelity,
@@ -39,8 +36,8 @@ from cprl_jax.runtime import parallel
 from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import read_cache, write_file
+from cprl_jax.runtime.stamps import stamp
 
-_VERSION = 1  # of what a cell holds; another one is computed anew
 _LARGE = ("images",)  # of its arrays
 
 
@@ -67,9 +64,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     compute(config, cells[parallel.process_index() :: parallel.process_count()])
     parallel.barrier("cells computed")
     if parallel.is_main_process():
-        found = [_read(cell) for cell in cells]
-        seconds, here = sum(float(arrays["seconds"]) for arrays in found), time.monotonic() - started
-        print(_report(config, cells, found, workdir, _cost(seconds, here)))
+        arrays = [read_cache(cell.path, cell.stamp, without=_LARGE) for cell in cells]
+        seconds, here = sum(float(each["seconds"]) for each in arrays), time.monotonic() - started
+        print(_report(config, cells, arrays, workdir, _cost(seconds, here)))
         print(f"\nReport: {workdir / 'report' / 'report.html'}   ({here / 60:.1f} minutes)")
 
 
@@ -104,20 +101,20 @@ def make_cells(
         for fidelity in fidelities:
             multipliers, step_sizes = candidates(options, fidelity.name)
             settings = {
-                "version": _VERSION,
+                "target": target.stamp,
+                "fidelity": fidelity.stamp,
                 "seed": config.seed,
                 "steps": options.steps,
                 "norm": _norm(options, fidelity.name),
-                "multipliers": multipliers.tolist(),
-                "step_sizes": step_sizes.tolist(),
-                "model": [target.name, target.identity],
-                "fidelity": fidelity.identity,
+                "multipliers": multipliers,
+                "step_sizes": step_sizes,
             }
             for picture in pictures:
-                pixels = hashlib.sha256(picture.pixels.tobytes()).hexdigest()[:16]
-                stamp = json.dumps({**settings, "image": [picture.name, pixels, *picture.pixels.shape]}, sort_keys=True)
+                # The names, because the noise of the start depends on them.
+                names = target.name, fidelity.name, picture.name
                 path = folder / file_name(target.name) / fidelity.name / f"{file_name(picture.name)}.npz"
-                cells.append(Cell(target, fidelity, picture, path, stamp))
+                cell_stamp = stamp(**settings, names=names, pixels=picture.pixels)
+                cells.append(Cell(target, fidelity, picture, path, cell_stamp))
     return cells
 
 
@@ -163,7 +160,7 @@ def _attack(config: ml_collections.ConfigDict, cell: Cell) -> dict[str, np.ndarr
     # Keyed by names: a cell does not depend on which others there are.
     name = "\n".join((cell.target.name, cell.fidelity.name, cell.picture.name))
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
-    at_once = options.at_once or (1 if jax.default_backend() == "cpu" else None)
+    at_once = options.at_once or (1 if parallel.platform() == "cpu" else None)
     result = attacks.perceptual(
         cell.target.score_fn,
         image,
@@ -185,11 +182,6 @@ def _attack(config: ml_collections.ConfigDict, cell: Cell) -> dict[str, np.ndarr
     return arrays | {"seconds": np.array(time.monotonic() - started)}
 
 
-def _read(cell: Cell) -> dict[str, np.ndarray] | None:
-    """The arrays of a cell without its images; None if it is not there, damaged, or of other settings."""
-    return read_cache(cell.path, cell.stamp, without=_LARGE)
-
-
 def _read_image(cell: Cell, which: int) -> np.ndarray:
     """One candidate, uint8: all of them together would not fit into memory."""
     with np.load(cell.path, allow_pickle=False) as file:
@@ -199,17 +191,15 @@ def _read_image(cell: Cell, which: int) -> np.ndarray:
 def _report(
     config: ml_collections.ConfigDict,
     cells: Sequence[Cell],
-    found: Sequence[dict[str, np.ndarray]],
+    results_of: Sequence[dict[str, np.ndarray]],
     workdir: Path,
     cost: str,
 ) -> str:
     """Writes report/ and returns the tables for the terminal."""
-    chosen = [results.select(arrays, cell.fidelity.threshold) for cell, arrays in zip(cells, found, strict=True)]
-    attacked = [_read_image(cell, which) for cell, (which, _) in zip(cells, chosen, strict=True)]
-    counterexamples = [
-        results.counterexample_row(cell, arrays, *which)
-        for cell, arrays, which in zip(cells, found, chosen, strict=True)
-    ]
+    chosen = [results.select(arrays, cell.fidelity.threshold) for cell, arrays in zip(cells, results_of, strict=True)]
+    done = [(cell, arrays, *which) for cell, arrays, which in zip(cells, results_of, chosen, strict=True)]
+    attacked = [_read_image(cell, which) for cell, _, which, _ in done]
+    counterexamples = [results.counterexample_row(*each) for each in done]
     tested = list({cell.target.name: cell.target for cell in cells}.values())
     base = config.perceptual.logarithm
     tables = {
@@ -220,11 +210,7 @@ def _report(
         workdir / "report",
         title=f"Perceptual attack of {_listed(target.name for target in tested)}",
         summary=[_summary(config, cells), cost],
-        candidates=[
-            row
-            for cell, arrays, which in zip(cells, found, chosen, strict=True)
-            for row in results.candidate_rows(cell, arrays, *which, folder=workdir)
-        ],
+        candidates=[row for each in done for row in results.candidate_rows(*each, folder=workdir)],
         counterexamples=counterexamples,
         **tables,
         examples=results.examples(cells, attacked, counterexamples, count=config.perceptual.examples),

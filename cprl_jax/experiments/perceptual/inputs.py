@@ -1,7 +1,6 @@
 """What a perceptual attack works on: images, models on one scale of scores, and fidelities, all by name."""
 
 import csv
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,8 @@ from cprl_jax.data.dataset import decode_rgb
 from cprl_jax.data.scenes import PHOTOGRAPHS
 from cprl_jax.models import brisque, logistic
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.training.loop import best_variables, create_model
+from cprl_jax.runtime.stamps import stamp
+from cprl_jax.training.setup import create_model, trained_variables
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 LOWEST, HIGHEST = 0.0, 10.0  # of every model's mapped scores
@@ -37,24 +37,24 @@ class Picture(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A model: its scores on 0..10, the higher the better, and what tells it from every other one."""
+    """A model: its scores on 0..10, the higher the better, and the stamp of what they depend on."""
 
     name: str
     score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
-    identity: str
+    stamp: str
 
 
 class Fidelity(NamedTuple):
-    """A distance, the largest value of it that counts as invisible, and what tells it from every other one."""
+    """A distance, the largest value of it that counts as invisible, and the stamp of what the distance depends on."""
 
     name: str
     distance: Callable
     threshold: float
-    identity: str
+    stamp: str
 
 
 class Cell(NamedTuple):
-    """One model, one fidelity, one image: the unit that is computed and kept. `stamp` is all that it depends on."""
+    """One model, one fidelity, one image: the unit that is computed and kept, with its stamp."""
 
     target: Target
     fidelity: Fidelity
@@ -185,7 +185,7 @@ def _ma19(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
     variables = models.initialize(module, jax.random.key(0), 32)
     variables = models.load_weights(variables, options.ma19_weights, config_model=config_model)
     score_fn = logistic.logistic(models.score_fn(module, variables), logistic.MA19)
-    return score_fn, fingerprint("ma19", score_fn)
+    return score_fn, stamp(model="ma19", score_fn=score_fn)
 
 
 def _brisque(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
@@ -193,7 +193,7 @@ def _brisque(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
         raise UserError(f"the regression of brisque: --config.perceptual.brisque_svr=FILE {_NO_FILE}")
     svr = brisque.load_svr(options.brisque_svr, ranges=options.brisque_ranges or None, rho=options.brisque_rho or None)
     score_fn = logistic.logistic(brisque.score_fn(svr), logistic.BRISQUE)
-    return score_fn, fingerprint("brisque", score_fn)
+    return score_fn, stamp(model="brisque", score_fn=score_fn)
 
 
 def _trained(name: str) -> Target:
@@ -212,10 +212,10 @@ def _trained(name: str) -> Target:
         raise UserError(
             f"config.perceptual.models: {method!r} was not trained in {run}; there are {', '.join(config.methods)}"
         )
-    variables, step = best_variables(config, method, run / method)
+    variables, _ = trained_variables(config, method, run / method)
     module = create_model(config, method)
     score_fn = Partial(_tenth, models.score_fn(module, variables))
-    return Target(f"{run.resolve().name}-{method}", score_fn, fingerprint(f"{module} {step}", variables))
+    return Target(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables))
 
 
 def _tenth(score_fn: Callable, images: Array) -> Array:
@@ -229,9 +229,9 @@ def read_fidelities(config: ml_collections.ConfigDict) -> list[Fidelity]:
       UserError: weights that are missing or do not fit.
     """
     options = config.perceptual
-    found = []
+    fidelities = []
     for name in options.fidelities:
-        chosen = {}
+        settings = {}
         if name in ("lpips", "dists"):
             try:
                 distance = fidelity.distance(name, parameters=_deep_parameters(name, options))
@@ -239,11 +239,12 @@ def read_fidelities(config: ml_collections.ConfigDict) -> list[Fidelity]:
                 raise UserError(f"{name}: {error}") from error
         else:
             if name == "ssim" and options.ssim_gray:
-                chosen = {"gray": "float"}
-            distance = fidelity.distance(name, **chosen)
+                settings = {"gray": "float"}
+            distance = fidelity.distance(name, **settings)
         threshold = options.thresholds[name] / (255.0 if name == "chebyshev" else 1.0)
-        found.append(Fidelity(name, distance, threshold, fingerprint(f"{name} {chosen}", distance)))
-    return found
+        distance_stamp = stamp(name=name, settings=settings, distance=distance)
+        fidelities.append(Fidelity(name, distance, threshold, distance_stamp))
+    return fidelities
 
 
 def _deep_parameters(name: str, options: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -258,13 +259,3 @@ def _deep_parameters(name: str, options: ml_collections.ConfigDict) -> dict[str,
     if name == "lpips":
         return fidelity.lpips_parameters(backbone, heads=options.lpips_weights or None)
     return fidelity.dists_parameters(backbone, weights=options.dists_weights or None)
-
-
-def fingerprint(text: str, tree: Any) -> str:
-    """A hash of a text and of all arrays in a pytree, the same for the same values."""
-    digest = hashlib.sha256(text.encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]

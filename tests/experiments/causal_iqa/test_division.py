@@ -3,17 +3,7 @@
 import numpy as np
 import pytest
 
-from cprl_jax.experiments.causal_iqa.division import (
-    Contents,
-    Division,
-    cluster,
-    divide,
-    embedding_2d,
-    key_of,
-    load,
-    responsibilities,
-    save,
-)
+from cprl_jax.experiments.causal_iqa.division import Contents, cluster, divide, embedding_2d, responsibilities
 from cprl_jax.runtime.errors import UserError
 
 
@@ -66,7 +56,6 @@ def test_features_and_options_that_are_not_allowed():
     features = np.random.default_rng(0).normal(size=(6, 3))
     for options, message in (
         ({"clusters": 7}, "6 images cannot make 7 clusters"),
-        ({"clusters": 0}, "clusters=0"),
         ({"clusters": 2, "reduction": "umap"}, "allowed: pca, tsne, none"),
     ):
         with pytest.raises(UserError, match=message):
@@ -163,29 +152,6 @@ def test_columns_that_do_not_fit():
         divide(["jpeg"], np.ones((1, 1)), rows=[])
     with pytest.raises(UserError, match="no content cluster is known for z; cluster all"):
         Contents(("a",), np.ones((1, 1)), np.zeros((1, 2))).of(["a", "z"])
-
-
-# ------------------------------------------------------------------------------------- files
-
-
-def test_files_give_back_what_was_saved_under_the_same_key(tmp_path):
-    features, _ = planted((8, 6), features=5)
-    key = key_of(names=["a"], settings={"clusters": 2})
-    contents = cluster([f"scene {i}" for i in range(14)], features, clusters=2, seed=0, key=key)
-    division = divide(["jpeg"] * 14, contents.responsibilities, smallest=1, key=key)
-    for item in (contents, division):
-        path = tmp_path / f"{type(item).__name__}.npz"
-        assert load(type(item), path, key=key) is None
-        save(item, path)
-        again = load(type(item), path, key=key)
-        for name, value in vars(item).items():
-            np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
-            assert type(getattr(again, name)) is type(value)
-        assert load(type(item), path, key=key_of(names=["b"])) is None
-    assert load(Division, tmp_path / "Contents.npz", key=key) is None  # another kind
-    (tmp_path / "Division.npz").write_bytes(b"PK broken")
-    assert load(Division, tmp_path / "Division.npz", key=key) is None
-    assert list(tmp_path.glob(".*")) == []
 
 
 def test_a_name_for_each_feature():

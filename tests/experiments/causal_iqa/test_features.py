@@ -8,7 +8,7 @@ import pytest
 
 from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.experiments.causal_iqa.features import backbone_features, fingerprint, middle_square
+from cprl_jax.experiments.causal_iqa.features import backbone_features, middle_square
 
 
 class Trunk(nn.Module):
@@ -59,11 +59,3 @@ def test_a_network_of_the_package():
 def test_a_network_without_a_backbone():
     with pytest.raises(ValueError, match="Network has no submodule 'backbone'"):
         backbone_features(Network(trunk=False), {}, pictures(1), image_size=8, batch_size=1)
-
-
-def test_the_fingerprint_is_that_of_names_and_values():
-    variables = {"params": {"w": np.arange(3.0), "b": np.zeros(2)}}
-    same = {"params": {"b": jnp.zeros(2), "w": jnp.arange(3.0)}}
-    assert fingerprint(jax.tree.map(np.float32, variables)) == fingerprint(same)
-    assert fingerprint(variables) != fingerprint({"params": {"w": np.arange(3.0), "b": np.ones(2)}})
-    assert fingerprint(variables) != fingerprint({"params": {"v": np.arange(3.0), "b": np.zeros(2)}})

@@ -1,5 +1,7 @@
 """The cells of leave-one-distortion-out: which there are, and what they depend on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def test_held_out(config):
 
 @pytest.mark.slow
 def test_cells_of_other_settings_have_another_stamp(config, dataset, tmp_path):
-    def stamps():
+    def stamps(dataset=dataset):
         study = Study(config, dataset, np.arange(len(dataset)), folder=tmp_path)
         plan = make_plan(config, study.divide(np.arange(len(dataset))))
         return {cell.stamp for cell in make_cells(config, study, ["blur", "noise"], plan, tmp_path)}
@@ -60,6 +62,8 @@ def test_cells_of_other_settings_have_another_stamp(config, dataset, tmp_path):
     for field, value in (("saliency", 0), ("seeds", 2), ("updates", ("erm", "cis", "cip")), ("evaluate_every", 1)):
         config.causal_iqa[field] = value
         assert stamps() >= first, field
+    images = [*dataset.images[:-1], 255 - dataset.images[-1]]  # under the same name
+    assert not stamps(dataclasses.replace(dataset, images=images)) & first
 
 
 def test_cells_come_distortion_by_distortion_in_files_of_their_own(config, dataset, tmp_path):

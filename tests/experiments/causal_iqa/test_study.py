@@ -51,11 +51,13 @@ def test_clusters_are_kept_until_something_else_is_asked(config, dataset, tmp_pa
     )
     again = Study(config, dataset, rows, folder=tmp_path)
     np.testing.assert_array_equal(again.contents.responsibilities, first.contents.responsibilities)
-    assert not seen and again.identity == first.identity
+    assert not seen and again.training_stamp(0) == first.training_stamp(0) != first.training_stamp(1)
+    other = dataclasses.replace(dataset, images=[255 - image for image in dataset.images])
+    assert Study(config, other, rows, folder=tmp_path).training_stamp(0) != first.training_stamp(0)
+    assert seen == [5]  # other pixels under the same names
     config.causal_iqa.features_of = "images"
     by_image = Study(config, dataset, rows, folder=tmp_path)
-    assert seen == [35] and set(by_image.contents.names) == set(dataset.names[rows].tolist())
-    assert by_image.divide(rows).key != division.key
+    assert seen == [5, 35] and set(by_image.contents.names) == set(dataset.names[rows].tolist())
 
 
 def test_scores_are_means_over_crops(config, dataset, tmp_path, monkeypatch):
@@ -64,8 +66,8 @@ def test_scores_are_means_over_crops(config, dataset, tmp_path, monkeypatch):
     variables, rows = study.start(0), np.array([3, 30, 4])
     pixels = np.stack([dataset.images[row] for row in rows]).astype(np.float32) / 255
     expected = np.asarray(models.score_fn(study.module, variables)(pixels))
-    np.testing.assert_allclose(study.scores(variables, rows), expected, atol=1e-4)
+    np.testing.assert_allclose(study.scores(variables, study.crops(rows)), expected, atol=1e-4)
     monkeypatch.setattr(scoring, "_BLOCK_BYTES", 2 * 3 * 16**2)  # two images a block
-    np.testing.assert_allclose(study.scores(variables, rows), expected, atol=1e-4)
+    np.testing.assert_allclose(study.scores(variables, study.crops(rows)), expected, atol=1e-4)
     maps = study.saliency(variables, rows[:2])
     assert maps.shape == (2, 16, 16) and (maps >= 0).all() and maps.max() > 0

@@ -9,20 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from cprl_jax.experiments.causal_iqa import training
 from cprl_jax.experiments.causal_iqa.division import divide
 from cprl_jax.experiments.causal_iqa.learner import image_loss
-from cprl_jax.experiments.causal_iqa.training import (
-    Plan,
-    Trainer,
-    group_batches,
-    make_learner,
-    make_plan,
-    start_variables,
-)
-from cprl_jax.experiments.causal_iqa.updates import create_state, in_one_program
+from cprl_jax.experiments.causal_iqa.training import Plan, Trainer, group_batches, make_learner, make_plan
+from cprl_jax.experiments.causal_iqa.updates import METRICS, compile_step, erm, first_state
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import TrainingDiverged, UserError
+from cprl_jax.training.checkpoints import Checkpoints
+from cprl_jax.training.setup import start_variables
 
 
 @pytest.fixture(scope="session")
@@ -97,13 +91,13 @@ def test_all_updates_see_as_many_images_in_a_meta_step(config, dataset, division
     def step(update):
         def run(state, batch):
             seen[update] = batch["image"].shape
-            return state, {"loss": 1.0, "gradient_norm": 1.0, "displacement": 1.0}
+            return state, dict.fromkeys(METRICS, 1.0)
 
         return run
 
     trainer = Trainer(config, Plan(2, 1))
     monkeypatch.setattr(trainer, "_step", step)
-    variables = start_variables(config, 0)
+    variables = start_variables(config, "plain", seed=0)
     for update in ("erm", "metaiqa", "cis", "cip"):
         _, history = trainer.train(update, dataset, division, seed=0, variables=variables)
         assert [row["step"] for row in history] == [1, 2]
@@ -113,13 +107,13 @@ def test_all_updates_see_as_many_images_in_a_meta_step(config, dataset, division
 
 def test_erm_is_plain_training_on_one_batch_after_the_other(config, dataset, division):
     config.causal_iqa.batch_size, config.causal_iqa.batch_norm = 4, "batch"
-    variables = start_variables(config, 0)
+    variables = start_variables(config, "plain", seed=0)
     batches = group_batches(dataset, division, "erm", groups=3, batch_size=4, crop_size=12, seed=0)
     stacked = {name: np.stack([batches[index][name] for index in range(3)]) for name in batches[0]}
     learner = make_learner(config, Plan(2, 1))
     module = learner.module.clone(axis_name=None)
     alone = dataclasses.replace(learner, module=module, axis_name=None)
-    state, _ = jax.jit(in_one_program(training.make_update("erm", alone)))(create_state(variables, alone), stacked)
+    state, _ = compile_step(erm(alone), mapped=False, loop="device")(first_state(variables, alone), stacked)
 
     optimizer = optax.adam(1e-2, b2=0.9999)
     params, adam = variables["params"], optimizer.init(variables["params"])
@@ -144,9 +138,10 @@ def test_a_stopped_training_goes_on_bit_for_bit(config, dataset, division, tmp_p
     config.causal_iqa.meta_update, config.causal_iqa.meta_rate = "adam", 1e-2  # so that there is a meta state as well
     config.causal_iqa.evaluate_every, config.model.dropout = 2, 0.2
     trainer = Trainer(config, Plan(5, 2))
-    train = functools.partial(trainer.train, "cis", dataset, division, seed=3, variables=start_variables(config, 3))
+    variables = start_variables(config, "plain", seed=3)
+    train = functools.partial(trainer.train, "cis", dataset, division, seed=3, variables=variables)
     expected, rows = train(folder=tmp_path / "whole")
-    in_memory, kept_rows = train()
+    in_memory, rows_in_memory = train()
 
     step = trainer._step("cis")
     calls = []
@@ -163,8 +158,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(config, dataset, division, tmp_p
             train(folder=tmp_path / "stopped")
     found, _ = train(folder=tmp_path / "stopped")
     assert (tmp_path / "stopped" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
-    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in kept_rows] and len(rows) == 5
-    monkeypatch.setattr(trainer, "_step", None)  # a finished one does not train
+    assert [*rows[0]] == ["step", *METRICS] and len(rows) == 5
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in rows_in_memory]
+    monkeypatch.setattr(trainer, "_step", lambda update: None)  # a finished one does not train
     finished, again = train(folder=tmp_path / "whole")
     assert again == rows
     for other in (in_memory, found, finished):
@@ -178,24 +174,20 @@ def test_divergence_names_the_meta_step(config, dataset, division, monkeypatch):
         trainer, "_step", lambda update: lambda state, batch: (state, {"loss": next(losses, 1.0), "gradient_norm": 2.0})
     )
     with pytest.raises(TrainingDiverged, match=r"^cip, seed 7 diverged at meta step 2: loss = nan. Lower config"):
-        trainer.train("cip", dataset, division, seed=7, variables=start_variables(config, 0))
+        trainer.train("cip", dataset, division, seed=7, variables=start_variables(config, "plain", seed=0))
 
 
-@pytest.mark.parametrize(
-    "field, value, message",
-    [
-        ("batch_size", 3, "config.causal_iqa.batch_size is 3; it must be a multiple of 2"),
-        ("meta_rate", 1.5, "config.causal_iqa: rate is 1.5; interpolation takes a rate above 0 and at most 1"),
-        ("inner_optimizer", "lion", "config.causal_iqa: kind 'lion' is unknown"),
-    ],
-)
-def test_options_out_of_range(config, field, value, message):
-    config.causal_iqa[field] = value
-    with pytest.raises(UserError, match=message):
+def test_a_batch_that_the_devices_cannot_share(config):
+    config.causal_iqa.batch_size = 3
+    with pytest.raises(UserError, match="config.causal_iqa.batch_size is 3; it must be a multiple of 2"):
         Trainer(config, Plan(2, 1))
 
 
-def test_random_start_weights_are_said_and_depend_on_the_seed(config, caplog):
-    first, second, again = (start_variables(config, seed)["params"]["head"]["kernel"] for seed in (0, 1, 0))
-    assert "no config.model.weights given" in caplog.text
-    assert np.array_equal(first, again) and not np.array_equal(first, second)
+def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(config, dataset, division, tmp_path):
+    """Its checkpoints had two fields of optimiser states in the place of one."""
+    trainer, variables = Trainer(config, Plan(2, 1)), start_variables(config, "plain", seed=0)
+    old = {"step": np.int32(1), **variables, "inner_optimizer_state": {}, "meta_optimizer_state": {}}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, old)
+    with pytest.raises(UserError, match="has no optimizer_state/inner.* use the configuration .* another --workdir"):
+        trainer.train("cis", dataset, division, seed=0, variables=variables, folder=tmp_path)

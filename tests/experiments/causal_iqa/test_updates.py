@@ -10,16 +10,19 @@ import numpy as np
 import optax
 import pytest
 
+from cprl_jax.config.fields import UPDATES as NAMES
 from cprl_jax.experiments.causal_iqa import sampling
-from cprl_jax.experiments.causal_iqa.learner import Learner, image_loss, subset_weights
-from cprl_jax.experiments.causal_iqa.optimizers import inner_optimizer, interpolation, pseudo_gradient_adam
-from cprl_jax.experiments.causal_iqa.updates import METHODS, cip, cis, compile_step, create_state, erm, metaiqa
+from cprl_jax.experiments.causal_iqa.learner import Learner, subset_weights
+from cprl_jax.experiments.causal_iqa.optimizers import interpolation, pseudo_gradient_adam
+from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, cip, cis, compile_step, first_state
 from cprl_jax.models.common import Dropout, batch_norm, linear
 from cprl_jax.runtime import parallel
+from cprl_jax.training.optimizers import two_rates
 
 RATES = {"adam": (1e-2, 3e-2), "sgd": (1e-6, 3e-6)}  # of backbone and head; SGD's steps grow with the gradient
 B1, B2 = 0.9, 0.9999
 HIDDEN, GROUPS, BATCH = 5, 4, 6
+DECAY = 0.5
 
 
 class TwoLayers(nn.Module):
@@ -72,7 +75,7 @@ def gradient(params, images, mos, weights, loss):
 
 def make_inner(kind):
     backbone, head = RATES[kind]
-    return inner_optimizer(kind, backbone_learning_rate=backbone, head_learning_rate=head)
+    return two_rates(kind, backbone=backbone, head=head, b2=B2)
 
 
 def flat(params):
@@ -102,8 +105,11 @@ class Sgd:
         return {n: params[n] - self.rates[n] * gradients[n] for n in params}
 
 
-def literal(method, theta, batches, *, inner, inner_state, meta, rate, loss):
-    """All meta steps, as the papers print them (with the sign of the meta step that goes towards phi)."""
+def literal(update, theta, batches, *, inner, inner_state, meta, rate, loss):
+    """All meta steps, as the papers print them (with the sign of the meta step that goes towards phi).
+
+    The learning rates of the inner steps decay by DECAY a meta step.
+    """
     rates = dict(zip("UuVv", np.repeat(RATES[inner], 2), strict=True))
     make = functools.partial({"adam": Adam, "sgd": Sgd}[inner], rates)
     task_optimizer, meta_optimizer = make(), Adam(dict.fromkeys(theta, rate))
@@ -112,18 +118,23 @@ def literal(method, theta, batches, *, inner, inner_state, meta, rate, loss):
         w = batch["weight"][j]
         return gradient(params, batch["image"][j], batch["mos"][j], w / w.sum(), loss)
 
-    for batch in batches:
+    for step, batch in enumerate(batches):
+        rates |= {n: DECAY**step * value for n, value in zip("UuVv", np.repeat(RATES[inner], 2), strict=True)}
         groups = range(len(batch["mos"]))
+        if update == "erm":
+            for j in groups:
+                theta = task_optimizer.step(theta, eq6(theta, batch, j))
+            continue
         if inner_state == "reset":
             task_optimizer = make()
         phi = theta
-        if method == "cis":
+        if update == "cis":
             for j in groups:
                 phi = task_optimizer.step(phi, eq6(phi, batch, j))
-        elif method == "cip":
+        elif update == "cip":
             each = [eq6(phi, batch, j) for j in groups]
             phi = task_optimizer.step(phi, {n: sum(g[n] for g in each) / len(each) for n in phi})
-        elif method == "metaiqa":
+        else:
             ends = []
             for j in groups[::2]:
                 if inner_state == "reset":
@@ -131,11 +142,6 @@ def literal(method, theta, batches, *, inner, inner_state, meta, rate, loss):
                 phi = task_optimizer.step(theta, eq6(theta, batch, j))
                 ends.append(task_optimizer.step(phi, eq6(phi, batch, j + 1)))
             phi = {n: theta[n] + sum(end[n] - theta[n] for end in ends) / len(ends) for n in theta}
-        else:
-            flat = {name: values.reshape(-1, *values.shape[2:]) for name, values in batch.items()}
-            w = flat["weight"] / flat["weight"].sum()
-            theta = task_optimizer.step(theta, gradient(theta, flat["image"], flat["mos"], w, loss))
-            continue
         if meta == "adam":
             theta = meta_optimizer.step(theta, {n: theta[n] - phi[n] for n in theta})
         else:
@@ -144,19 +150,20 @@ def literal(method, theta, batches, *, inner, inner_state, meta, rate, loss):
 
 
 CASES = [
-    (method, *rest)
-    for method in ("cis", "cip", "metaiqa")
+    (update, *rest)
+    for update in NAMES
     for rest in (
         ("adam", "kept", "interpolation", "l1"),
         ("adam", "reset", "adam", "l1"),
         ("sgd", "kept", "adam", "l2"),
     )
-    if method == "cis" or rest[0] == "adam"
-] + [("erm", "adam", "kept", "interpolation", "l1")]
+    if update in ("erm", "cis") or rest[0] == "adam"
+]
 
 
-@pytest.mark.parametrize(("method", "inner", "inner_state", "meta", "loss"), CASES)
-def test_three_meta_steps_are_those_of_the_algorithm_in_float64(method, inner, inner_state, meta, loss):
+@pytest.mark.parametrize(("update", "inner", "inner_state", "meta", "loss"), CASES)
+def test_three_meta_steps_are_those_of_the_algorithm_in_float64(update, inner, inner_state, meta, loss):
+    """ERM has no meta step and no state to reset, whatever the others are told."""
     batches = [make_batch(seed) for seed in range(3)]
     # float64: Adam's 1 - 0.9999^t has three digits in float32.
     with jax.enable_x64(True):
@@ -166,15 +173,16 @@ def test_three_meta_steps_are_those_of_the_algorithm_in_float64(method, inner, i
             {"adam": pseudo_gradient_adam, "interpolation": interpolation}[meta](0.3),
             loss=loss,
             inner_state=inner_state,
+            schedule=optax.exponential_decay(1.0, 1, DECAY),
         )
         state = start_of(learner)
         start = flat(state.params)
-        step = compile_step(METHODS[method](learner), mapped=False, loop="device")
+        step = compile_step(UPDATES[update](learner), mapped=False, loop="device")
         for batch in batches:
             state, metrics = step(state, batch)
         result = flat(state.params)
-    expected = literal(method, start, batches, inner=inner, inner_state=inner_state, meta=meta, rate=0.3, loss=loss)
-    assert state.step == 3 and np.isfinite(metrics["loss"])
+    expected = literal(update, start, batches, inner=inner, inner_state=inner_state, meta=meta, rate=0.3, loss=loss)
+    assert state.step == 3 and {*metrics} == {*METRICS} and np.isfinite(metrics["loss"])
     for name, values in result.items():
         assert values.dtype == np.float64
         assert np.abs(expected[name] - start[name]).max() > 1e-4
@@ -207,7 +215,7 @@ def start_of(learner):
         "backbone": {"kernel": generator.normal(0, 0.2, (27, HIDDEN)), "bias": generator.normal(0, 0.2, HIDDEN)},
         "head": {"kernel": generator.normal(0, 0.5, (HIDDEN, 1)), "bias": np.zeros(1)},
     }
-    return create_state({"params": jax.tree.map(jnp.asarray, params)}, learner)
+    return first_state({"params": jax.tree.map(jnp.asarray, params)}, learner)
 
 
 def assert_close(a, b, *, atol):
@@ -215,12 +223,12 @@ def assert_close(a, b, *, atol):
 
 
 @functools.cache
-def on_one_device(method, **options):
-    return compile_step(METHODS[method](small_learner(**options)), mapped=False, loop="device")
+def on_one_device(update, **options):
+    return compile_step(UPDATES[update](small_learner(**options)), mapped=False, loop="device")
 
 
 @pytest.mark.parametrize(
-    ("method", "loop", "batch_norm"),
+    ("update", "loop", "batch_norm"),
     [
         ("cis", "host", "running"),
         ("cis", "device", "running"),
@@ -229,14 +237,14 @@ def on_one_device(method, **options):
         ("erm", "auto", "batch"),
     ],
 )
-def test_two_devices_with_either_loop_give_the_numbers_of_one(method, loop, batch_norm, small_variables):
+def test_two_devices_with_either_loop_give_the_numbers_of_one(update, loop, batch_norm, small_variables):
     """With dropout and batch normalisation; each of the two has half of each group."""
     assert parallel.local_device_count() == 2
     results = []
     shared = small_learner(axis_name=parallel.AXIS, batch_norm=batch_norm)
-    two = compile_step(METHODS[method](shared), loop=loop)
-    for step, place in ((on_one_device(method, batch_norm=batch_norm), dict), (two, sampling.shard)):
-        state = create_state(small_variables, shared)
+    two = compile_step(UPDATES[update](shared), loop=loop)
+    for step, place in ((on_one_device(update, batch_norm=batch_norm), dict), (two, sampling.shard)):
+        state = first_state(small_variables, shared)
         for seed in range(2):
             state, metrics = step(state, place(small_batch(seed)))
         results.append(jax.tree.map(np.asarray, (state.params, state.batch_stats, metrics)))
@@ -257,8 +265,8 @@ def test_a_loop_in_python_gives_the_numbers_of_a_device_loop():
 def test_with_one_subset_cis_and_cip_coincide():
     learner = Learner(TwoLayers(), make_inner("adam"), pseudo_gradient_adam(0.01))
     results = []
-    for method in (cis, cip):
-        state, step = start_of(learner), compile_step(method(learner), mapped=False)
+    for update in (cis, cip):
+        state, step = start_of(learner), compile_step(update(learner), mapped=False)
         for seed in range(2):
             state, _ = step(state, make_batch(seed, groups=1, dtype=np.float32))
         results.append(state.params)
@@ -300,7 +308,7 @@ def test_a_subset_without_weight_shows_in_the_loss():
 def test_running_averages_of_batches_make_one_step_towards_the_mean_of_all_subsets(small_variables):
     """Without dropout; each inner step sees its batch with the parameters that the steps before it left."""
     learner = dataclasses.replace(small_learner(batch_norm="batch"), module=Small(dropout=0.0))
-    state, batch = create_state(small_variables, learner), small_batch()
+    state, batch = first_state(small_variables, learner), small_batch()
     update = cis(learner)
     step, inner, means = jax.jit(update.step), update.begin(state, batch), []
     for group in range(GROUPS):
@@ -316,7 +324,7 @@ def test_running_averages_of_batches_make_one_step_towards_the_mean_of_all_subse
 def test_inner_steps_normalise_by_the_averages_of_all_subsets(small_variables):
     """Without dropout, against NumPy: the averages of two meta steps, and the loss that an inner step has with them."""
     learner = dataclasses.replace(small_learner(), module=Small(dropout=0.0))
-    state, update = create_state(small_variables, learner), cis(learner)
+    state, update = first_state(small_variables, learner), cis(learner)
     begin, step, finish = jax.jit(update.begin), jax.jit(update.step), jax.jit(update.finish)
     means, variances = [], []
     for seed in range(2):
@@ -389,12 +397,14 @@ def test_other_batches_of_the_same_size_compile_nothing():
 def test_options_that_are_not_allowed():
     module, inner = TwoLayers(), make_inner("adam")
     for wrong, message in (
-        (lambda: Learner(module, inner, interpolation(1.0), loss="emd"), "loss 'emd' is unknown; allowed: l1, l2"),
+        (lambda: Learner(module, inner, interpolation(1.0), loss="emd"), "loss is 'emd'; allowed: l1, l2"),
         (lambda: Learner(module, inner, interpolation(1.0), inner_state="lost"), "allowed: kept, reset"),
         (lambda: Learner(module, inner, interpolation(1.0), batch_norm="group"), "allowed: running, batch"),
-        (lambda: compile_step(erm(Learner(module, inner, interpolation(1.0))), loop="gpu"), "auto, host, device"),
-        (lambda: image_loss(jnp.ones(1), jnp.ones(1), kind="emd"), "allowed: l1, l2"),
+        (lambda: compile_step(cis(Learner(module, inner, interpolation(1.0))), loop="gpu"), "auto, host, device"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
-    assert metaiqa(Learner(module, inner, interpolation(1.0))).sequential
+
+
+def test_the_updates_are_those_of_the_configuration():
+    assert tuple(UPDATES) == NAMES

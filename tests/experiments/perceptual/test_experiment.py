@@ -229,7 +229,7 @@ def _brightness(images):
 
 def test_a_small_image_or_another_folder_is_refused_before_anything_is_written(config, tmp_path):
     config.perceptual.height, config.perceptual.width = 16, 20
-    with pytest.raises(UserError, match="ma19 takes images of at least 24x24.*config.perceptual.height"):
+    with pytest.raises(UserError, match="ma19: Ma19 takes images of at least 24x24.*config.perceptual.height"):
         experiment.run(config, tmp_path / "attack")
     assert not (tmp_path / "attack").exists()
     (tmp_path / "split.json").write_text(json.dumps({}))
