@@ -1,9 +1,10 @@
 """Scores image files with a trained model: `python -m cprl_jax.score photo.jpg *.png --checkpoint=runs/livec`.
 
 One line a file, `score<TAB>path`, in the order given; the score is on the scale of the labels, 0..100 for the models
-of this project, higher is better. It is the mean over crops drawn as for the test images of the run. Files are JPEG,
-PNG, BMP, WebP or TIFF and taken as a viewer shows them: upright as EXIF says, transparency over white, 16-bit grey and
-CMYK converted (`cprl_jax.data.decode.decode_photograph`).
+of this project, higher is better. It is a function of the pixels and the model alone: each image is resized as in the
+run, if it did, and its score is the mean over crops at the places that the run's test images of that size have. Files
+are JPEG, PNG, BMP, WebP or TIFF and taken as a viewer shows them: upright as EXIF says, transparency over white, 16-bit
+grey and CMYK converted (`cprl_jax.data.decode.decode_photograph`).
 
 From Python: `scorer = load("runs/livec"); scorer(["photo.jpg"])`.
 """
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from cprl_jax.config.defaults import method_of, read_config
-from cprl_jax.data.crops import draw_crops, extract
+from cprl_jax.data import combined
 from cprl_jax.data.dataset import CachedImages, QualityDataset
 from cprl_jax.data.decode import decode_photograph
 from cprl_jax.runtime.errors import UserError
@@ -38,30 +39,33 @@ def load(
     Raises:
       UserError: no run, method or checkpoint there; when called, a file that is no image (named).
     """
-    from cprl_jax.evaluation.scoring import Scorer  # after the checks of the command line: starting JAX takes seconds
+    from cprl_jax.evaluation.scoring import (
+        Scorer,
+        score_images,
+    )  # after the checks of the command line: starting JAX takes seconds
     from cprl_jax.training.setup import create_model, trained_variables
 
     run = Path(run).expanduser()
     config = read_config(run)
     method = method_of(config, method, run)
     evaluation = config.evaluation
+    if crops:
+        evaluation.crops = crops
     variables, _ = trained_variables(config, method, run / method)
-    scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size, pgd_steps=1, mid=evaluation.mid)
-    count = crops or evaluation.crops
+    scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size)
 
     def score(files: Sequence[str | Path]) -> Float[np.ndarray, " files"]:
         scores = []
         for path in tqdm(files, desc="score", unit="image", disable=len(files) < 20, dynamic_ncols=True):
-            images = _dataset(Path(path))
-            drawn = draw_crops(images, [0], crops=count, crop_size=evaluation.crop_size, seed=config.seed)
-            scores.append(scorer.scores(variables, extract(drawn, images, count))[0])
+            dataset = _dataset(Path(path), resize=config.dataset.get("resize", 0))
+            scores.append(score_images(scorer, variables, dataset, [0], evaluation, seed=config.seed)[0])
         return np.array(scores, np.float32)
 
     return score
 
 
-def _dataset(path: Path) -> QualityDataset:
-    """A data set of one image: its crops depend on the seed, its file name and its size alone."""
+def _dataset(path: Path, *, resize: int) -> QualityDataset:
+    """A data set of one image."""
     try:
         image = decode_photograph(path.read_bytes())
     except OSError as error:
@@ -69,7 +73,7 @@ def _dataset(path: Path) -> QualityDataset:
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     unknown = np.zeros(1, np.float32)
-    return QualityDataset(
+    dataset = QualityDataset(
         name="files",
         images=CachedImages(lambda index: image, 1),
         names=[path.name],
@@ -80,6 +84,7 @@ def _dataset(path: Path) -> QualityDataset:
         distortions=[""],
         levels=[0],
     )
+    return combined.resize(dataset, resize, cache_gib=0) if resize else dataset
 
 
 def main(argv: Sequence[str] | None = None) -> int:

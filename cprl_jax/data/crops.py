@@ -113,6 +113,14 @@ def extract(crops: Crops, dataset: QualityDataset, count: int) -> UInt8[np.ndarr
     return cut
 
 
+def sample_crops(
+    dataset: QualityDataset, rows: Sequence[int], count: int, *, crop_size: int, seed: int
+) -> UInt8[np.ndarray, "count size size 3"]:
+    """One crop of each of `count` images (all, where there are fewer), drawn from `rows` by the seed."""
+    chosen = np.random.default_rng(seed).permutation(rows)[:count]
+    return extract(draw_crops(dataset, chosen, crops=1, crop_size=crop_size, seed=seed), dataset, 1)[:, 0]
+
+
 class LazyCrops:
     """The first `count` crops of each image, cut out when they are asked for.
 

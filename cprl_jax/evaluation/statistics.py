@@ -63,8 +63,8 @@ def bootstrap_interval(
 
     Images are drawn with replacement, as pairs of prediction and target, `resamples` times; the interval lies between
     the (1 - level)/2 and (1 + level)/2 quantiles of the statistic (Efron & Tibshirani, An Introduction to the
-    Bootstrap, chapter 13). It tells how far the number hangs on which images were in the test set. It knows
-    nothing of other scenes, other splits or other training seeds.
+    Bootstrap, chapter 13). It covers the choice of test images. It says nothing about other scenes, other splits or
+    other training seeds.
 
     Resamples without a value (a correlation of one image drawn n times) are left out, and where more than half have
     none the interval is (NaN, NaN). That is why this is not `scipy.stats.bootstrap`: one such resample, and a small
@@ -92,6 +92,22 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+MEASURES: dict[str, Statistic] = {"srcc": srcc, "plcc": plcc, "rmse": rmse}
+"""Of the tables."""
+
+
+def measures_with_intervals(
+    predictions: Float[np.ndarray, " images"], targets: Float[np.ndarray, " images"], *, seed: int, resamples: int
+) -> dict[str, float]:
+    """Every measure and its 95 % bootstrap interval: 'srcc', 'srcc_low', 'srcc_high', 'plcc', ..."""
+    row = {}
+    for name, statistic in MEASURES.items():
+        row[name] = float(statistic(predictions, targets))
+        interval = bootstrap_interval(predictions, targets, statistic, seed=seed, resamples=resamples)
+        row[f"{name}_low"], row[f"{name}_high"] = interval
+    return row
 
 
 def paired_difference(

@@ -32,12 +32,12 @@ def make_validation(
     evaluation, count, mos = config.evaluation, config.train.validation_crops, dataset.mos[rows]
     drawn = draw_crops(dataset, rows, crops=count, crop_size=evaluation.crop_size, seed=config.seed)
     crops = extract(drawn, dataset, count)
-    scorer = Scorer(module, batch_size=evaluation.batch_size, pgd_steps=5, mid=evaluation.mid)
+    scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid)
 
     def validate(variables: Mapping) -> dict[str, float]:
         result = {"srcc": statistics.srcc(scorer.scores(variables, crops), mos)}
         if radius:
-            attacked = scorer.attack(variables, crops, mos, attack="pgd", radius=radius)["after"]
+            attacked = scorer.attack(variables, crops, mos, attack="pgd", radius=radius, settings={"steps": 5})["after"]
             result["attacked_srcc"] = statistics.srcc(attacked, mos)
         selection = float(np.mean([*result.values()]))
         return result | {"selection": selection if math.isfinite(selection) else -1.0}  # constant scores

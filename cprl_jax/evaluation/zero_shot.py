@@ -1,39 +1,45 @@
 """Trained models on other data sets, as they are: every image of the set, nothing fine-tuned on it."""
 
-import hashlib
-import json
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import flax.linen as nn
 import ml_collections
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
 from cprl_jax import data
+from cprl_jax.data.crops import LazyCrops, draw_crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import statistics
-from cprl_jax.evaluation.scoring import Scorer, score_images
+from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime import parallel
+from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import read_cache, write_cache
-
-MEASURES = ("srcc", "plcc", "rmse")
+from cprl_jax.runtime.stamps import stamp
 
 
 def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset]:
     """The data sets of config.evaluation.datasets by name: official releases in config.dataset.manual_dir, own folders.
 
     Raises:
-      UserError: the set that the models are trained on, or one that cannot be read.
+      UserError: the set that the models are trained on, one that cannot be read, or one of too few images.
     """
     if trained := set(config.dataset.name.split("+")) & set(config.evaluation.datasets):
         raise UserError(
             f"config.evaluation.datasets names {sorted(trained)[0]!r}, on which the models are trained: its test "
             "part is evaluated anyway; name other sets"
         )
-    return {name: load_dataset(config, name) for name in config.evaluation.datasets}
+    datasets = {name: load_dataset(config, name) for name in config.evaluation.datasets}
+    for name, dataset in datasets.items():
+        if len(dataset) < statistics.MIN_IMAGES:
+            raise UserError(
+                f"config.evaluation.datasets: {name} has {len(dataset)} images; a correlation needs at least "
+                f"{statistics.MIN_IMAGES}"
+            )
+    return datasets
 
 
 def load_dataset(config: ml_collections.ConfigDict, name: str) -> QualityDataset:
@@ -53,7 +59,6 @@ def evaluate(
     datasets: Mapping[str, QualityDataset],
     *,
     folder: Path,
-    identity: Mapping,
 ) -> list[dict]:
     """One row per data set: `method`, `dataset`, `images`, `srcc`, `plcc`, `rmse` and their 95 % intervals.
 
@@ -65,39 +70,35 @@ def evaluate(
       config: config.evaluation says how images are scored.
       method, module, variables: the model.
       datasets: from `load_datasets`.
-      folder: of the method; scores are kept in zero_shot/ there until the model changes.
-      identity: what the scores depend on beside config.evaluation (the checkpoint's step and the like).
+      folder: of the method; scores are kept in zero_shot/ there until the model or a pixel changes.
     """
-    evaluation = config.evaluation
+    options = {"seed": config.seed, "resamples": config.evaluation.resamples}
     rows = []
     for name, dataset in datasets.items():
-        scores = _scores(config, method, module, variables, name, dataset, folder=folder, identity=identity)
+        scores = _scores(config, method, module, variables, name, dataset, folder=folder / "zero_shot")
         row = {"method": method, "dataset": name, "images": len(dataset)}
-        for measure in MEASURES:
-            statistic = getattr(statistics, measure)
-            row[measure] = float(statistic(scores, dataset.mos))
-            row[f"{measure}_low"], row[f"{measure}_high"] = statistics.bootstrap_interval(
-                scores, dataset.mos, statistic, seed=config.seed, resamples=evaluation.resamples
-            )
-        rows.append(row)
+        rows.append(row | statistics.measures_with_intervals(scores, dataset.mos, **options))
     return rows
 
 
 def _scores(
-    config, method, module, variables, name: str, dataset: QualityDataset, *, folder: Path, identity: Mapping
+    config, method, module, variables, name: str, dataset: QualityDataset, *, folder: Path
 ) -> Float[np.ndarray, " images"]:
     evaluation = config.evaluation
-    names = hashlib.sha256("\n".join(dataset.names.tolist()).encode()).hexdigest()
-    settings = {"crops": evaluation.crops, "crop_size": evaluation.crop_size, "seed": config.seed, "names": names}
-    stamp = json.dumps({**settings, **identity}, sort_keys=True)
-    cache = folder / "zero_shot" / f"{name.replace(':', '_').replace('/', '_')}.npz"
-    if (kept := read_cache(cache, stamp)) is not None:
-        return kept["scores"]
-    scorer = Scorer(module, batch_size=evaluation.batch_size, pgd_steps=1, mid=evaluation.mid)
-    logging.info("%s: scoring the %d images of %s", method, len(dataset), name)
-    result = score_images(
-        scorer, variables, dataset, range(len(dataset)), evaluation, seed=config.seed, progress=f"{method} on {name}"
-    )
-    if parallel.is_main_process():
-        write_cache(cache, stamp, {"scores": result})
-    return result
+    crops = _all_crops(dataset, evaluation.crops, evaluation.crop_size, config.seed)
+    key = stamp(module=module, variables=variables, crops=crops.stamp)
+    path = folder / f"{file_name(name)}.npz"
+    kept = read_cache(path, key)
+    parallel.barrier("zero shot looked at")  # before it is written
+    if kept is None:
+        scorer = Scorer(module, batch_size=evaluation.batch_size)
+        kept = {"scores": scorer.scores(variables, crops, progress=f"{method} on {name}")}
+        if parallel.is_main_process():
+            write_cache(path, key, kept)
+    return kept["scores"]
+
+
+@functools.lru_cache(maxsize=8)  # their stamp is computed once, for all methods
+def _all_crops(dataset: QualityDataset, crops: int, crop_size: int, seed: int) -> LazyCrops:
+    drawn = draw_crops(dataset, range(len(dataset)), crops=crops, crop_size=crop_size, seed=seed)
+    return LazyCrops(drawn, dataset, crops)

@@ -4,7 +4,7 @@ from cprl_jax import attacks
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 
 
-def _run(score_fn, batch, settings, prepared):
+def _run(score_fn, batch, condition, prepared):
     direction = attacks.reflect(batch.mos, batch.mid)
     return attacks.fgsm(score_fn, batch.images, radius=batch.radius, direction=direction)
 

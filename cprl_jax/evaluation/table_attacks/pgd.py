@@ -5,15 +5,15 @@ from cprl_jax.config.field import Field
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 
 
-def _run(score_fn, batch, settings, prepared):
+def _run(score_fn, batch, condition, prepared):
     return attacks.pgd(
         score_fn,
         batch.images,
         radius=batch.radius,
         direction=attacks.reflect(batch.mos, batch.mid),
-        steps=settings["steps"],
-        restarts=settings["restarts"],
-        key=batch.keys if settings["restarts"] > 1 else None,
+        steps=condition.settings["steps"],
+        restarts=condition.settings["restarts"],
+        key=batch.keys if condition.settings["restarts"] > 1 else None,
     )
 
 

@@ -5,8 +5,8 @@ from cprl_jax.config.field import Field
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 
 
-def _run(score_fn, batch, settings, prepared):
-    options = {"mid": batch.mid, "steps": settings["steps"]}
+def _run(score_fn, batch, condition, prepared):
+    options = {"mid": batch.mid, "steps": condition.settings["steps"]}
     return attacks.score_reflection(score_fn, batch.images, radius=batch.radius, **options)
 
 

@@ -5,9 +5,9 @@ from cprl_jax.config.field import Field
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 
 
-def _run(score_fn, batch, settings, prepared):
+def _run(score_fn, batch, condition, prepared):
     direction = attacks.reflect(batch.mos, batch.mid)
-    options = {"queries": settings["queries"], "key": batch.keys}
+    options = {"queries": condition.settings["queries"], "key": batch.keys}
     return attacks.square(score_fn, batch.images, radius=batch.radius, direction=direction, **options)
 
 

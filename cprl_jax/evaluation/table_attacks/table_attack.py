@@ -40,14 +40,12 @@ class Context:
     Attributes:
       score_fn: the attacked model.
       others: the other models of the run, by method, in the order of training.
-      training_crops: of the training part; indexed by row numbers, one crop an image.
-      seed: config.seed.
+      training_crops: gives as many crops of the training part, each of another image.
     """
 
     score_fn: ScoreFn
     others: Mapping[str, ScoreFn]
-    training_crops: UInt8[np.ndarray, "images 1 size size 3"]
-    seed: int
+    training_crops: Callable[[int], UInt8[np.ndarray, "count size size 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,7 @@ class TableAttack:
       name: in config.evaluation.attacks and table.csv.
       title: for people.
       legend: what it is, in one sentence.
-      run: `(score_fn, batch, settings, prepared) -> AttackResult`, each crop for itself; a pure function.
+      run: `(score_fn, batch, condition, prepared) -> AttackResult`, each crop for itself; a pure function.
       source: paper.
       settings: its fields of config.evaluation.<name>.
       reads: fields of config.evaluation that it reads, by the name that its settings have for them.
@@ -76,7 +74,7 @@ class TableAttack:
     name: str
     title: str
     legend: str
-    run: Callable[[ScoreFn, Batch, Settings, Any], AttackResult]
+    run: Callable[[ScoreFn, Batch, "Condition", Any], AttackResult]
     _: dataclasses.KW_ONLY
     source: str = ""
     settings: Mapping[str, Field] = dataclasses.field(default_factory=dict)
@@ -117,6 +115,11 @@ class Condition:
     def label(self) -> str:
         """The column `attack` of table.csv: 'pgd', or with its variant 'perceptual:ssim'."""
         return f"{self.attack.name}:{self.variant}" if self.variant else self.attack.name
+
+    @property
+    def title(self) -> str:
+        """'PGD', or with its variant 'Perceptual (ssim)'."""
+        return f"{self.attack.title} ({self.variant})" if self.variant else self.attack.title
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from cprl_jax.config.field import Field
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 
 
-def _run(score_fn, batch, settings, prepared):
+def _run(score_fn, batch, condition, prepared):
     direction = attacks.target_free(batch.mid)
-    return attacks.pgd(score_fn, batch.images, radius=batch.radius, direction=direction, steps=settings["steps"])
+    return attacks.pgd(
+        score_fn, batch.images, radius=batch.radius, direction=direction, steps=condition.settings["steps"]
+    )
 
 
 ATTACK = TableAttack(

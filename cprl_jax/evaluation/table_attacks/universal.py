@@ -10,13 +10,12 @@ from cprl_jax.attacks.universal import PNG_OFFSETS
 from cprl_jax.config.field import Field
 from cprl_jax.evaluation.table_attacks.table_attack import Condition, Context, Settings, TableAttack
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.stamps import stamp
 
 _BATCH = 16  # training crops to one step of the pattern
 _SELF, _OTHER = "self", "other"
 
 
-def _run(score_fn, batch, settings, prepared):
+def _run(score_fn, batch, condition, prepared):
     return prepared.attack(score_fn, batch.images, radius=batch.radius)
 
 
@@ -34,7 +33,7 @@ def _prepare(context: Context, condition: Condition) -> attacks.UniversalPerturb
     if source not in (_SELF, _OTHER):
         return _load(source, condition.settings["encoding"])
     score_fn = context.score_fn if source == _SELF else next(iter(context.others.values()))
-    images = context.training_crops[_rows(context, condition)][:, 0] / np.float32(255)
+    images = context.training_crops(condition.settings["images"]) / np.float32(255)
     batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     epochs = condition.settings["epochs"]
     return attacks.universal(score_fn, batches, radius=condition.radius / 255.0, epochs=epochs)
@@ -44,14 +43,8 @@ def _depends_on(context: Context, condition: Condition) -> object:
     source = _source(condition)
     if source not in (_SELF, _OTHER):
         return _load(source, condition.settings["encoding"])
-    images = stamp(pixels=context.training_crops[_rows(context, condition)])
-    return [context.seed, images, None if source == _SELF else next(iter(context.others.values()))]
-
-
-def _rows(context: Context, condition: Condition) -> np.ndarray:
-    """The training images that the pattern is made on."""
-    order = np.random.default_rng(context.seed).permutation(len(context.training_crops))
-    return order[: condition.settings["images"]]
+    images = context.training_crops(condition.settings["images"])
+    return [images, None if source == _SELF else next(iter(context.others.values()))]
 
 
 def _load(path: str, encoding: str) -> attacks.UniversalPerturbation:
@@ -90,7 +83,7 @@ ATTACK = TableAttack(
     "universal",
     "Universal",
     "One pattern that raises the scores of all images, made on training images of the attacked model; where the name "
-    "goes on with ':', the pattern comes from another model, and the attack is a black box by transfer.",
+    "has brackets, the pattern comes from another model, and the attack is a black box by transfer.",
     _run,
     source="Shumitskaya et al., BMVC 2022; CPRL, Table 4",
     settings={

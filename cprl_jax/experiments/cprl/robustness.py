@@ -1,6 +1,7 @@
 """What stands behind a model's robustness in a run: landscape, trust checks and the area under its radius curves."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -8,13 +9,19 @@ import jax
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from cprl_jax import attacks, models
-from cprl_jax.evaluation.scoring import spread
+from cprl_jax.evaluation.scoring import Crops
+from cprl_jax.evaluation.table import images_over_mos_range
+from cprl_jax.methods import METHODS
 from cprl_jax.robustness import metrics, trust
 from cprl_jax.robustness.landscape import landscape
 from cprl_jax.runtime.files import read_cache, write_cache
+from cprl_jax.runtime.stamps import stamp
+
+# Of config.evaluation, that the result depends on.
+SETTINGS = ("trust_radius", "trust_queries", "landscape_points", "landscape_extent", "pgd_steps", "mid")
 
 
 def integrals(rows: list[dict], method: str) -> dict[str, float]:
@@ -23,11 +30,11 @@ def integrals(rows: list[dict], method: str) -> dict[str, float]:
     Args:
       rows: of `table_rows`.
     """
-    own = [row for row in rows if row["method"] == method and row["against"] == "mos"]
-    clean = next(row["srcc"] for row in own if row["attack"] == "none")
+    of_method = [row for row in rows if row["method"] == method and row["against"] == "mos"]
+    clean = next(row["srcc"] for row in of_method if row["attack"] == "none")
     curves: dict[str, dict[float, float]] = {}
-    for row in own:
-        if row["attack"] != "none":
+    for row in of_method:
+        if row["radius"] > 0:  # neither the clean images nor an attack without radius
             curves.setdefault(row["attack"], {0.0: clean})[row["radius"]] = row["srcc"]
     return {
         attack: metrics.integral_robustness(sorted(curve), [curve[radius] for radius in sorted(curve)])
@@ -35,59 +42,69 @@ def integrals(rows: list[dict], method: str) -> dict[str, float]:
     }
 
 
+def adaptive_score_fn(method: str, module: nn.Module, variables: Mapping) -> Callable | None:
+    """The model as an attacker who knows the method differentiates it; None for one without anything to go around.
+
+    It is what the method declares, else the network with SortMask differentiated as if it masked nothing.
+    """
+    if declared := METHODS[method].adaptive:
+        return declared(module, variables)
+    return models.score_fn(module, variables, masks="straight_through") if module.sort_mask.rate > 0 else None
+
+
 def robustness(
     config: ml_collections.ConfigDict,
     method: str,
-    networks: dict[str, tuple[nn.Module, dict]],
-    crops: UInt8[np.ndarray, "images crops size size 3"],
+    networks: Mapping[str, tuple[nn.Module, Mapping]],
+    crops: Crops,
     names: list[str],
     mos: Float[np.ndarray, " images"],
     *,
-    cache: Path | None = None,
-    identity: dict | None = None,
+    cache: Path,
+    adaptive_score_fns: Mapping[str, Callable | None],
 ) -> dict:
     """The score landscape around one test image, and the trust checks on a few, of one method.
 
-    The images are the first crops of test images that are spread evenly over the ranks of the MOS, the same for every
-    method. Runs in this process alone, on its first device.
+    The images are the first crops of test images evenly over the ranks of the MOS, the same for every method. Runs in
+    this process alone, on its first device, in float32.
 
     Args:
       config: config.evaluation says what is done.
       networks: method -> (module, variables), of all methods: attacked images are transferred from another one.
       crops, names, mos: test images.
-      cache: an .npz file that keeps the result, read back when it was made with the same `identity` and settings.
-      identity: what the result depends on beside config.evaluation (the checkpoints' steps and the like).
+      cache: an .npz file that keeps the result, read back while all that it depends on is the same.
+      adaptive_score_fns: method -> the model as an attacker who knows its defence differentiates it; None or absent
+        where there is nothing to go around.
 
     Returns:
       `method`, and what is not turned off of `checks` (those of `trust.check`, as dictionaries) and `landscape`:
       `image` (its name), `scores`, `along_gradient` and `along_random` (1/255), `zero_gradient_fraction`.
     """
     evaluation = config.evaluation
-    settings = {
-        name: evaluation[name]
-        for name in (
-            "trust_images",
-            "trust_radius",
-            "trust_queries",
-            "landscape_points",
-            "landscape_extent",
-            "pgd_steps",
-            "mid",
-            "crop_size",
-        )
-    }
-    stamp = json.dumps({"seed": config.seed, **settings, **(identity or {})}, sort_keys=True)
-    if cache is not None and (cached := _read_cache(cache, stamp)) is not None:
-        return {"method": method, **cached}
+    score_fns = {name: models.score_fn(module, variables) for name, (module, variables) in networks.items()}
+    other = next((name for name in networks if name != method), None)
+    adaptive = adaptive_score_fns.get(method)
+    landscape_rows = images_over_mos_range(mos, 1 if evaluation.landscape_points else 0)
+    rows = images_over_mos_range(mos, min(evaluation.trust_images, len(names)))
+    key = stamp(
+        module=networks[method][0],
+        variables=networks[method][1],
+        other=[networks[other][0], networks[other][1]] if other and len(rows) else None,
+        adaptive=adaptive,
+        seed=config.seed,
+        pixels=[crops[landscape_rows][:, 0], crops[rows][:, 0]],
+        names=[names[row] for row in landscape_rows],
+        mos=mos[rows],
+        settings={name: evaluation[name] for name in SETTINGS},
+    )
+    if (kept := _read_cache(cache, key)) is not None:
+        return {"method": method, **kept}
     result: dict = {}
-    module, variables = networks[method]
-    score_fn = models.score_fn(module, variables)
-    if evaluation.landscape_points:
-        (row,) = spread(mos, 1)
+    for row in landscape_rows:
         logging.info("%s: score landscape of %s", method, names[row])
         found = landscape(
-            score_fn,
-            crops[row, 0] / np.float32(255),
+            score_fns[method],
+            crops[row][0] / np.float32(255),
             extent=evaluation.landscape_extent / 255.0,
             points=evaluation.landscape_points,
             key=jax.random.key(config.seed),
@@ -99,42 +116,37 @@ def robustness(
             "along_random": 255 * np.asarray(found.along_random),
             "zero_gradient_fraction": float(found.zero_gradient_fraction),
         }
-    if evaluation.trust_images:
+    if len(rows):
         logging.info("%s: trust checks", method)
-        rows = spread(mos, min(evaluation.trust_images, len(names)))
-        images = crops[rows, 0] / np.float32(255)
+        images = crops[rows][:, 0] / np.float32(255)
         attack = {
             "radius": evaluation.trust_radius / 255.0,
             "steps": evaluation.pgd_steps,
             "direction": attacks.reflect(mos[rows].astype(np.float32), evaluation.mid),
         }
-        other = next((name for name in networks if name != method), None)
-        transferred = attacks.pgd(models.score_fn(*networks[other]), images, **attack).images if other else None
-        masked = module.sort_mask.rate > 0
         checks = trust.check(
-            score_fn,
+            score_fns[method],
             images,
             **attack,
             queries=evaluation.trust_queries,
             key=jax.random.key(config.seed),
-            transfer_images=transferred,
-            adaptive_score_fn=models.score_fn(module, variables, masks="straight_through") if masked else None,
+            transfer_images=attacks.pgd(score_fns[other], images, **attack).images if other else None,
+            adaptive_score_fn=adaptive,
         )
         result["checks"] = [check._asdict() for check in checks]
-    if cache is not None:
-        _write_cache(cache, stamp, result)
+    _write_cache(cache, key, result)
     return {"method": method, **result}
 
 
-def _write_cache(path: Path, stamp: str, result: dict) -> None:
+def _write_cache(path: Path, key: str, result: dict) -> None:
     arrays = {f"landscape/{name}": np.asarray(values) for name, values in result.get("landscape", {}).items()}
     if "checks" in result:
         arrays["checks"] = np.array(json.dumps(result["checks"]))
-    write_cache(path, stamp, arrays)
+    write_cache(path, key, arrays)
 
 
-def _read_cache(path: Path, stamp: str) -> dict | None:
-    arrays = read_cache(path, stamp)
+def _read_cache(path: Path, key: str) -> dict | None:
+    arrays = read_cache(path, key)
     if arrays is None:
         return None
     result = {}

@@ -1,17 +1,14 @@
 """Landscape, trust checks and areas under the curves of the methods of a run."""
 
-import math
-
 import jax
 import numpy as np
 import pytest
 
 from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.evaluation.scoring import table_rows
 from cprl_jax.experiments.cprl import robustness as evaluate_robustness
 from cprl_jax.robustness import trust
-from cprl_jax.training.loop import create_model
+from cprl_jax.training.setup import create_model
 
 NAMES = [f"image_{i}" for i in range(5)]
 MOS = np.array([10.0, 80.0, 55.0, 30.0, 95.0], np.float32)
@@ -38,13 +35,20 @@ def networks(config):
     return made
 
 
-def evaluate(config, networks, method, **options):
-    return evaluate_robustness.robustness(config, method, networks, CROPS, NAMES, MOS, **options)
+def evaluate(config, networks, method, cache, crops=CROPS, mos=MOS):
+    adaptive = {name: evaluate_robustness.adaptive_score_fn(name, *network) for name, network in networks.items()}
+    options = {"cache": cache, "adaptive_score_fns": adaptive}
+    return evaluate_robustness.robustness(config, method, networks, crops, NAMES, mos, **options)
 
 
 @pytest.fixture(scope="module")
-def found(config, networks):
-    return {method: evaluate(config, networks, method) for method in networks}
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("robustness")
+
+
+@pytest.fixture(scope="module")
+def found(config, networks, folder):
+    return {method: evaluate(config, networks, method, folder / method) for method in networks}
 
 
 @pytest.mark.slow
@@ -63,68 +67,61 @@ def test_every_method_has_a_landscape_and_checks(found, networks):
 
 
 @pytest.mark.slow
-def test_the_result_is_kept_for_the_same_settings(config, networks, found, tmp_path, monkeypatch):
-    cache = tmp_path / "robustness.npz"
-    first = evaluate(config, networks, "cprl", cache=cache, identity={"step": 7})
-    assert [path.name for path in tmp_path.iterdir()] == ["robustness.npz"]
-
+def test_the_result_is_kept_until_something_that_it_depends_on_changes(config, networks, found, folder, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(trust, "check", fail)
-    again = evaluate(config, networks, "cprl", cache=cache, identity={"step": 7})
-    assert again["checks"] == first["checks"] == found["cprl"]["checks"]
-    for name, values in first["landscape"].items():
+    monkeypatch.setattr(evaluate_robustness, "landscape", fail)
+    again = evaluate(config, networks, "cprl", folder / "cprl")
+    assert again["checks"] == found["cprl"]["checks"]
+    for name, values in found["cprl"]["landscape"].items():
         np.testing.assert_array_equal(again["landscape"][name], values)
     assert isinstance(again["landscape"]["image"], str)
-    with pytest.raises(AssertionError, match="computed again"):
-        evaluate(config, networks, "cprl", cache=cache, identity={"step": 8})
+
+    others = CROPS.copy()
+    others[2, 0, 0, 0, 0] ^= 1
+    longer = config.copy_and_resolve_references()
+    longer.evaluation.pgd_steps += 1
+    changed = {
+        name: (module, jax.tree.map(lambda leaf: leaf + 1, values)) for name, (module, values) in networks.items()
+    }
+    for arguments in (
+        {"crops": others},
+        {"mos": MOS - 1},
+        {"config": longer},
+        {"networks": networks | {"cprl": changed["cprl"]}},
+        {"networks": networks | {"plain": changed["plain"]}},
+    ):
+        with pytest.raises(AssertionError, match="computed again"):
+            options = {"config": config, "networks": networks, "method": "cprl", "cache": folder / "cprl"}
+            evaluate(**options | arguments)
 
 
 def test_both_can_be_turned_off(config, networks, tmp_path):
     off = config.copy_and_resolve_references()
     off.evaluation.trust_images = off.evaluation.landscape_points = 0
     for _ in range(2):
-        assert evaluate(off, networks, "plain", cache=tmp_path / "robustness.npz") == {"method": "plain"}
+        assert evaluate(off, networks, "plain", tmp_path / "robustness.npz") == {"method": "plain"}
 
 
-def test_one_method_has_nothing_to_transfer_from(config, networks):
+def test_one_method_has_nothing_to_transfer_from(config, networks, tmp_path):
     alone = config.copy_and_resolve_references()
     alone.evaluation.landscape_points = alone.evaluation.trust_queries = 0
-    result = evaluate(alone, {"plain": networks["plain"]}, "plain")
+    result = evaluate(alone, {"plain": networks["plain"]}, "plain", tmp_path / "robustness.npz")
     verdicts = {check["name"]: check["verdict"] for check in result["checks"]}
     assert verdicts[trust.TRANSFER] == verdicts[trust.BLACK_BOX] == "not run"
     assert "landscape" not in result
 
 
-def attacked(scores):
-    zero = np.zeros(len(scores))
-    return {"after": np.asarray(scores), "ssim": zero + 1, "max_change": zero, "zero_gradient_fraction": zero}
-
-
-def test_integrals_and_r_of_hand_cases():
-    mos = np.array([10.0, 20.0, 30.0, 40.0])
-    results = {
-        ("none", 0.0): attacked(mos),
-        ("pgd", 4.0): attacked(mos[::-1]),
-        ("pgd", 1.0): attacked(mos + 1),
-        ("fgsm", 1.0): attacked(mos),
-    }
-    rows = table_rows("plain", results, mos, seed=0, resamples=10)
+def test_integrals_of_hand_cases():
     # SRCC is 1 up to 1/255, then falls to -1 at 4/255: trapezoids 1 * 1 + 3 * 0, over 4.
+    curves = [("none", 0, 1), ("pgd", 4, -1), ("pgd", 1, 1), ("fgsm", 1, 1), ("perceptual:ssim", 0, 0.5)]
+    rows = [
+        {"method": "plain", "against": against, "attack": attack, "radius": float(radius), "srcc": srcc}
+        for attack, radius, srcc in curves
+        for against in ("mos", "prediction")
+    ]
+    rows += [{**row, "method": "other", "srcc": 0.0} for row in rows]
     assert evaluate_robustness.integrals(rows, "plain") == pytest.approx({"pgd": 0.25, "fgsm": 1.0})
-    r = {(row["attack"], row["radius"]): row["r"] for row in rows}
-    expected = np.mean(np.log([90 / 30, 80 / 10, 70 / 10, 60 / 30]))
-    assert r["pgd", 4.0] == pytest.approx(expected)
-    assert r["pgd", 1.0] == pytest.approx(np.mean(np.log([90, 80, 70, 60])))
-    assert r["none", 0.0] == r["fgsm", 1.0] == math.inf
-    assert (
-        evaluate_robustness.integrals(table_rows("a", {("none", 0.0): attacked(mos)}, mos, seed=0, resamples=5), "a")
-        == {}
-    )
-
-
-def test_r_of_scores_that_left_their_scale():
-    mos = np.array([10.0, 20.0, 30.0, 40.0])
-    results = {("none", 0.0): attacked(mos - 500), ("pgd", 1.0): attacked(mos)}
-    assert all(math.isnan(row["r"]) for row in table_rows("plain", results, mos, seed=0, resamples=5))
+    assert evaluate_robustness.integrals([row for row in rows if row["attack"] == "none"], "plain") == {}

@@ -1,0 +1,237 @@
+"""The tables' numbers of a trained model: every test image under every attack, and the rows that follow from them."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import ml_collections
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cprl_jax import models
+from cprl_jax.evaluation import statistics, table_attacks
+from cprl_jax.evaluation.scoring import Crops, Scorer
+from cprl_jax.evaluation.table_attacks import Condition, Context
+from cprl_jax.robustness import metrics as robustness_metrics
+from cprl_jax.runtime import cells, parallel
+from cprl_jax.runtime.files import Arrays, read_cache
+from cprl_jax.runtime.stamps import stamp
+
+CLEAN = ("none", 0.0)
+_LOWEST, _HIGHEST = 0.0, 100.0  # of the scores' scale
+
+Results = dict[tuple[str, float], Arrays]
+"""(attack, radius in 1/255) -> arrays over images: `before`, `after`, `after_8bit`, `ssim`, `max_change`, and
+`zero_gradient_fraction`; `CLEAN` comes first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """All test images under one condition; None is no attack."""
+
+    condition: Condition | None
+    path: Path
+    stamp: str
+
+    @property
+    def key(self) -> tuple[str, float]:
+        return (self.condition.label, self.condition.radius) if self.condition else CLEAN
+
+
+def evaluate(
+    config: ml_collections.ConfigDict,
+    method: str,
+    networks: Mapping[str, tuple[nn.Module, Mapping]],
+    crops: Crops,
+    mos: Float[np.ndarray, " images"],
+    *,
+    folder: Path,
+    training_crops: Callable[[int], UInt8[np.ndarray, "count size size 3"]],
+) -> Results:
+    """Scores every test image under every condition.
+
+    Args:
+      config: config.evaluation says what is done.
+      method: of `networks`: the model.
+      networks: module and variables of every method, in the order of training: attacks may come from another model.
+      crops, mos: test images and their labels.
+      folder: keeps one file a condition, read back as long as what it depends on stays the same: the variables, the
+        pixels, the labels (where the attack knows them), the attack's settings and the package's version.
+      training_crops: gives as many crops of the training part, for attacks that are made on it.
+    """
+    evaluation = config.evaluation
+    module, variables = networks[method]
+    scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid, seed=config.seed)
+    score_fns = {name: models.score_fn(network, weights) for name, (network, weights) in networks.items()}
+    context = Context(score_fn=score_fns.pop(method), others=score_fns, training_crops=training_crops)
+    model = stamp(module=module, variables=variables, crops=_stamp_of(crops))
+
+    def cell(condition: Condition | None) -> _Cell:
+        if condition is None:
+            return _Cell(None, folder / "none.npz", stamp(model=model))
+        attack = condition.attack
+        name = cells.file_name(f"{condition.label}-{condition.radius:g}")
+        return _Cell(
+            condition,
+            folder / f"{name}.npz",
+            stamp(
+                model=model,
+                attack=[attack.name, condition.variant, condition.radius, condition.settings],
+                mid=evaluation.mid,
+                seed=config.seed,
+                mos=mos if attack.direction == "reflect" else None,
+                prepared_from=attack.depends_on(context, condition),
+            ),
+        )
+
+    results: Results = {}
+
+    def compute(cell: _Cell) -> Arrays:
+        if cell.condition is None:
+            clean = scorer.scores(variables, crops, progress="scores")
+            nothing = np.zeros_like(clean)
+            results[CLEAN] = dict.fromkeys(("before", "after", "after_8bit"), clean) | {
+                "ssim": nothing + 1,
+                "max_change": nothing,
+                "zero_gradient_fraction": nothing,
+            }
+            return results[CLEAN]
+        attack, condition = cell.condition.attack, cell.condition
+        results[cell.key] = scorer.attack(
+            variables,
+            crops,
+            mos,
+            attack=attack.name,
+            radius=condition.radius / 255.0,
+            settings=condition.settings,
+            variant=condition.variant,
+            prepared=attack.prepare(context, condition),
+            progress=_described(cell),
+        )
+        return results[cell.key]
+
+    wanted = [cell(condition) for condition in (None, *table_attacks.conditions(evaluation))]
+    cells.compute(wanted, compute, job=f"evaluate {method}", describe=_described, shared=True)
+    parallel.barrier("conditions evaluated")
+    return {cell.key: results.get(cell.key) or read_cache(cell.path, cell.stamp) for cell in wanted}
+
+
+def _stamp_of(crops: Crops) -> str:
+    return stamp(pixels=crops) if isinstance(crops, np.ndarray) else crops.stamp
+
+
+def _described(cell: _Cell) -> str:
+    attack, radius = cell.key
+    return "clean scores" if attack == "none" else f"{attack} at {radius:g}/255" if radius else attack
+
+
+def table_rows(
+    config: ml_collections.ConfigDict, method: str, results: Results, mos: Float[np.ndarray, " images"]
+) -> list[dict[str, Any]]:
+    """The rows of table.csv for one method: every condition, against MOS and against the clean prediction.
+
+    Intervals are 95 % percentile bootstrap intervals over test images. `r` is R of `robustness.metrics` on 0..100 with
+    the natural logarithm, infinite where some score did not change. `srcc_8bit` and the like are of attacked images
+    rounded to 8 bits inside the radius: below 1/255 these are the clean images, which no file can come closer to.
+    """
+    columns = {(found.label, found.radius): found.columns for found in table_attacks.conditions(config.evaluation)}
+    columns[CLEAN] = {"direction": "", "steps": 0, "restarts": 0}
+    options = {"seed": config.seed, "resamples": config.evaluation.resamples}
+    rows = []
+    clean = results[CLEAN]["after"]
+    for (attack, radius), result in results.items():
+        for against, target in (("mos", mos), ("prediction", clean)):
+            row = {"method": method, "attack": attack, "radius": radius, "against": against}
+            row |= statistics.measures_with_intervals(result["after"], target, **options)
+            row["ssim"] = float(result["ssim"].mean())
+            row["max_change"] = float(result["max_change"].max() * 255.0)
+            row["zero_gradient_fraction"] = float(result["zero_gradient_fraction"].mean())
+            row["score_std"] = float(result["after"].std())
+            row["r"] = _r(clean, result["after"])
+            row["images"] = len(mos)
+            row |= columns[attack, radius]
+            for name, statistic in statistics.MEASURES.items():
+                row[f"{name}_8bit"] = float(statistic(result["after_8bit"], target))
+            rows.append(row)
+    return rows
+
+
+def score_rows(method: str, results: Results, names: list[str], mos: np.ndarray) -> list[dict[str, Any]]:
+    """The rows of scores.csv for one method: every image under every condition."""
+    clean = results[CLEAN]["after"]
+    return [
+        {
+            "method": method,
+            "attack": attack,
+            "radius": radius,
+            "name": names[i],
+            "mos": float(mos[i]),
+            "clean": float(clean[i]),
+            "score": float(result["after"][i]),
+            "ssim": float(result["ssim"][i]),
+            "max_change": float(result["max_change"][i] * 255.0),
+            "score_8bit": float(result["after_8bit"][i]),
+        }
+        for (attack, radius), result in results.items()
+        for i in range(len(names))
+    ]
+
+
+def examples(
+    config: ml_collections.ConfigDict,
+    method: str,
+    module: nn.Module,
+    variables: Mapping,
+    crops: Crops,
+    names: list[str],
+    mos: Float[np.ndarray, " images"],
+) -> list[dict[str, Any]]:
+    """A few test images and their attacked twins (first crop, PGD at config.evaluation.example_radius).
+
+    The images are the same for every method: evenly over the ranks of the MOS.
+    """
+    evaluation = config.evaluation
+    rows = images_over_mos_range(mos, min(evaluation.examples, len(names)))
+    if len(rows) == 0:
+        return []
+    images = crops[rows][:, :1]
+    scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid, seed=config.seed)
+    result = scorer.attack(
+        variables,
+        images,
+        mos[rows],
+        attack="pgd",
+        radius=evaluation.example_radius / 255.0,
+        settings=table_attacks.ATTACKS["pgd"].read(evaluation),
+        keep_images=True,
+    )
+    return [
+        {
+            "method": method,
+            "name": names[row],
+            "attack": "pgd",
+            "radius": float(evaluation.example_radius),
+            "mos": float(mos[row]),
+            "before": float(result["before"][i]),
+            "after": float(result["after"][i]),
+            "image": images[i, 0],
+            "attacked": result["images"][i, 0],
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def images_over_mos_range(mos: Float[np.ndarray, " images"], count: int) -> np.ndarray:
+    """Rows of `count` images, evenly over the ranks of the MOS, the extremes left out."""
+    places = np.linspace(0, 1, count + 2)[1:-1] * (len(mos) - 1)
+    return np.argsort(mos, kind="stable")[np.round(places).astype(int)]
+
+
+def _r(before: Float[np.ndarray, " images"], after: Float[np.ndarray, " images"]) -> float:
+    """R, NaN for a model whose scores have left their scale."""
+    if not _LOWEST <= np.median(before) <= _HIGHEST or not np.all(np.isfinite([before, after])):
+        return math.nan
+    return robustness_metrics.r(before, after, lowest=_LOWEST, highest=_HIGHEST)
