@@ -43,3 +43,15 @@ def crops():
 @pytest.fixture(scope="session")
 def mos():
     return np.array([20, 80, 45, 60, 95, 10], np.float32)
+
+
+@pytest.fixture(scope="session")
+def crop_keys(crops):
+    """Makes the random keys of all crops: they depend on the seed, the image and the crop."""
+
+    def make(seed):
+        images, count = crops.shape[:2]
+        of_image = [jax.random.fold_in(jax.random.key(seed), i) for i in range(images)]
+        return jnp.stack([jax.random.fold_in(key, j) for key in of_image for j in range(count)])
+
+    return make

@@ -1,0 +1,54 @@
+"""Files that are whole or absent, and caches that know what they depend on."""
+
+import os
+
+import numpy as np
+import pytest
+
+from cprl_jax.runtime import files
+
+ARRAYS = {"a": np.arange(3.0), "b": np.array("text")}
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    files.write_file(path, "old")
+    with pytest.raises(RuntimeError), files.writing(path) as file:
+        file.write(b"half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["file.txt"], "nothing is left behind"
+
+
+def test_text_is_utf_8(tmp_path):
+    files.write_file(tmp_path / "text", "ä\n")
+    assert (tmp_path / "text").read_bytes() == "ä\n".encode()
+    files.write_file(tmp_path / "text", b"\x00")
+    assert (tmp_path / "text").read_bytes() == b"\x00"
+
+
+def test_a_cache_is_found_by_its_stamp_alone(tmp_path):
+    path = tmp_path / "cache.npz"
+    assert files.read_cache(path, "stamp") is None
+    files.write_cache(path, "stamp", ARRAYS)
+    found = files.read_cache(path, "stamp")
+    assert list(found) == ["a", "b"]
+    np.testing.assert_array_equal(found["a"], ARRAYS["a"])
+    assert str(found["b"]) == "text"
+    assert list(files.read_cache(path, "stamp", without=("a",))) == ["b"]
+    assert files.read_cache(path, "another stamp") is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "no archive", "no stamp", "a folder"])
+def test_a_damaged_cache_is_no_cache(tmp_path, damage):
+    path = tmp_path / "cache.npz"
+    files.write_cache(path, "stamp", ARRAYS)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage == "no stamp":
+        files.write_arrays(path, ARRAYS)
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-20], "no archive": b"text"}[damage])
+    assert files.read_cache(path, "stamp") is None
