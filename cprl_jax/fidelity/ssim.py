@@ -1,7 +1,7 @@
 """The structural similarity index, with its conventions by name."""
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,20 @@ _SIGMA = 1.5
 _LUMINANCE_CONSTANT = 0.01**2  # C1 and C2 of the paper for a range of 1
 _CONTRAST_CONSTANT = 0.03**2
 _PADDING = {"valid": None, "reflect": "reflect", "replicate": "edge"}  # ours to NumPy's names
+
+_BLOCK = 32  # outputs of one product of the filter
+
+
+def _band() -> np.ndarray:
+    """[BLOCK, BLOCK + WINDOW - 1]: row i is the Gaussian window at its place i."""
+    window = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * _SIGMA**2))
+    band = np.zeros((_BLOCK, _BLOCK + WINDOW - 1))
+    for place in range(_BLOCK):
+        band[place, place : place + WINDOW] = window / window.sum()
+    return band
+
+
+_BAND = _band()
 
 # The smallest side that each border rule can work with.
 SMALLEST_SIDE = MappingProxyType({"valid": WINDOW, "reflect": WINDOW // 2 + 1, "replicate": 1})
@@ -103,31 +117,45 @@ def _mean_ssim(images, references, *, border, side, gray):
 def ssim_maps(first: jax.Array, second: jax.Array, border: str) -> tuple[jax.Array, jax.Array]:
     """The luminance term, and the contrast and structure terms in one, whose product is SSIM, at every position."""
     # Variances do not depend on a constant, but as E[x^2] - E[x]^2 they lose digits to it, so take the mean away first.
-    shift = lax.stop_gradient(jnp.mean((first + second) / 2, axis=(1, 2), keepdims=True))
-    first, second = first - shift, second - shift
+    shift1, shift2 = (lax.stop_gradient(jnp.mean(batch, axis=(1, 2), keepdims=True)) for batch in (first, second))
+    first, second = first - shift1, second - shift2
     maps = jnp.concatenate([first, second, first * first + second * second, first * second], axis=-1)
     mean1, mean2, squares, product = jnp.split(_blur(maps, border), 4, axis=-1)
     variances = squares - (mean1 * mean1 + mean2 * mean2)
     covariance = product - mean1 * mean2
-    mean1, mean2 = mean1 + shift, mean2 + shift
+    mean1, mean2 = mean1 + shift1, mean2 + shift2
     luminance = (2 * mean1 * mean2 + _LUMINANCE_CONSTANT) / (mean1 * mean1 + mean2 * mean2 + _LUMINANCE_CONSTANT)
     return luminance, (2 * covariance + _CONTRAST_CONSTANT) / (variances + _CONTRAST_CONSTANT)
 
 
 def _blur(maps, border):
-    """Gaussian window as one matrix product per axis: on a CPU faster than convolution or shifted sums."""
-    rows, columns = (jnp.asarray(_blur_matrix(size, border), maps.dtype) for size in maps.shape[1:3])
-    maps = jnp.einsum("oh,bhwc->bowc", rows, maps, precision=lax.Precision.HIGHEST)
-    return jnp.einsum("ow,bhwc->bhoc", columns, maps, precision=lax.Precision.HIGHEST)
+    """The Gaussian window along rows, then along columns, of [batch, height, width, channels].
 
-
-@lru_cache
-def _blur_matrix(size: int, border: str) -> np.ndarray:
-    """Each row holds the weights of one output position over the `size` inputs; the border rule is part of it."""
-    offsets = np.arange(WINDOW) - WINDOW // 2
-    window = np.exp(-(offsets**2) / (2 * _SIGMA**2))
-    window /= window.sum()
-    inputs = np.eye(size)
+    Each axis is cut into blocks that overlap by the window's reach, and every block is multiplied by one small band
+    matrix. On a CPU this is several times faster, gradient included, than shifted sums or one-dimensional convolutions.
+    """
+    maps = jnp.moveaxis(maps, -1, 1)  # so that both products are over contiguous values
     if _PADDING[border]:
-        inputs = np.pad(inputs, ((WINDOW // 2, WINDOW // 2), (0, 0)), mode=_PADDING[border])
-    return sum(window[k] * inputs[k : len(inputs) - WINDOW + 1 + k] for k in range(WINDOW))
+        reach = (WINDOW // 2, WINDOW // 2)
+        maps = jnp.pad(maps, ((0, 0), (0, 0), reach, reach), mode=_PADDING[border])
+    band = jnp.asarray(_BAND, maps.dtype)
+    height, width = (side - WINDOW + 1 for side in maps.shape[2:])
+    blocks = _overlapping_blocks(maps, axis=2)
+    # Given for each block, because XLA otherwise reorders the axes of the blocks in memory.
+    maps = jnp.matmul(jnp.broadcast_to(band, (*blocks.shape[:3], *band.shape)), blocks, precision=lax.Precision.HIGHEST)
+    maps = maps.reshape(*maps.shape[:2], -1, maps.shape[-1])[:, :, :height]
+    maps = jnp.matmul(_overlapping_blocks(maps, axis=3), band.T, precision=lax.Precision.HIGHEST)
+    maps = maps.reshape(*maps.shape[:3], -1)[..., :width]
+    return jnp.moveaxis(maps, 1, -1)
+
+
+def _overlapping_blocks(values, *, axis):
+    """An axis cut into [blocks, BLOCK + WINDOW - 1], each with the first values of the next; zeros follow the last."""
+    size = values.shape[axis]
+    blocks = -(-(size - WINDOW + 1) // _BLOCK)
+    padding = [(0, (blocks + 1) * _BLOCK - size if place == axis else 0) for place in range(values.ndim)]
+    shape = (*values.shape[:axis], blocks + 1, _BLOCK, *values.shape[axis + 1 :])
+    values = jnp.pad(values, padding).reshape(shape)
+    this = lax.slice_in_dim(values, 0, blocks, axis=axis)
+    following = lax.slice_in_dim(values, 1, blocks + 1, axis=axis)
+    return jnp.concatenate([this, lax.slice_in_dim(following, 0, WINDOW - 1, axis=axis + 1)], axis=axis + 1)

@@ -42,7 +42,7 @@ def literal(image, reference, padding=None):
     return np.mean([literal_map(image[..., c], reference[..., c], padding) for c in range(image.shape[-1])])
 
 
-@pytest.mark.parametrize("size", [(24, 20), (11, 11), (11, 37)])
+@pytest.mark.parametrize("size", [(24, 20), (11, 11), (42, 43), (11, 107)])  # blocks of 32 outputs: full, begun
 def test_default_equals_scikit_image(size):
     images, references = pairs(*size)
     expected = [
@@ -211,6 +211,14 @@ def test_gradient_equals_finite_differences():
         numeric = (total(images + 1e-6 * along) - total(images - 1e-6 * along)) / 2e-6
         np.testing.assert_allclose(jnp.sum(jax.grad(total)(images) * along), numeric, rtol=1e-6)
         assert fidelity.ssim(images, references).dtype == jnp.float64
+
+
+def test_work_grows_with_the_pixels_and_not_with_the_sides():
+    def work(side):
+        shape = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+        return jax.jit(jax.grad(lambda x, y: jnp.sum(fidelity.ssim(x, y)))).lower(shape, shape).cost_analysis()["flops"]
+
+    assert work(2058) < 4.1 * work(1034)
 
 
 def test_vmap():
