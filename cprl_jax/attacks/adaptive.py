@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
 
-from cprl_jax.attacks._arguments import check_per_image
-from cprl_jax.attacks._iterate import as_pytree
+from cprl_jax.attacks.arguments import check_per_image
+from cprl_jax.attacks.loop import as_pytree
 
 
 def straight_through(

@@ -11,8 +11,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from cprl_jax.attacks._arguments import check_images, check_per_image, check_steps
-from cprl_jax.attacks._gradients import (
+from cprl_jax.attacks.arguments import check_images, check_per_image, check_steps
+from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.gradients import (
     as_constant,
     dot,
     evaluate,
@@ -21,8 +22,7 @@ from cprl_jax.attacks._gradients import (
     slope,
     value_and_gradient,
 )
-from cprl_jax.attacks._iterate import iterate
-from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.result import finish, largest_change
 
 # In tanh space, black and white lie at infinity. Starting a sixteenth of a grey level before them lets such values take

@@ -10,9 +10,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from cprl_jax.attacks._arguments import check_images, check_steps, per_image_keys
-from cprl_jax.attacks._gradients import as_constant, dot, evaluate, per_image, unit
-from cprl_jax.attacks._iterate import iterate
+from cprl_jax.attacks.arguments import check_images, check_steps, per_image_keys
+from cprl_jax.attacks.gradients import as_constant, dot, evaluate, per_image, unit
+from cprl_jax.attacks.loop import iterate
 
 
 class EigenDistortions(NamedTuple):

@@ -8,10 +8,10 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from cprl_jax.attacks._arguments import check_distance, check_images, check_steps
-from cprl_jax.attacks._gradients import as_constant, evaluate_per_image, per_image, slope, steepest, value_and_gradient
-from cprl_jax.attacks._iterate import iterate
+from cprl_jax.attacks.arguments import check_distance, check_images, check_steps
 from cprl_jax.attacks.directions import Alternatives, up
+from cprl_jax.attacks.gradients import as_constant, evaluate_per_image, per_image, slope, steepest, value_and_gradient
+from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.result import finish, largest_change
 
 

@@ -10,9 +10,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from cprl_jax.attacks._arguments import check_distance, check_images, check_steps
-from cprl_jax.attacks._gradients import as_constant, dot, evaluate_per_image, per_image, unit, value_and_gradient
-from cprl_jax.attacks._iterate import iterate
+from cprl_jax.attacks.arguments import check_distance, check_images, check_steps
+from cprl_jax.attacks.gradients import as_constant, dot, evaluate_per_image, per_image, unit, value_and_gradient
+from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.result import finish, largest_change
 
 # What is left of a gradient after a nearly parallel one has been removed is rounding below this share of its length.

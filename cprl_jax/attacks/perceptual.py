@@ -10,8 +10,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from cprl_jax.attacks._arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
-from cprl_jax.attacks._gradients import (
+from cprl_jax.attacks.arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
+from cprl_jax.attacks.directions import Alternatives
+from cprl_jax.attacks.gradients import (
     as_constant,
     evaluate,
     evaluate_per_image,
@@ -20,8 +21,7 @@ from cprl_jax.attacks._gradients import (
     steepest,
     value_and_gradient,
 )
-from cprl_jax.attacks._iterate import iterate
-from cprl_jax.attacks.directions import Alternatives
+from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.projection import grey_level
 from cprl_jax.attacks.result import finish, largest_change
 

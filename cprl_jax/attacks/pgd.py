@@ -12,7 +12,8 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from cprl_jax.attacks._arguments import (
+from cprl_jax.attacks._radii import over_radii
+from cprl_jax.attacks.arguments import (
     check_distance,
     check_images,
     check_number,
@@ -20,10 +21,9 @@ from cprl_jax.attacks._arguments import (
     check_steps,
     per_image_keys,
 )
-from cprl_jax.attacks._gradients import as_constant, evaluate, of_largest_one, unit
-from cprl_jax.attacks._iterate import is_traced, iterate
-from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.gradients import as_constant, evaluate, of_largest_one, unit
+from cprl_jax.attacks.loop import is_traced, iterate
 from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf
 from cprl_jax.attacks.result import AttackResult, finish, largest_change
 

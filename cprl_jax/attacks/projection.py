@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from cprl_jax.attacks._arguments import check_distance, check_images
+from cprl_jax.attacks.arguments import check_distance, check_images
 
 # The float32 sum of squares behind an l2 norm is off by about 1e-7; staying this far inside makes up for it.
 _L2_MARGIN = 2.0**-20

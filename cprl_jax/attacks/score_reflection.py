@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from cprl_jax.attacks._arguments import check_images, check_steps
 from cprl_jax.attacks._radii import over_radii
+from cprl_jax.attacks.arguments import check_images, check_steps
 from cprl_jax.attacks.pgd import ascend
 from cprl_jax.attacks.result import AttackResult, finish
 

@@ -12,10 +12,10 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from cprl_jax.attacks._arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
-from cprl_jax.attacks._gradients import as_constant, evaluate_per_image
-from cprl_jax.attacks._iterate import iterate
 from cprl_jax.attacks._radii import over_radii
+from cprl_jax.attacks.arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
+from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
+from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.projection import project_linf
 from cprl_jax.attacks.result import AttackResult, finish, largest_change
 

@@ -17,11 +17,11 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from cprl_jax.attacks._arguments import check_distance, check_images, check_per_image, check_steps
-from cprl_jax.attacks._gradients import as_constant, evaluate_per_image
-from cprl_jax.attacks._iterate import is_traced
 from cprl_jax.attacks._radii import over_radii
+from cprl_jax.attacks.arguments import check_distance, check_images, check_per_image, check_steps
 from cprl_jax.attacks.directions import alternatives, up
+from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
+from cprl_jax.attacks.loop import is_traced
 from cprl_jax.attacks.projection import project_linf
 from cprl_jax.attacks.result import AttackResult, largest_change, warn_if_gradient_is_zero
 

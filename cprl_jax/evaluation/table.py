@@ -234,4 +234,4 @@ def _r(before: Float[np.ndarray, " images"], after: Float[np.ndarray, " images"]
     """R, NaN for a model whose scores have left their scale."""
     if not _LOWEST <= np.median(before) <= _HIGHEST or not np.all(np.isfinite([before, after])):
         return math.nan
-    return robustness_metrics.r(before, after, lowest=_LOWEST, highest=_HIGHEST)
+    return robustness_metrics.r_robustness(before, after, lowest=_LOWEST, highest=_HIGHEST)

@@ -11,9 +11,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax import attacks
-from cprl_jax.attacks._arguments import check_images, check_per_image
-from cprl_jax.attacks._gradients import per_image, slope, value_and_gradient
-from cprl_jax.attacks._iterate import as_pytree, iterate
+from cprl_jax.attacks.arguments import check_images, check_per_image
+from cprl_jax.attacks.gradients import per_image, slope, value_and_gradient
+from cprl_jax.attacks.loop import as_pytree, iterate
 
 
 class Landscape(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 
-def r(
+def r_robustness(
     before: Float[np.ndarray, " images"],
     after: Float[np.ndarray, " images"],
     *,
@@ -18,11 +18,14 @@ def r(
     base: float | str = "e",
     smallest_change: float = 0.0,
 ) -> float:
-    """R: mean over images of log(max(highest - q, q - lowest) / |q - q*|), q the score before and q* after the attack.
+    """The R robustness score, called R in tables: larger is more robust.
 
     Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS 2022, Eq. 6:
-    the largest change that the scale allows, over the change that happened. 0 where an attack moves scores as far as
-    they can go, larger is more robust; it knows nothing of how right the scores are.
+
+        R = mean over images of log(max(highest - q, q - lowest) / |q - q*|),
+
+    with q the score before and q* the score after the attack: the largest change that the scale allows, over the change
+    that happened. 0 where an attack moves scores as far as they can go. It knows nothing of how right the scores are.
 
     Args:
       before, after: scores q and q*.

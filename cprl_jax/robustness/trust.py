@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax import attacks
-from cprl_jax.attacks._gradients import evaluate
-from cprl_jax.attacks._iterate import as_pytree
+from cprl_jax.attacks.gradients import evaluate
+from cprl_jax.attacks.loop import as_pytree
 
 PASSED, SUSPICIOUS, NOT_RUN = "passed", "suspicious", "not run"
 

@@ -104,8 +104,8 @@ def test_expectation_approaches_the_mean():
     stochastic = Partial(noisy, WEIGHTS)
     many = adaptive.expectation(stochastic, jax.random.key(3), 4000)
     exact = 0.5 * smooth(WEIGHTS, IMAGES)  # sin(0) = 0: a closed gate takes its term away
-    spread = np.sqrt(np.sum((0.5 * WEIGHTS * np.sin(3 * IMAGES)) ** 2, axis=(1, 2, 3)) / 4000)
-    assert np.all(np.abs(many(IMAGES) - exact) < 4 * spread)
+    standard_error = np.sqrt(np.sum((0.5 * WEIGHTS * np.sin(3 * IMAGES)) ** 2, axis=(1, 2, 3)) / 4000)
+    assert np.all(np.abs(many(IMAGES) - exact) < 4 * standard_error)
 
 
 @pytest.mark.slow

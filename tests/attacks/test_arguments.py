@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprl_jax.attacks._arguments import check_distance, check_images, check_number, check_steps, per_image_keys
+from cprl_jax.attacks.arguments import check_distance, check_images, check_number, check_steps, per_image_keys
 from cprl_jax.attacks.result import AttackResult, finish, warn_if_gradient_is_zero
 
 IMAGES = jnp.zeros((3, 2, 2, 3))

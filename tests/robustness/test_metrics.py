@@ -9,35 +9,37 @@ from cprl_jax.robustness import metrics
 
 def test_r_of_hand_cases():
     # One image at 8 of 10 that falls to 6: it could have fallen by 8. One at 1 that rises to 10: it could not do worse.
-    assert metrics.r([8.0], [6.0]) == pytest.approx(math.log(4))
-    assert metrics.r([1.0], [10.0]) == 0.0
-    assert metrics.r([8.0, 1.0], [6.0, 10.0]) == pytest.approx(math.log(4) / 2)
-    assert metrics.r([80.0], [60.0], highest=100) == pytest.approx(math.log(4))
-    assert metrics.r([3.0], [2.0], lowest=1, highest=5) == pytest.approx(math.log(2))
+    assert metrics.r_robustness([8.0], [6.0]) == pytest.approx(math.log(4))
+    assert metrics.r_robustness([1.0], [10.0]) == 0.0
+    assert metrics.r_robustness([8.0, 1.0], [6.0, 10.0]) == pytest.approx(math.log(4) / 2)
+    assert metrics.r_robustness([80.0], [60.0], highest=100) == pytest.approx(math.log(4))
+    assert metrics.r_robustness([3.0], [2.0], lowest=1, highest=5) == pytest.approx(math.log(2))
 
 
 def test_r_to_other_bases():
     before, after = [8.0, 3.0, 5.0], [6.0, 3.5, 1.0]
-    natural = metrics.r(before, after)
-    assert metrics.r(before, after, base=10) == pytest.approx(natural / math.log(10))
-    assert metrics.r(before, after, base=math.e) == pytest.approx(natural)
-    assert metrics.r([8.0], [6.0], base=2) == pytest.approx(2)
+    natural = metrics.r_robustness(before, after)
+    assert metrics.r_robustness(before, after, base=10) == pytest.approx(natural / math.log(10))
+    assert metrics.r_robustness(before, after, base=math.e) == pytest.approx(natural)
+    assert metrics.r_robustness([8.0], [6.0], base=2) == pytest.approx(2)
 
 
 def test_r_of_an_unchanged_score_is_infinite_unless_told_otherwise():
-    assert metrics.r([5.0, 5.0], [5.0, 4.0]) == math.inf
-    assert metrics.r([5.0, 5.0], [5.0, 4.0], smallest_change=0.5) == pytest.approx((math.log(10) + math.log(5)) / 2)
+    assert metrics.r_robustness([5.0, 5.0], [5.0, 4.0]) == math.inf
+    assert metrics.r_robustness([5.0, 5.0], [5.0, 4.0], smallest_change=0.5) == pytest.approx(
+        (math.log(10) + math.log(5)) / 2
+    )
 
 
 def test_r_notices_another_scale():
     with pytest.raises(ValueError, match="median of 62, outside of the scale 0..10.*100 for MOS"):
-        metrics.r([62.0, 71.0, 9.0], [10.0, 20.0, 1.0])
+        metrics.r_robustness([62.0, 71.0, 9.0], [10.0, 20.0, 1.0])
 
 
 @pytest.mark.parametrize("base", [1, 0.5, -3, "ten"])
 def test_r_refuses_a_base_that_is_none(base):
     with pytest.raises(ValueError, match="base must be 'e' or a number above 1"):
-        metrics.r([5.0], [4.0], base=base)
+        metrics.r_robustness([5.0], [4.0], base=base)
 
 
 def test_gains_of_hand_cases():
@@ -127,4 +129,4 @@ def test_scales_are_checked():
     with pytest.raises(ValueError, match="no gain is defined"):
         metrics.relative_gain([-10.0, 5.0], [1.0, 3.0], lowest=0, highest=10)
     with pytest.raises(ValueError, match="highest must be above lowest"):
-        metrics.r([2.0], [1.0], lowest=3, highest=3)
+        metrics.r_robustness([2.0], [1.0], lowest=3, highest=3)

@@ -158,14 +158,14 @@ def test_scores_that_are_not_numbers_are_suspicious():
     assert found[trust.UNBOUNDED].verdict == "suspicious" and "not finite" in found[trust.UNBOUNDED].explanation
 
 
-def test_order_is_judged_by_margin_and_spread():
+def test_order_is_judged_by_margin_and_standard_error():
     judge = trust._Judge(floor=0.01)
     strong = np.array([10.0, 12.0, 8.0, 10.0])
     assert not judge.stronger(strong * 1.04, strong), "less than 5 %"
     assert judge.stronger(strong * 1.2, strong)
     assert not judge.stronger(strong + np.array([8.0, -3.0, -2.0, 1.0]), strong), "one image does not decide"
     assert judge.stronger(np.full(4, 0.02), np.zeros(4)) and not judge.stronger(np.full(4, 0.005), np.zeros(4))
-    assert judge.stronger(np.array([2.0]), np.array([1.0])), "a single image has no spread"
+    assert judge.stronger(np.array([2.0]), np.array([1.0])), "a single image has no standard error"
 
 
 @pytest.mark.slow

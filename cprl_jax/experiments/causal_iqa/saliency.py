@@ -8,9 +8,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from cprl_jax.attacks._arguments import check_images, check_number, check_per_image
-from cprl_jax.attacks._gradients import evaluate, value_and_gradient
-from cprl_jax.attacks._iterate import as_pytree, iterate
+from cprl_jax.attacks.arguments import check_images, check_number, check_per_image
+from cprl_jax.attacks.gradients import evaluate, value_and_gradient
+from cprl_jax.attacks.loop import as_pytree, iterate
 
 
 def saliency(

@@ -177,7 +177,9 @@ def _r(before: np.ndarray, after: np.ndarray, base: str) -> float:
     """R of Eq. 6; NaN without images and for a model whose scores have left its scale."""
     if not before.size or not LOWEST <= np.median(before) <= HIGHEST:
         return math.nan
-    return robustness_metrics.r(before, after, lowest=LOWEST, highest=HIGHEST, base="e" if base == "e" else float(base))
+    return robustness_metrics.r_robustness(
+        before, after, lowest=LOWEST, highest=HIGHEST, base="e" if base == "e" else float(base)
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

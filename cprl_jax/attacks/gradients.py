@@ -9,8 +9,8 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from cprl_jax.attacks._arguments import check_per_image
-from cprl_jax.attacks._iterate import as_pytree
+from cprl_jax.attacks.arguments import check_per_image
+from cprl_jax.attacks.loop import as_pytree
 from cprl_jax.attacks.projection import l2_norm
 
 

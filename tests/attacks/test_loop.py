@@ -7,8 +7,8 @@ import pytest
 from jax import export
 from jax.tree_util import Partial
 
-from cprl_jax.attacks import _iterate
-from cprl_jax.attacks._iterate import as_pytree, device_loop, iterate, platform_of
+from cprl_jax.attacks import loop
+from cprl_jax.attacks.loop import as_pytree, device_loop, iterate, platform_of
 
 
 def step(kernel, index, carry):
@@ -48,9 +48,9 @@ def test_all_drivers_give_the_same_numbers(steps):
 def test_the_driver_is_chosen_by_platform_and_tracing(monkeypatch):
     ascent, carry = problem()
     calls = []
-    monkeypatch.setattr(_iterate, "device_loop", lambda step, carry, steps: calls.append("loop") or carry)
-    monkeypatch.setattr(_iterate, "loop_of_the_platform", lambda step, carry, steps: calls.append("either") or carry)
-    monkeypatch.setattr(_iterate, "advance", lambda step, index, carry: calls.append("step") or carry)
+    monkeypatch.setattr(loop, "device_loop", lambda step, carry, steps: calls.append("loop") or carry)
+    monkeypatch.setattr(loop, "loop_of_the_platform", lambda step, carry, steps: calls.append("either") or carry)
+    monkeypatch.setattr(loop, "advance", lambda step, index, carry: calls.append("step") or carry)
 
     def used(run):
         calls.clear()
@@ -62,7 +62,7 @@ def test_the_driver_is_chosen_by_platform_and_tracing(monkeypatch):
     assert used(lambda: iterate(ascent, carry, steps=20)) == ["step"] * 20
     assert used(lambda: trace(carry, 16)) == ["either"]
     assert used(lambda: trace(carry, 17)) == used(constants) == ["loop"]
-    monkeypatch.setattr(_iterate, "platform_of", lambda tree: "gpu")
+    monkeypatch.setattr(loop, "platform_of", lambda tree: "gpu")
     assert used(lambda: iterate(ascent, carry, steps=3)) == ["loop"]
     assert used(lambda: trace(carry, 3)) == ["either"]
 
@@ -94,7 +94,7 @@ def test_a_program_is_made_for_the_platform_that_it_is_lowered_for():
 def test_a_progress_bar_is_driven_from_the_host_on_every_platform(monkeypatch, capfd):
     ascent, carry = problem()
     expected = iterate(ascent, carry, steps=4)
-    monkeypatch.setattr(_iterate, "platform_of", lambda tree: "gpu")
+    monkeypatch.setattr(loop, "platform_of", lambda tree: "gpu")
     shown = iterate(ascent, carry, steps=4, progress="ascent")
     assert "ascent" in (bar := capfd.readouterr().err) and "4/4" in bar
     for a, b in zip(expected, shown, strict=True):
