@@ -1,21 +1,24 @@
 """Trains, attacks and reports on image quality models: `python -m cprl_jax.main --config=configs/quickstart.py`.
 
   --config=FILE[:key=value,...]   an experiment of configs/; the keys that each takes stand at the top of its file
-  --config.a.b=value              changes one field; cprl_jax/config/defaults.py lists all of them, with their meaning
+  --config.a.b=value              changes one field; --helpfull lists all of them, with their meaning
   --workdir=DIR                   where the run lives (default: runs/ and the name of the configuration)
 
 The same command again resumes a run that was stopped, and prints the table of one that is finished.
 """
 
+import functools
 import logging as standard_logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from cprl_jax.config import checks as config_checks
-from cprl_jax.config import command_line
+from cprl_jax.config import checks, command_line
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import TrainingDiverged, UserError
 from cprl_jax.runtime.memory import keep_freed_memory
 
@@ -26,6 +29,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives (default: run
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs the job, returns the exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
+    keep_freed_memory()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     # Notes of the libraries on every start and checkpoint would bury ours; their warnings pass.
@@ -34,22 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         config, workdir = command_line.parse(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
-        config_checks.validate(config)
-        keep_freed_memory()
-        # Only now: starting JAX takes seconds, and a mistyped flag should not.
-        import jax
-
-        from cprl_jax.runtime import parallel
-
+        checks.validate(config)
         if config.compilation_cache:
             folder = Path(config.compilation_cache).expanduser().resolve()
             jax.config.update("jax_compilation_cache_dir", str(folder))
-        if config.job == "perceptual_attack":
-            from cprl_jax.experiments.perceptual.experiment import run
-        elif config.job in ("causal_iqa", "leave_one_out"):
-            from cprl_jax.experiments.causal_iqa.experiment import run
-        else:
-            from cprl_jax.evaluation.repeats import run
+        run = _RUN.get(config.job, functools.partial(repeats.run, run_one=cprl.run, present=cprl.medians))
         with parallel.cluster():
             run(config, workdir)
     except UserError as error:
@@ -59,6 +52,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _job(name: str) -> Callable:
+    """The function that runs a job; imported only now, because a mistyped flag should not wait for it."""
+    if name == "perceptual_attack":
+        from cprl_jax.experiments.perceptual.experiment import run
+    elif name in ("causal_iqa", "leave_one_out"):
+        from cprl_jax.experiments.causal_iqa.experiment import run
+    else:
+        from cprl_jax.evaluation import repeats
+        from cprl_jax.experiments.cprl.experiment import run as run_one
+
+        run = functools.partial(repeats.run, run_one=run_one)
+    return run
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from cprl_jax.config.field import Field
+from cprl_jax.config.fields import ALL
+from cprl_jax.evaluation.table_attacks import ATTACKS
+from cprl_jax.methods import METHODS
+from cprl_jax.models import NETWORKS
 from cprl_jax.runtime.errors import UserError
 
 
@@ -20,8 +25,9 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> 
       UserError: a flag, file, key or value that does not exist or has the wrong type, in one line.
       SystemExit: `--help` was asked for and printed.
     """
-    if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv[1:]):
-        print(usage)
+    asked = {argument.lstrip("-") for argument in argv[1:] if argument.startswith("-")}
+    if asked & {"help", "h", "helpshort", "helpfull"}:
+        print(usage + help_text(every_field="helpfull" in asked))
         raise SystemExit(0)
     try:
         rest = flag_values(list(argv))
@@ -54,5 +60,27 @@ def _flag_error(error: BaseException) -> str:
         return text
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     if isinstance(error, (AttributeError, KeyError)):
-        text = f"unknown field of --config: {text}; cprl_jax/config/defaults.py lists all fields"
+        text = f"unknown field of --config: {text}; --helpfull lists all fields"
     return text
+
+
+def help_text(*, every_field: bool) -> str:
+    """The methods, networks and table attacks that there are, and every field of the configuration if asked for."""
+    parts = []
+    for heading, entries in (("methods", METHODS), ("model.name", NETWORKS), ("evaluation.attacks", ATTACKS)):
+        parts += ["", f"--config.{heading}:"]
+        parts += [
+            f"  {name:<20} {entry.title}" + (f" ({entry.source})" if entry.source else "")
+            for name, entry in entries.items()
+        ]
+    if every_field:
+        parts += ["", "Fields, with their defaults:"]
+        parts += [_described(name, field) for name, field in ALL.items()]
+    return "\n".join(parts)
+
+
+def _described(name: str, field: Field) -> str:
+    """'  --config.train.ema_decay=0.0  evaluate an exponential ... (at least 0 and below 1)'."""
+    value = field.default if isinstance(field.default, str) else repr(field.default)
+    limits = f"one of {', '.join(map(str, field.choices))}" if field.choices else field.described_bounds() or field.unit
+    return f"  --config.{name}={value}  {field.help}" + (f" ({limits})" if limits else "")

@@ -7,10 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from cprl_jax.config import checks as config_checks
+from cprl_jax.config import command_line, presets
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.config import presets
+from cprl_jax.config.fields import ALL, group_of
+from cprl_jax.evaluation.table_attacks import ATTACKS
+from cprl_jax.methods import METHODS
+from cprl_jax.models import NETWORKS
 from cprl_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +72,7 @@ def test_arguments_of_the_paper_experiment(backbone, schedule):
 
 def test_the_paper_schedule_is_the_printed_one():
     config = presets.cprl_experiment("livec", None)
-    assert (config.model.name, config.model.backbone) == ("hyperiqa", "resnet50")
+    assert (config.model.name, config.model.backbone) == ("hyperiqa", "")  # its usual trunk, ResNet-50
     assert (config.train.batch_size, config.train.crop_size, config.evaluation.crops) == (16, 224, 25)
     assert (config.train.backbone_learning_rate, config.train.head_learning_rate) == (2e-5, 2e-4)
     assert (config.cprl.direction_steps, config.cprl.alpha_law, config.cprl.relative) == (1, "uniform", False)
@@ -100,15 +106,15 @@ def test_a_wrong_argument_is_named(argument, message):
         ("train.batch_size", 0, "config.train.batch_size is 0; it must be at least 1"),
         ("train.ema_decay", 1.0, "below 1"),
         ("model.sort_mask.rate", float("nan"), "config.model.sort_mask.rate is nan"),
-        ("evaluation.attacks", ("fgms",), "'fgms'; allowed: fgsm, pgd"),
-        ("evaluation.radii", (0.0, 1.0), "units of 1/255"),
+        ("evaluation.attacks", ("fgms",), "names 'fgms' .did you mean 'fgsm'"),
+        ("evaluation.radii", (0.0, 1.0), r"config.evaluation.radii is .*above 0 and at most 255 \(1/255\)"),
         ("evaluation.crops", 26, "crops_drawn"),
-        ("evaluation.trust_radius", 0.0, r"config.evaluation.trust_radius is 0.0; it must be in \(0, 255\]"),
-        ("evaluation.landscape_extent", 300.0, "landscape_extent"),
+        ("cprl.start_from", "plian", "config.cprl.start_from is 'plian'"),
+        ("plain_longer.as_long_as", "crpl", "'crpl' .did you mean 'cprl'"),
+        ("plain_longer.as_long_as", "plain_longer", "another method"),
         ("evaluation.landscape_points", 10, "landscape_points is 10; it must be odd and at least 3, or 0"),
         ("evaluation.landscape_points", 1, "odd"),
-        ("evaluation.trust_images", -1, "trust_images is -1; it must be at least 0"),
-        ("methods", ("cprl",), "start_from is 'plain'.*add plain"),
+        ("methods", ("cprl",), "start_from is 'plain'.*add it there"),
     ],
 )
 def test_a_wrong_value_is_named(field, value, message):
@@ -117,6 +123,60 @@ def test_a_wrong_value_is_named(field, value, message):
     (config_checks.lookup(config, ".".join(parents)) if parents else config)[last] = value
     with pytest.raises(UserError, match=message):
         config_checks.validate(config)
+
+
+def outside(field):
+    """Values that a field does not allow, one for each of its bounds."""
+    if field.choices:
+        yield "no such choice"
+    for bound, step in ((field.at_least, -1), (field.above, 0), (field.at_most, 1), (field.below, 0)):
+        if bound is not None and not (field.zero and bound + step == 0):
+            yield type(bound)(bound + step)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_bound_that_is_declared_is_checked(name):
+    field, config = ALL[name], config_lib.default()
+    *parents, last = name.split(".")
+    block = config_checks.lookup(config, ".".join(parents)) if parents else config
+    for value in outside(field):
+        with config.ignore_type():
+            block[last] = (value,) if isinstance(field.default, tuple) else value
+        with pytest.raises(UserError, match=r"unknown method" if name == "methods" else rf"config\.{name}"):
+            config_checks.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("at.weight", 1.5), ("cprl.epsilon", 0.0), ("train.huber_delta", 0.0), ("train.correlation_weight", -1.0)],
+)
+def test_what_no_training_can_mean_is_refused(name, value):
+    config = config_lib.default()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=rf"config\.{name} is {value}"):
+        config_checks.validate(config)
+
+
+def test_a_field_belongs_to_one_group():
+    assert {group_of(name) for name in ALL} == {"trains", "judges", "places"}
+    for name, group in (
+        ("evaluation.mid", "trains"),
+        ("evaluation.crop_size", "trains"),
+        ("evaluation.radii", "judges"),
+        ("at.epsilon", "trains"),
+        ("dataset.manual_dir", "places"),
+    ):
+        assert group_of(name) == group
+
+
+def test_another_mid_is_another_training(tmp_path):
+    config = config_lib.default()
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    config.evaluation.radii, config.dataset.manual_dir = (1.0,), "elsewhere"
+    config_lib.check_same_run(tmp_path / "config.json", config)
+    config.evaluation.mid = 40.0
+    with pytest.raises(UserError, match=r"another configuration \(evaluation.mid: 50.0 -> 40.0\)"):
+        config_lib.check_same_run(tmp_path / "config.json", config)
 
 
 def test_json_round_trip_and_differences():
@@ -131,27 +191,37 @@ def test_json_round_trip_and_differences():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/nope.py"], "there is no config file 'configs/nope.py'"),
-        (["--config=configs/quickstart.py:metods=plain"], "did you mean 'methods'"),
-        (["--config=configs/quickstart.py", "--config.train.stps=3"], "stps"),
-        (["--config=configs/quickstart.py", "--config.train.steps=many"], "many"),
-        (["--config=configs/quickstart.py", "--config.job=eval"], "train_and_evaluate"),
+        ([f"--config={ROOT}/configs/quickstart.py:metods=plain"], "did you mean 'methods'"),
+        ([f"--config={ROOT}/configs/quickstart.py", "--config.train.stps=3"], "stps"),
+        ([f"--config={ROOT}/configs/quickstart.py", "--config.train.steps=many"], "many"),
+        ([f"--config={ROOT}/configs/quickstart.py", "--config.job=eval"], "train_and_evaluate"),
         (["--confg=configs/quickstart.py"], "confg"),
-        (["--config=configs/quickstart.py", "runs"], "unexpected argument 'runs'"),
+        ([f"--config={ROOT}/configs/quickstart.py", "runs"], "unexpected argument 'runs'"),
         ([], "--config=FILE is missing"),
     ],
 )
-def test_a_wrong_command_line_ends_in_one_line_with_exit_code_2(arguments, message, tmp_path):
-    command = [sys.executable, "-m", "cprl_jax.main", *arguments, f"--workdir={tmp_path / 'run'}"]
+def test_a_wrong_command_line_is_named(arguments, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main", *arguments])  # where config_flags looks for overrides
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    with pytest.raises(UserError, match=message) as caught:
+        config, _ = command_line.parse(values, ["main", *arguments], usage="")
+        config_checks.validate(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_ends_in_one_line_with_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "cprl_jax.main", "--config=configs/nope.py", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: there is no config file 'configs/nope.py'")
     assert not (tmp_path / "run").exists()
 
 
 def test_help_says_what_there_is():
-    done = subprocess.run([sys.executable, "-m", "cprl_jax.main", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "--config=FILE" in done.stdout and "--workdir" in done.stdout
+    short, full = (command_line.help_text(every_field=value) for value in (False, True))
+    for name in (*METHODS, *NETWORKS, *ATTACKS):
+        assert f"\n  {name} " in short
+    assert "train.ema_decay" not in short
+    assert all(f"--config.{name}=" in full for name in ALL)
