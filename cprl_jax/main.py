@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.compilation_cache:
             folder = Path(config.compilation_cache).expanduser().resolve()
             jax.config.update("jax_compilation_cache_dir", str(folder))
-        run = _RUN.get(config.job, functools.partial(repeats.run, run_one=cprl.run, present=cprl.medians))
+        run = _job(config.job)
         with parallel.cluster():
             run(config, workdir)
     except UserError as error:
@@ -62,9 +62,9 @@ def _job(name: str) -> Callable:
         from cprl_jax.experiments.causal_iqa.experiment import run
     else:
         from cprl_jax.evaluation import repeats
-        from cprl_jax.experiments.cprl.experiment import run as run_one
+        from cprl_jax.experiments.cprl import experiment
 
-        run = functools.partial(repeats.run, run_one=run_one)
+        run = functools.partial(repeats.run, run_one=experiment.run, present=experiment.medians)
     return run
 
 
