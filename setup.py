@@ -17,7 +17,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["cprl_jax", "cprl_jax.*"]),
-    package_data={"cprl_jax": ["py.typed", "**/*.html", "**/*.md"]},
+    package_data={"cprl_jax": ["py.typed", "**/*.css", "**/*.html", "**/*.md", "**/*.mplstyle"]},
     install_requires=[
         f"jax{JAX_RANGE}",
         "flax>=0.12,<0.13",
@@ -37,6 +37,8 @@ setup(
         "xlrd>=2,<3",
         "scikit-image>=0.25,<0.27",  # the embedded data set is made from its photographs
         "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",  # pages of reports
+        "markupsafe>=2.1,<4",
         "tqdm>=4.66,<5",
         "tensorboardX>=2.6.2,<3",
         "huggingface_hub>=0.26,<3",

@@ -9,7 +9,7 @@ import pytest
 from cprl_jax.config import checks as config_checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.evaluation import repeats
-from cprl_jax.report import tables
+from cprl_jax.report.table import Column, Table, csv_text
 from cprl_jax.runtime.errors import UserError
 
 
@@ -18,8 +18,20 @@ def srcc_of(seed, fold, method, radius):
     return 0.1 * ((7 * seed + 3 * fold) % 5) + (0.01 if method == "cprl" else 0.0) - 0.05 * radius
 
 
+def present(config, *, rows, differences, zero_shot):
+    """Stands in for a report: the medians of SRCC."""
+    columns = [Column("srcc", "SRCC", note=lambda row: f"({row['srcc_min']:.2f} to {row['srcc_max']:.2f})")]
+    compared = [f"{row['method']} {row['difference']:+.2f} over {row['baseline']}" for row in differences]
+    tables = [Table(rows, columns, line=("attack", "radius", "against", "method")) for rows in (rows, zero_shot)]
+    return [*config.methods, *tables, *dict.fromkeys(compared)]
+
+
+def run(config, workdir, runner):
+    return repeats.run(config, workdir, runner, present)
+
+
 class Runner:
-    """Stands in for an experiment: writes a table and counts."""
+    """Stands in for an experiment: writes its tables and counts."""
 
     def __init__(self):
         self.calls = []
@@ -42,7 +54,10 @@ class Runner:
                     numbers = {"srcc": srcc, "srcc_low": srcc - 0.1, "srcc_high": srcc + 0.1, "images": 90}
                     rows.append({**condition, **numbers, "plcc": srcc / 2, "rmse": 10 * srcc, "ssim": 0.9})
         (workdir / "report").mkdir(parents=True, exist_ok=True)
-        (workdir / "report" / "table.csv").write_text(tables.table_csv(rows))
+        (workdir / "report" / "table.csv").write_text(csv_text(rows, ("method",)))
+        difference = {"method": "cprl", "baseline": "plain", "attack": "pgd", "radius": 2.0, "low": -1, "high": 1}
+        difference |= {"difference": srcc_of(config.seed, config.dataset.fold, "cprl", 2.0)}
+        (workdir / "report" / "differences.csv").write_text(csv_text([difference], ("method",)))
         if config.evaluation.datasets:
             lines = [f"{method},koniq,20,{config.seed / 10},0.5,7.0,0.0,1.0" for method in config.methods]
             header = "method,dataset,images,srcc,plcc,rmse,srcc_low,srcc_high"
@@ -69,7 +84,8 @@ def rows(path):
 
 
 def test_repeated_random_splits(config, runner, tmp_path, capsys):
-    text = repeats.run(config, tmp_path / "run", runner)
+    config.methods = ("plain", "cprl")
+    text = run(config, tmp_path / "run", runner)
     folders = [tmp_path / "run" / f"split-0{number}" for number in range(5)]
     assert runner.calls == [(folder, 2 + number, 0, 1) for number, folder in enumerate(folders)]
     assert config.dataset.repeats == 5 and config.seed == 2  # the caller's configuration is left alone
@@ -88,19 +104,22 @@ def test_repeated_random_splits(config, runner, tmp_path, capsys):
         assert row["srcc_count"] == "5" and "srcc_low" not in row and "srcc_high" not in row
     assert text in capsys.readouterr().out
     assert "plain and cprl on the embedded data set: 5 random splits (seeds 2 to 6)" in text
-    assert "0.200  [0.100, 0.300]   (0.000 to 0.400)" in text
-    assert max(map(len, text.splitlines())) <= 120
-    page = (tmp_path / "run" / "report" / "table.md").read_text()
-    assert "0.200 [0.100, 0.300] (0.000 to 0.400)" in page
-    assert {line.count("|") for line in page.splitlines() if line.startswith("|")} == {11}
+    assert "0.200 (0.00 to 0.40)" in " ".join(text.split()) and "cprl +0.11 over plain" in text
+    assert "0.200 (0.00 to 0.40)" in (tmp_path / "run" / "report" / "table.md").read_text()
+    (difference,) = rows(tmp_path / "run" / "report" / "differences.csv")
+    values = [srcc_of(seed, 0, "cprl", 2.0) for seed in range(2, 7)]
+    assert float(difference["difference"]) == pytest.approx(np.median(values)) and "low" not in difference
+    assert float(difference["difference_max"]) == pytest.approx(max(values))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["repeats"] == 5
 
 
 def test_other_data_sets_are_summarised_too(config, runner, tmp_path):
-    config.evaluation.datasets = ("koniq",)
-    text = repeats.run(config, tmp_path, runner)
-    assert "zero-shot on koniq\n  plain  0.400  [0.300, 0.500]   (0.200 to 0.600)  0.500  7.00" in text
-    assert "| zero-shot on koniq | cprl | 0.400 [0.300" in (tmp_path / "report" / "table.md").read_text()
+    config.methods, config.evaluation.datasets = ("plain", "cprl"), ("koniq",)
+
+    def shown(config, *, zero_shot, **others):
+        return [f"{row['method']} on {row['dataset']}: {row['srcc']}" for row in zero_shot]
+
+    assert "cprl on koniq: 0.4" in repeats.run(config, tmp_path, runner, shown)
     table = rows(tmp_path / "report" / "zero_shot.csv")
     assert [(row["method"], row["dataset"], row["srcc"], row["runs"]) for row in table] == [
         ("plain", "koniq", "0.4", "5"),
@@ -111,7 +130,7 @@ def test_other_data_sets_are_summarised_too(config, runner, tmp_path):
 
 def test_all_folds(config, runner, tmp_path):
     config.dataset.repeats, config.dataset.split, config.dataset.folds, config.dataset.fold = 1, "folds", 3, -1
-    text = repeats.run(config, tmp_path, runner)
+    text = run(config, tmp_path, runner)
     assert runner.calls == [(tmp_path / f"split-0{fold}", 2, fold, 1) for fold in range(3)]
     assert "3 folds (seed 2)" in text
     row = rows(tmp_path / "report" / "table.csv")[0]
@@ -130,7 +149,7 @@ def test_all_folds(config, runner, tmp_path):
 )
 def test_single_split_is_an_ordinary_run(config, runner, tmp_path, changes):
     config.update_from_flattened_dict(changes)
-    assert repeats.run(config, tmp_path, runner) == ""
+    assert run(config, tmp_path, runner) == ""
     assert [call[0] for call in runner.calls] == [tmp_path]
     assert not list(tmp_path.glob("split-*"))
 
@@ -138,26 +157,26 @@ def test_single_split_is_an_ordinary_run(config, runner, tmp_path, changes):
 def test_interrupted_runs_go_on_where_they_stopped(config, runner, tmp_path):
     runner.fail_at = 3
     with pytest.raises(KeyboardInterrupt):
-        repeats.run(config, tmp_path, runner)
+        run(config, tmp_path, runner)
     again = Runner()
-    text = repeats.run(config, tmp_path, again)
+    text = run(config, tmp_path, again)
     assert [seed for _, seed, *_ in again.calls] == [5, 6]
-    assert repeats.run(config, tmp_path / "other", Runner()) == text
+    assert run(config, tmp_path / "other", Runner()) == text
     nothing = Runner()
-    assert repeats.run(config, tmp_path, nothing) == text and not nothing.calls
+    assert run(config, tmp_path, nothing) == text and not nothing.calls
 
 
 def test_more_splits_keep_the_ones_that_are_there(config, runner, tmp_path):
-    repeats.run(config, tmp_path, runner)
+    run(config, tmp_path, runner)
     config.dataset.repeats = 6
-    repeats.run(config, tmp_path, runner)
+    run(config, tmp_path, runner)
     assert [seed for _, seed, *_ in runner.calls] == [2, 3, 4, 5, 6, 7]
     assert rows(tmp_path / "report" / "table.csv")[0]["runs"] == "6"
 
 
 @pytest.mark.parametrize("change", ["evaluation", "table", "job"])
 def test_finished_runs_are_judged_again_when_asked_for(config, runner, tmp_path, change):
-    repeats.run(config, tmp_path, runner)
+    run(config, tmp_path, runner)
     again = Runner()
     if change == "evaluation":
         config.evaluation.pgd_steps += 1
@@ -165,16 +184,16 @@ def test_finished_runs_are_judged_again_when_asked_for(config, runner, tmp_path,
         (tmp_path / "split-01" / "report" / "table.csv").write_text("something else")
     else:
         config.job = "evaluate"
-    repeats.run(config, tmp_path, again)
+    run(config, tmp_path, again)
     assert len(again.calls) == (1 if change == "table" else 5)
 
 
 def test_training_alone_leaves_no_table(config, runner, tmp_path):
     config.job = "train"
-    assert repeats.run(config, tmp_path, runner) == ""
+    assert run(config, tmp_path, runner) == ""
     assert len(runner.calls) == 5 and not (tmp_path / "report").exists()
     config.job = "train_and_evaluate"
-    repeats.run(config, tmp_path, runner)
+    run(config, tmp_path, runner)
     assert len(runner.calls) == 10
 
 
@@ -182,13 +201,13 @@ def test_training_alone_leaves_no_table(config, runner, tmp_path):
 def test_folder_of_something_else(config, runner, tmp_path, name, said):
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=said):
-        repeats.run(config, tmp_path, runner)
+        run(config, tmp_path, runner)
     assert not runner.calls and [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_only_the_main_process_writes(config, runner, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("cprl_jax.runtime.parallel.is_main_process", lambda: False)
-    assert repeats.run(config, tmp_path, runner) == ""
+    assert run(config, tmp_path, runner) == ""
     assert len(runner.calls) == 5 and capsys.readouterr().out == ""
     assert not (tmp_path / "report").exists() and not list(tmp_path.glob("*/finished.json"))
 
@@ -204,24 +223,19 @@ def row(srcc, method="plain", **others):
 
 def test_values_that_are_not_finite_do_not_take_part():
     tables_ = [[row("0.5", r="inf")], [row("nan", r="2.0")], [row("0.7", r="4.0")]]
-    (found,) = repeats.summarize(tables_, repeats.KEYS)
+    (found,) = repeats.summarize(tables_, repeats.TABLES["rows"][1])
     assert (found["srcc"], found["srcc_min"], found["srcc_max"]) == pytest.approx((0.6, 0.5, 0.7))
     assert (found["runs"], found["srcc_count"], found["r_count"], found["plcc_count"]) == (3, 2, 2, 0)
     assert found["r"] == 3.0 and np.isnan(found["plcc"])
-    assert "(0.500 to 0.700) in 2 of 3" in repeats.format_table([found], [], "title")
-    assert "0.600 [0.550, 0.650] (0.500 to 0.700) in 2 of 3" in repeats.markdown([found], [], "title")
 
 
-def test_medians_are_distrusted_like_single_runs(tmp_path):
-    rows_ = [row("0.5", score_std="0.5"), row("0.6", method="cprl", score_std="12")]
-    found = repeats.summarize([rows_, rows_], repeats.KEYS)
-    for text in (repeats.format_table(found, [], "title"), repeats.markdown(found, [], "title")):
-        assert "plain !" in text and "cprl !" not in text
-        assert "- plain says nearly the same of every image" in text
+def test_text_is_kept():
+    (found,) = repeats.summarize([[row("0.5", direction="reflect", steps="10")]] * 2, repeats.TABLES["rows"][1])
+    assert found["direction"] == "reflect" and "direction_count" not in found and found["steps"] == 10
 
 
 def test_row_that_only_some_tables_have():
-    found = repeats.summarize([[row("0.5")], [row("0.6"), row("0.2", method="cprl")]], repeats.KEYS)
+    found = repeats.summarize([[row("0.5")], [row("0.6"), row("0.2", method="cprl")]], repeats.TABLES["rows"][1])
     assert [(entry["method"], entry["runs"], entry["srcc"]) for entry in found] == [
         ("plain", 2, pytest.approx(0.55)),
         ("cprl", 1, pytest.approx(0.2)),

@@ -1,10 +1,10 @@
 """The jobs of `cprl_jax.main`: every method of a configuration trained, attacked and reported side by side.
 
 A run's folder holds: config.json, split.json and crops.json (written once, at the start), one folder a method
-(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation.npz, robustness.npz) and report/.
+(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz) and report/.
 """
 
-import textwrap
+import functools
 import time
 from pathlib import Path
 
@@ -12,16 +12,18 @@ import jax
 import ml_collections
 from absl import logging
 
-from cprl_jax import data, models, report
+from cprl_jax import data, models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data import crops as crops_lib
 from cprl_jax.data import splits
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.near_duplicates import warn_of_near_duplicates
-from cprl_jax.evaluation import statistics, zero_shot
-from cprl_jax.evaluation.scoring import evaluate, examples, score_rows, table_rows
-from cprl_jax.experiments.cprl.robustness import integrals, robustness
+from cprl_jax.evaluation import statistics, table_attacks, zero_shot
+from cprl_jax.evaluation.table import evaluate, examples, score_rows, table_rows
+from cprl_jax.experiments.cprl import findings, report
+from cprl_jax.experiments.cprl.robustness import adaptive_score_fn, integrals, robustness
 from cprl_jax.experiments.cprl.training import train
+from cprl_jax.methods import title as method_title
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
@@ -45,6 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     split = load_split(config, dataset, workdir)
     test_crops = _load_crops(config, dataset, split, workdir)
     _check_weights(config)
+    table_attacks.check(config.evaluation, config.methods)
     if parallel.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
         for name, write in (
@@ -141,64 +144,80 @@ def _check_weights(config: ml_collections.ConfigDict) -> None:
 
 def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, others, workdir: Path) -> str:
     """Attacks every method, writes report/ and returns the table for the terminal."""
-    evaluation = config.evaluation
-    pixels = crops_lib.extract(test_crops, dataset, evaluation.crops)
+    crops = crops_lib.LazyCrops(test_crops, dataset, config.evaluation.crops)
     names = list(test_crops.names)
     mos = dataset.mos[splits.rows(dataset, names)]
-    table, elsewhere, scores, shown, histories, networks, identities = [], [], [], [], {}, {}, {}
+    training_crops = functools.partial(
+        crops_lib.sample_crops,
+        dataset,
+        splits.rows(dataset, split.train),
+        crop_size=config.evaluation.crop_size,
+        seed=config.seed,
+    )
+    networks = {}
     for method in config.methods:
+        variables, _ = trained_variables(config, method, workdir / method)
+        networks[method] = create_model(config, method), variables
+    table, elsewhere, scores, shown, histories = [], [], [], [], {}
+    for method, (module, variables) in networks.items():
         folder = workdir / method
-        variables, step = trained_variables(config, method, folder)
-        module = create_model(config, method)
-        networks[method] = module, variables
-        identities[method] = {"step": step, "sort_mask": config[method].sort_mask}
         results = evaluate(
-            config,
-            module,
-            variables,
-            pixels,
-            mos,
-            label=method,
-            cache=folder / "evaluation.npz",
-            identity=identities[method],
+            config, method, networks, crops, mos, folder=folder / "evaluation", training_crops=training_crops
         )
-        table += table_rows(method, results, mos, seed=config.seed, resamples=evaluation.resamples)
-        elsewhere += zero_shot.evaluate(
-            config, method, module, variables, others, folder=folder, identity=identities[method]
-        )
+        table += table_rows(config, method, results, mos)
+        elsewhere += zero_shot.evaluate(config, method, module, variables, others, folder=folder)
         scores += score_rows(method, results, names, mos)
-        shown += examples(config, method, module, variables, pixels, names, mos)
+        shown += examples(config, method, module, variables, crops, names, mos)
         histories[method] = read_history(folder)
     checked = []
     if parallel.is_main_process():
+        adaptive = {method: adaptive_score_fn(method, *network) for method, network in networks.items()}
         for method in config.methods:
             found = robustness(
                 config,
                 method,
                 networks,
-                pixels,
+                crops,
                 names,
                 mos,
                 cache=workdir / method / "robustness.npz",
-                identity={"method": method, "methods": identities},
+                adaptive_score_fns=adaptive,
             )
             checked.append({**found, "integrals": integrals(table, method)})
+        results = {
+            "differences": findings.differences(scores, seed=config.seed, resamples=config.evaluation.resamples),
+            "zero_shot": elsewhere,
+            "robustness": checked,
+            **_names(config),
+        }
         report.write(
             workdir / "report",
             title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
             summary=_summary(config, dataset, split),
+            config_text=config_lib.to_json(config),
+            notes=_notes(config),
             rows=table,
             scores=scores,
             examples=shown,
             histories=histories,
-            robustness=checked,
-            zero_shot=elsewhere,
-            config_text=config_lib.to_json(config),
-            notes=_notes(config),
+            **results,
         )
-    words = [report.verdict(table), report.trust_verdict(checked)]
-    parts = [report.format_table(table), *(textwrap.fill(text, 110) for text in words if text)]
-    return "\n\n".join([*parts, *([report.format_zero_shot(elsewhere)] if elsewhere else [])])
+        return report.terminal(table, **results)
+    return ""
+
+
+def medians(config: ml_collections.ConfigDict, **tables) -> report.Parts:
+    """The parts of a report over several splits, from the medians of their tables."""
+    return report.medians(**tables, **_names(config))
+
+
+def _names(config: ml_collections.ConfigDict) -> dict:
+    """What the report calls methods and attacks."""
+    return {
+        "titles": {name: method_title(name, config[name]) for name in config.methods},
+        "attack_titles": table_attacks.titles(config.evaluation),
+        "attack_legends": table_attacks.legends(config.evaluation),
+    }
 
 
 def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:

@@ -75,42 +75,26 @@ def candidates():
     ]
 
 
+def lines(table):
+    """[name, *cells] of every line."""
+    return [[line.name, *(cell.text for cell in line.cells)] for block in table.blocks().values() for line in block]
+
+
 def test_the_tables_have_the_papers_layout():
     table = perceptual.intra_table(intra(), logarithm="10")
-    assert [title for title, _ in table.groups] == ["SRCC", "R (log10)", "mean change", "mean SSIM", "moved"]
-    assert table.lines[0] == (
-        "ma19",
-        "0.900",
-        "0.250",
-        "0.350",
-        "1.500",
-        "∞",
-        "2.35",
-        "2.35",
-        "0.9900",
-        "0.9900",
-        "3/5",
-        "3/5",
-    )
-    assert "SRCC" not in [title for title, _ in perceptual.intra_table(intra(math.nan), logarithm="e").groups]
-    others = perceptual.transfer_table(intra(), transfer(), logarithm="e")
-    assert others.lines[0] == ("ma19, Chebyshev", "[0.250]", "0.800", "[1.500]", "3.000", "[2.35]", "0.12")
-    assert others.lines[3][:3] == ("<b>net_2, SSIM", "0.800", "[0.350]")
-    assert perceptual.transfer_table(intra(), [], logarithm="e") is None
+    assert [title for title, _, _ in table.groups()] == ["SRCC", "R (log10)", "mean change", "mean SSIM", "moved"]
+    assert lines(table)[0] == "ma19 0.900 0.250 0.350 1.500 ∞ 2.35 2.35 0.9900 0.9900 3/5 3/5".split()  # noqa: SIM905
+    assert "SRCC" not in [title for title, _, _ in perceptual.intra_table(intra(math.nan), logarithm="e").groups()]
+    others = lines(perceptual.transfer_table(intra(), transfer(), logarithm="e"))
+    assert others[0] == ["ma19, Chebyshev", "[0.250]", "0.800", "[1.500]", "3.000", "[2.35]", "0.12"]
+    assert others[3][:3] == ["<b>net_2, SSIM", "0.800", "[0.350]"]
+    assert not perceptual.transfer_table(intra(), [], logarithm="e")
 
 
 def test_the_terminal_shows_aligned_columns():
-    lines = perceptual.format_tables(intra(), transfer(), logarithm="e").split("\n\n")[0].splitlines()
-    assert "SRCC" in lines[0] and "before" in lines[1]
-    assert len({len(line) for line in lines[1:]}) == 1
-
-
-def test_markdown_has_equal_columns_and_plain_names():
-    lines = perceptual.markdown(intra(), transfer(), title="Attack", logarithm="e", notes=["a note"]).splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    assert len({line.count("|") for line in table[:4]}) == 1
-    assert r"\<b\>net\_2" in table[3]
-    assert lines[-1] == "- a note"
+    shown = perceptual.format_tables(intra(), transfer(), logarithm="e").split("\n\n")[0].splitlines()
+    assert "SRCC" in shown[0] and "before" in shown[1]
+    assert len({len(line) for line in shown[1:]}) == 1
 
 
 def test_numbers_on_the_axis_of_distances_are_plain():
@@ -156,18 +140,25 @@ def test_a_report_is_written_whole(tmp_path, empty):
     with (tmp_path / "intra.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert not list(tmp_path.glob(".*"))
+    text = (tmp_path / "tables.md").read_text().splitlines()
+    table = [line for line in text if line.startswith("|")]
+    assert len({line.count("|") for line in table[:4]}) == 1 and r"\<b\>net\_2" in table[3]
+    assert text[-1] == "- Nobody looked."
 
 
-def test_a_counterexample_that_was_not_found_is_marked():
-    page = perceptual.page(
+def test_a_counterexample_that_was_not_found_is_marked(tmp_path):
+    page = perceptual.write(
+        tmp_path,
         title="t",
         summary=[],
+        candidates=[],
+        counterexamples=[],
         intra=intra(),
         transfer=[],
         examples=[{**example(), "found": False}],
-        panels=[],
+        thresholds={},
         logarithm="e",
         config_text="",
         notes=[],
     )
-    assert "none was below" in page
+    assert "none was below" in page.read_text()

@@ -1,9 +1,11 @@
-"""Made-up results for the tests of the report."""
+"""Made-up results for the tests of findings, tables, figures and the report."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from cprl_jax.experiments.cprl.results import Results
 
 
 def row(method="plain", attack="none", radius=0.0, against="mos", srcc=0.8, **others):
@@ -113,6 +115,14 @@ def robustness(method="plain", flat=1.0, masked=False):
     }
 
 
+TITLES = {"fgsm": "FGSM", "pgd": "PGD"}
+
+
+def results(table=None, **others):
+    """Everything that a report shows, with the titles of two attacks."""
+    return Results(rows(COLLAPSE) if table is None else table, **{"attack_titles": TITLES, **others})
+
+
 @pytest.fixture
 def made():
     """The makers above; test folders are no packages, so that nothing can be imported from here."""
@@ -124,4 +134,5 @@ def made():
         history=history,
         collapse=rows(COLLAPSE),
         robustness=robustness,
+        results=results,
     )

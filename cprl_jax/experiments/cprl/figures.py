@@ -1,0 +1,162 @@
+"""The figures of a CPRL run: SRCC over the radius, scores before and after, score landscapes, attack strengths.
+
+`names` is the list of all methods, as in `cprl_jax.report.figures`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import Normalize
+
+from cprl_jax.experiments.cprl.results import CLEAN, Condition, Results, condition, conditions
+from cprl_jax.report import figures
+from cprl_jax.report.figures import INK, Panel, Strip, legend, line_of, panel_of, styled
+from cprl_jax.report.values import number, shorten, value
+from cprl_jax.robustness import trust
+
+# How the file names of figures begin, those of `report.figures.training` among them.
+NAMES = ("change", "example_", "landscape_", "scatter_", "srcc_", "training_", "trust_")
+# Shares of pixels, and a radius at which every attack wins: not on one scale with the rest.
+_NOT_STRENGTHS = (trust.ZERO_GRADIENTS, trust.UNBOUNDED)
+
+
+@styled
+def curves(results: Results) -> list[Panel]:
+    """One panel per attack with a radius: SRCC against MOS over it, from the clean value on, with its 95 % band."""
+    panels, names = [], results.methods
+    for attack in dict.fromkeys(attack for attack, radius in conditions(results.rows) if radius):
+        title = results.attack_title(attack)
+        figure, axes = panel_of(title, height=3.0)
+        pairs = [CLEAN, *(pair for pair in conditions(results.rows) if pair[0] == attack)]
+        radius = np.array([pair[1] for pair in pairs])
+        for method in names:
+            line = line_of(names, method)
+            shown = [results.find(method, pair) for pair in pairs]
+            srcc, low, high = (
+                np.array([value(row, key) for row in shown]) for key in ("srcc", "srcc_low", "srcc_high")
+            )
+            seen = np.isfinite(srcc)
+            axes.plot(radius[seen], srcc[seen], label=shorten(method, 24), markersize=4.5, **line)
+            band = seen & np.isfinite(low) & np.isfinite(high)
+            axes.fill_between(radius[band], low[band], high[band], color=line["color"], alpha=0.15, linewidth=0)
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
+        axes.set(xlabel="radius of the attack (1/255)", ylabel="SRCC against MOS", ylim=(-1.03, 1.03))
+        axes.set_xticks(radius, [f"{tick:g}" for tick in radius])
+        legend(figure, axes)
+        panels.append(Panel(f"srcc_{attack}", f"SRCC against MOS under {title} by radius", figure))
+    return panels
+
+
+@styled
+def scatters(results: Results, pair: Condition | None, names: Sequence[str]) -> list[Panel]:
+    """One panel per method: score before (x) and after (y) the attack, one dot per image, coloured by its MOS."""
+    panels = []
+    every = [row for row in results.scores if condition(row) == pair]
+    low, high = figures.limits([number(row[key]) for row in every for key in ("clean", "score")])
+    for method in names:
+        rows = [row for row in every if row["method"] == method]
+        clean, score, mos = (np.array([number(row[key]) for row in rows]) for key in ("clean", "score", "mos"))
+        seen = np.isfinite(clean) & np.isfinite(score)
+        if not seen.any():
+            continue
+        figure, axes = panel_of(shorten(method, 30), height=3.1)
+        axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+        dots = axes.scatter(
+            clean[seen],
+            score[seen],
+            c=mos[seen],
+            norm=Normalize(0, 100),
+            cmap="viridis",
+            s=20 if seen.sum() < 400 else 8,
+            linewidths=0.3,
+            edgecolors=INK,
+            alpha=0.9,
+            plotnonfinite=True,
+            rasterized=bool(seen.sum() > figures.MANY_POINTS),
+        )
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="score before", ylabel="score after")
+        figures.colour_bar(figure, axes, dots, "MOS")
+        alt = f"{method}: scores before and after {results.title(pair)}, coloured by MOS"
+        panels.append(Panel(f"scatter_{method}", alt, figure))
+    return panels
+
+
+def changes(results: Results, pair: Condition | None, names: Sequence[str]) -> list[Panel]:
+    """How far the attack moved each image's score: a strip per method, with its middle half and median."""
+    strips = []
+    for method in names:
+        rows = [row for row in results.scores if row["method"] == method and condition(row) == pair]
+        moved = np.array([number(row["score"]) - number(row["clean"]) for row in rows])
+        moved = moved[np.isfinite(moved)]
+        if moved.size:
+            strips.append(Strip(method, figures.colour(names, method), moved, *np.quantile(moved, (0.25, 0.5, 0.75))))
+    alt = f"Change of each image's score under {results.title(pair)}" if pair else ""
+    return figures.strips("change", alt, strips, xlabel="change of score (points of 100)")
+
+
+@styled
+def landscapes(results: Results, names: Sequence[str]) -> list[Panel]:
+    """One panel per method: change of the score over the plane of the FGSM direction (x) and a random one (y).
+
+    All share one scale of colours, so that the flatter model is the paler one (CPRL, Fig. 5, seen from above).
+    """
+    shown = sorted(
+        (entry for entry in results.robustness if entry.get("landscape")), key=lambda e: names.index(e["method"])
+    )
+    changes = [_change(entry["landscape"]) for entry in shown]
+    largest = max((np.abs(change[np.isfinite(change)]).max(initial=0.0) for change in changes), default=0.0) or 1.0
+    panels = []
+    for entry, change in zip(shown, changes, strict=True):
+        landscape = entry["landscape"]
+        x, y = (np.asarray(landscape[key], np.float64) for key in ("along_gradient", "along_random"))
+        figure, axes = panel_of(shorten(entry["method"], 30), height=3.1)
+        step_x, step_y = (x[-1] - x[0]) / (x.size - 1), (y[-1] - y[0]) / (y.size - 1)
+        edges = (x[0] - step_x / 2, x[-1] + step_x / 2, y[0] - step_y / 2, y[-1] + step_y / 2)
+        picture = axes.imshow(
+            change.T, origin="lower", extent=edges, cmap="PuOr", vmin=-largest, vmax=largest, interpolation="nearest"
+        )
+        if np.all(np.isfinite(change)) and np.ptp(change) > 0:
+            lines = axes.contour(x, y, change.T, levels=np.linspace(-largest, largest, 13), colors=INK, linewidths=0.5)
+            lines.set_alpha(0.6)
+        axes.plot(0, 0, marker="+", color=INK, markersize=9)
+        axes.grid(False)
+        axes.set(xlabel="along the gradient's sign (1/255)", ylabel="along random signs (1/255)")
+        figures.colour_bar(figure, axes, picture, "change of score")
+        alt = f"{entry['method']}: change of the score on a plane around {landscape['image']}"
+        panels.append(Panel(f"landscape_{entry['method']}", alt, figure))
+    return panels
+
+
+@styled
+def strengths(results: Results, names: Sequence[str]) -> list[Panel]:
+    """How far each attack of the trust checks moves the scores on average: a row per attack, a mark per method."""
+    moved = {
+        entry["method"]: {
+            label: number(strength)
+            for check in entry["checks"]
+            if check["name"] not in _NOT_STRENGTHS
+            for label, strength in check["numbers"].items()
+        }
+        for entry in results.robustness
+        if entry.get("checks")
+    }
+    labels = list(dict.fromkeys(label for attacks in moved.values() for label in attacks))
+    if not labels:
+        return []
+    figure, axes = panel_of("", height=0.9 + 0.24 * len(labels))
+    for method in (name for name in names if name in moved):
+        places = [place for place, label in enumerate(labels) if np.isfinite(moved[method].get(label, np.nan))]
+        values = [moved[method][labels[place]] for place in places]
+        axes.plot(values, places, label=shorten(method, 24), markersize=5, **line_of(names, method) | {"linestyle": ""})
+    axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+    axes.set(xlabel="mean strength (points of 100)", ylim=(len(labels) - 0.5, -0.5))
+    axes.set_yticks(range(len(labels)), [shorten(label, 24) for label in labels])
+    legend(figure, axes)
+    return [Panel("trust_strengths", "Mean change of score by each attack of the trust checks, per method", figure)]
+
+
+def _change(landscape: Mapping[str, Any]) -> np.ndarray:
+    """Scores less that of the image itself, in the middle of the plane."""
+    scores = np.asarray(landscape["scores"], np.float64)
+    return scores - scores[scores.shape[0] // 2, scores.shape[1] // 2]

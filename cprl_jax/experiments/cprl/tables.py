@@ -1,0 +1,158 @@
+"""The tables of a CPRL run, for the terminal, the page and Markdown."""
+
+import math
+from collections.abc import Callable
+
+from cprl_jax.experiments.cprl import findings
+from cprl_jax.experiments.cprl.results import CLEAN, Condition, Results, condition, conditions
+from cprl_jax.report import agreement
+from cprl_jax.report.table import Column, Table
+from cprl_jax.report.values import Row, bounds, decimals, distinct, interval, number, value
+
+WORST = 5  # images listed per method
+
+
+def subtitle(results: Results) -> Callable[[Row], str] | None:
+    """The title of a row's method, by what ran."""
+    return (lambda row: results.titles.get(row["method"], "")) if results.titles else None
+
+
+def numbers(results: Results, note: agreement.Note = interval) -> Table:
+    """Methods under each attack and radius, against MOS (Table 3 of the CPRL paper) and clean scores (Table 4)."""
+    pairs, methods = conditions(results.rows), distinct(results.rows, "method")
+    doubts = {(name, pair) for name in methods for pair in pairs if findings.doubtful(results, name, pair)}
+    columns = agreement.columns(group="against MOS", of="mos", note=note)
+    legend = "[ ] 95 % interval over the test images. " * (note is interval)
+    legend += "Change: largest of any pixel, in 1/255."
+    if any(map(_rounded, results.rows)):
+        columns.insert(1, Column("srcc_8bit", "8 bit", group="against MOS", of="mos", text=_rounded))
+        legend += " 8 bit: SRCC after the attacked images were rounded to 8 bits, where it differs."
+    columns += agreement.columns(group="against own clean scores", of="prediction", noted=())
+    columns.append(Column("ssim", "SSIM", group="attacked"))
+    columns.append(Column("max_change", "change", group="attacked", digits=2))
+    return Table(
+        [row for row in results.rows if (condition(row), row["against"]) != (CLEAN, "prediction")],
+        columns,
+        line=("attack", "radius", "method"),
+        across="against",
+        heading="method",
+        subtitle=subtitle(results),
+        block=lambda row: results.title(condition(row)) + _how(row),
+        block_heading="attack",
+        flag=lambda row: (row["method"], condition(row)) in doubts,
+        competes=lambda row: (row["method"], condition(row)) not in doubts,
+        best_legend="best of the methods under that attack",
+        legend=legend + " Rows marked ! do not compete; see the warnings." * bool(doubts),
+    )
+
+
+def _how(row: Row) -> str:
+    """' (reflect, 10 steps, 1 start)': how the attack was run, as far as the row says."""
+    counts = {"step": value(row, "steps"), "start": value(row, "restarts")}
+    parts = [str(row.get("direction") or "")] + [f"{n:g} {word}{'s' * (n != 1)}" for word, n in counts.items() if n > 0]
+    known = ", ".join(filter(None, parts))
+    return f" ({known})" if known and condition(row) != CLEAN else ""
+
+
+def _rounded(row: Row) -> str:
+    """The SRCC of images that were rounded to 8 bits, where it differs as printed."""
+    rounded, srcc = (decimals(value(row, key), 3) for key in ("srcc_8bit", "srcc"))
+    return rounded if math.isfinite(value(row, "srcc_8bit")) and rounded != srcc else ""
+
+
+def differences(results: Results, note: agreement.Note | None = None) -> Table:
+    """SRCC of each method less that of the baseline, a line per condition."""
+    rows = results.differences
+    reference = "".join(distinct(rows, "baseline")[:1])
+    tested = "" if note else ", with its 95 % interval (paired bootstrap): where that holds 0, it may be chance"
+    note = note or (lambda row, key: bounds(value(row, "low"), value(row, "high")))
+
+    def column(method: str) -> Column:
+        return Column(
+            "difference",
+            method,
+            of=method,
+            text=lambda row: decimals(value(row, "difference"), 2, signed=True),
+            note=lambda row: note(row, "difference"),
+            tone=lambda row: value(row, "difference"),
+        )
+
+    return Table(
+        rows,
+        [column(method) for method in distinct(rows, "method")],
+        line=("attack", "radius"),
+        across="method",
+        heading=f"SRCC less {reference}'s",
+        name=lambda row: results.title(condition(row)),
+        legend=f"SRCC against MOS less that of {reference} on the same images{tested}.",
+    )
+
+
+def zero_shot(results: Results, note: agreement.Note = interval) -> Table:
+    """Methods on data sets that they were not trained on."""
+    return agreement.zero_shot(results.zero_shot, note=note, subtitle=subtitle(results))
+
+
+def over_splits(row: Row, key: str) -> str:
+    """Small print of a median: '[0.790, 0.830] (0.751 to 0.842)', with the number of runs that have it if not all."""
+    if not row.get(f"{key}_count"):
+        return ""
+    names = ("quartile_1", "quartile_3", "min", "max")
+    digits = agreement.METRICS.get(key, 2)
+    lower, upper, smallest, largest = (decimals(value(row, f"{key}_{name}"), digits) for name in names)
+    defined, runs = row[f"{key}_count"], row["runs"]
+    return f"[{lower}, {upper}] ({smallest} to {largest})" + (f" in {defined} of {runs}" if defined < runs else "")
+
+
+def areas(results: Results) -> Table:
+    """A line per method: the area under each of its curves over the radius, and R under the headline attack."""
+    attacks = list(dict.fromkeys(attack for entry in results.robustness for attack in entry.get("integrals", {})))
+    columns = [Column(attack, results.attack_title(attack), group="Integral robustness") for attack in attacks]
+    if results.headline:
+        columns.append(Column("r", results.title(results.headline), group="R", digits=2))
+    lines = [
+        {**entry.get("integrals", {}), "method": entry["method"], "r": _r(results, entry["method"])}
+        for entry in results.robustness
+        if attacks
+    ]
+    return Table(lines, columns, line=("method",), heading="method")
+
+
+def _r(results: Results, method: str) -> float:
+    return value(results.find(method, results.headline), "r") if results.headline else math.nan
+
+
+def worst(results: Results, pair: Condition | None) -> Table:
+    """The images whose score moved farthest, a block per method."""
+    rows = [row for row in results.scores if condition(row) == pair]
+    moved = [{**row, "change": number(row["score"]) - number(row["clean"])} for row in rows]
+    moved = sorted((row for row in moved if math.isfinite(row["change"])), key=lambda row: -abs(row["change"]))
+    columns = [Column(key, title, digits=1) for key, title in (("mos", "MOS"), ("clean", "before"), ("score", "after"))]
+    columns.append(Column("change", "change", text=lambda row: decimals(row["change"], 1, signed=True)))
+    return Table(
+        [row for name in distinct(moved, "method") for row in [r for r in moved if r["method"] == name][:WORST]],
+        [*columns, Column("ssim", "SSIM")],
+        line=("method", "name"),
+        heading="image",
+        block=lambda row: str(row["method"]),
+    )
+
+
+def trust(results: Results) -> Table:
+    """The checks for masked gradients as lines, the methods as columns: verdict and explanation."""
+    tones = {"suspicious": "alarm", "not run": "soft"}
+    rows = [{**row, "method": entry["method"]} for entry in results.robustness for row in entry.get("checks", ())]
+
+    def column(method: str) -> Column:
+        return Column(
+            "verdict",
+            method,
+            of=method,
+            text=lambda row: str(row["verdict"]),
+            note=lambda row: str(row["explanation"]),
+            tone=lambda row: tones.get(row["verdict"], ""),
+            wrapped=True,
+        )
+
+    columns = [column(method) for method in distinct(rows, "method")]
+    return Table(rows, columns, line=("name",), across="method", heading="check")

@@ -1,0 +1,239 @@
+"""One table for every result: rows of plain numbers, printed to the terminal, Markdown, HTML and CSV."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+from cprl_jax.report.values import Row, decimals, shorten, value
+
+LONGEST_NAME = 32  # characters of a line's name in the terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+      key: of the number in a row.
+      title: its heading.
+      group: a second heading, over neighbouring columns.
+      of: the value of the table's `across` whose row is shown here; None for the first row of a line.
+      digits: behind the point.
+      text: the cell's text, for what is no plain number.
+      note: small print beside the number, such as its interval.
+      best: 1 marks the largest number, -1 the smallest.
+      tone: on the page, a colour from -1 (orange) over 0 (none) to 1 (blue), or the name of a CSS class.
+      wrapped: on the page, text that is broken into lines.
+    """
+
+    key: str
+    title: str
+    _: dataclasses.KW_ONLY
+    group: str = ""
+    of: Any = None
+    digits: int = 3
+    text: Callable[[Row], str] | None = None
+    note: Callable[[Row], str] = lambda row: ""
+    best: int = 0
+    tone: Callable[[Row], float | str] = lambda row: 0.0
+    wrapped: bool = False
+
+
+class Cell(NamedTuple):
+    text: str
+    note: str = ""
+    best: bool = False
+    tone: float | str = 0.0
+
+
+class Line(NamedTuple):
+    name: str
+    subtitle: str
+    flagged: bool
+    cells: list[Cell]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows arranged for reading. A line may hold several rows side by side, and lines may stand in blocks.
+
+    Attributes:
+      rows: plain numbers and texts, as in the CSV.
+      columns: what is shown of them.
+      line: the keys by which rows belong to one line; the last one names it.
+      across: the key whose values stand side by side in a line; "" where each line is one row.
+      heading: of the lines' names.
+      name: of a line, from its first row.
+      subtitle: on the page and in Markdown, small print under the name.
+      block: the heading of the block that a line is in.
+      block_heading: of the column that blocks are in Markdown.
+      flag: whether a line's name is marked with '!'.
+      competes: whether a row may be marked as the best.
+      contest: "down": the best of a column in each block; "across": the best of a line.
+      legend: explains the columns.
+      best_legend: what the mark of the best means.
+    """
+
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+    line: Sequence[str]
+    _: dataclasses.KW_ONLY
+    across: str = ""
+    heading: str = ""
+    name: Callable[[Row], str] | None = None
+    subtitle: Callable[[Row], str] | None = None
+    block: Callable[[Row], str] | None = None
+    block_heading: str = ""
+    flag: Callable[[Row], bool] = lambda row: False
+    competes: Callable[[Row], bool] = lambda row: True
+    contest: str = "down"
+    legend: str = ""
+    best_legend: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def blocks(self) -> dict[str, list[Line]]:
+        """The lines under the heading of their block, both in order of first appearance; '' without blocks."""
+        blocks: dict[str, dict[tuple, dict[Any, Row]]] = {}
+        for row in self.rows:
+            lines = blocks.setdefault(self.block(row) if self.block else "", {})
+            lines.setdefault(tuple(row[key] for key in self.line), {})[row.get(self.across)] = row
+        return {heading: self._lines(list(lines.values())) for heading, lines in blocks.items()}
+
+    def _lines(self, lines: list[dict[Any, Row]]) -> list[Line]:
+        """One block, each line given as its rows by their value of `across`."""
+        firsts = [next(iter(rows.values())) for rows in lines]
+        shown = [
+            [first if column.of is None else rows.get(column.of) for column in self.columns]
+            for first, rows in zip(firsts, lines, strict=True)
+        ]
+        bests = self._bests(shown)
+        return [
+            Line(
+                self.name(first) if self.name else str(first[self.line[-1]]),
+                self.subtitle(first) if self.subtitle else "",
+                self.flag(first),
+                [self._cell(*pair, (index, place) in bests) for place, pair in enumerate(zip(rows, self.columns))],  # noqa: B905
+            )
+            for index, (first, rows) in enumerate(zip(firsts, shown, strict=True))
+        ]
+
+    def _cell(self, row: Row | None, column: Column, best: bool) -> Cell:
+        if row is None:
+            return Cell("–")
+        text = column.text(row) if column.text else decimals(value(row, column.key), column.digits)
+        return Cell(text, column.note(row), best, column.tone(row))
+
+    def _bests(self, shown: list[list[Row | None]]) -> set[tuple[int, int]]:
+        """(line, column) of the best numbers as printed. Two must compete; equal ones are all the best."""
+        contests: dict[int, dict[tuple[int, int], float]] = {}
+        for index, place in itertools.product(range(len(shown)), range(len(self.columns))):
+            row, column = shown[index][place], self.columns[place]
+            content = value(row, column.key)
+            if column.best and math.isfinite(content) and self.competes(row):
+                contest = contests.setdefault(index if self.contest == "across" else place, {})
+                contest[index, place] = round(column.best * content, column.digits)
+        rivals = [contest for contest in contests.values() if len(contest) > 1]
+        return {cell for contest in rivals for cell, content in contest.items() if content == max(contest.values())}
+
+    def groups(self) -> list[tuple[str, int, int]]:
+        """(heading, first column, number of columns) of neighbouring columns with one heading over them."""
+        runs = [list(run) for _, run in itertools.groupby(enumerate(self.columns), lambda item: item[1].group)]
+        return [(run[0][1].group, run[0][0], len(run)) for run in runs]
+
+    def explained(self, mark: str = "Bold:") -> str:
+        """The legend, and what the mark of the best means where there is one."""
+        marked = any(cell.best for lines in self.blocks().values() for line in lines for cell in line.cells)
+        return " ".join(
+            filter(None, [f"{mark} {self.best_legend}." if marked and self.best_legend else "", self.legend])
+        )
+
+    def text(self) -> str:
+        """For a terminal: aligned columns, * at the best."""
+        blocks = self.blocks()
+        lines = [line for block in blocks.values() for line in block]
+        indents = ["  " * bool(heading) for heading, block in blocks.items() for _ in block]
+        names = [shorten(line.name, LONGEST_NAME) + " !" * line.flagged for line in lines]
+        names = [self.heading, *(indent + name for indent, name in zip(indents, names, strict=True))]
+        # A column is a field of numbers and one of small print, whose width may be 0; every field has a gap before it.
+        groups = self.groups()
+        starts = {start for _, start, _ in groups[1:]}
+        fields, gaps = [], []
+        for place, column in enumerate(self.columns):
+            cells = [line.cells[place] for line in lines]
+            space = " " * bool(column.best)
+            after_mark = place and self.columns[place - 1].best and not max(map(len, fields[-1]))
+            fields.append([column.title + space, *(cell.text + ("*" if cell.best else space) for cell in cells)])
+            fields.append(["", *(cell.note for cell in cells)])
+            gaps += [3 if place in starts else 1 if after_mark else 2, int(any(fields[-1]))]
+        widths = [max(map(len, field)) for field in fields]
+        first = max(map(len, names))
+        over = " " * first
+        for heading, start, count in groups:
+            places = range(2 * start, 2 * (start + count))
+            heading = f" {heading} " if heading else ""
+            room = sum(widths[place] + gaps[place] for place in places) - gaps[places[0]]
+            widths[places[0]] += max(0, len(heading) - room)
+            over += " " * gaps[places[0]] + heading.center(max(room, len(heading)), "─" if heading else " ")
+        printed = []
+        for name, *cells in zip(names, *fields, strict=True):
+            padded = (" " * gap + cell.rjust(width) for gap, cell, width in zip(gaps, cells, widths, strict=True))
+            printed.append((name.ljust(first) + "".join(padded)).rstrip())
+        head, *body = printed
+        remaining = iter(body)
+        for heading, block in blocks.items():
+            head += f"\n{heading}" * bool(heading) + "".join(f"\n{next(remaining)}" for _ in block)
+        return f"{over.rstrip()}\n{head}" if over.strip() else head
+
+    def markdown(self) -> str:
+        """In Markdown, the best in bold; of blocks, a column of their own."""
+        header = [self.block_heading] * bool(self.block) + [self.heading] + ["what ran"] * bool(self.subtitle)
+        rule = ["---"] * len(header) + ["---:"] * len(self.columns)
+        header += [f"{column.group}: {column.title}" if column.group else column.title for column in self.columns]
+        printed = [[*map(escaped, header)], rule]
+        for heading, lines in self.blocks().items():
+            for line in lines:
+                cells = [escaped(heading)] * bool(self.block) + [escaped(line.name) + " !" * line.flagged]
+                cells += [escaped(line.subtitle)] * bool(self.subtitle)
+                for cell in line.cells:
+                    cells.append(f"{f'**{cell.text}**' if cell.best else escaped(cell.text)} {cell.note}".strip())
+                printed.append(cells)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in printed)
+
+    def csv(self) -> str:
+        """All rows and all their columns: those of the lines first, then those that are shown, then the others."""
+        across = [self.across] * bool(self.across)
+        return csv_text(self.rows, [*self.line, *across, *(column.key for column in self.columns)])
+
+
+def csv_text(rows: Sequence[Row], first: Sequence[str]) -> str:
+    """Rows as CSV: the columns of `first`, then the others as they come."""
+    columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_field(row.get(column, ""), column) for column in columns] for row in rows)
+    return file.getvalue()
+
+
+def _field(content: Any, column: str) -> str:
+    """Numbers with every digit they need to be read back exactly; radius without a needless '.0'."""
+    if isinstance(content, Integral):  # bool, int, NumPy integers
+        return str(int(content))
+    if not hasattr(content, "__float__"):  # text; what has it are Python's, NumPy's and JAX's numbers
+        return "" if content is None else str(content)
+    content = float(content)
+    return str(int(content)) if column == "radius" and content.is_integer() else repr(content)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    for character in "\\`*_{}[]<>#|":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
