@@ -2,16 +2,15 @@
 
     python benchmarks/meta_updates.py                                 # compact, 10 subsets of 8 images, 96 x 96
     python benchmarks/meta_updates.py --network=resnet18 --size=224
-    python benchmarks/meta_updates.py --loops=host,device --methods=cis,metaiqa
+    python benchmarks/meta_updates.py --loops=host,device --updates=cis,metaiqa
     python benchmarks/meta_updates.py --quick                         # a smoke run, whose times say nothing
 
-Needs torch. All methods see the same subsets * batch images in a meta step, and all rows the same uint8 images, weights
+Needs torch. All updates see the same subsets * batch images in a meta step, and all rows the same uint8 images, weights
 of Eq. 6, start weights, L1 loss, Adam with two learning rates, interpolation by 0.5, and float32; dropout is 0, because
 no two frameworks draw alike. Inner steps normalise by their own batches (`batch_norm='batch'`). `host` is a Python loop
-over the inner steps around one compiled step, `device` one program with a loop inside (`lax.scan`); a method with one
-inner step has no loop. PyTorch treats phi, theta and the running averages of batch statistics as ours does, with its
-operations on lists of tensors, and measures the same norms.
-`erm` is one step on all images at once; plain training with a step on each group costs what `cis` does.
+over the inner steps around one compiled step, `device` one program with a loop inside (`lax.scan`); an update with one
+inner step has no loop. `erm` is plain training, a step on each group. PyTorch treats phi, theta and the running
+averages of batch statistics as ours does, with its operations on lists of tensors, and measures the same norms.
 
 Before anything is timed, both networks must have the same number of parameters, and the first meta steps of all rows
 the same loss, gradient norm and displacement. The rows run in turns, so that a change of the machine's load hits all of
@@ -28,13 +27,15 @@ from tqdm import tqdm
 
 from cprl_jax import models
 from cprl_jax.experiments.causal_iqa.learner import Learner
-from cprl_jax.experiments.causal_iqa.optimizers import inner_optimizer, interpolation
-from cprl_jax.experiments.causal_iqa.updates import METHODS, compile_step, create_state
+from cprl_jax.experiments.causal_iqa.optimizers import interpolation
+from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, compile_step, first_state
 from cprl_jax.models.compact import CompactScore
 from cprl_jax.models.metaiqa import MetaIQA
 from cprl_jax.models.resnet import ResNetScore
 from cprl_jax.models.squeezenet import SqueezeNetScore
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.memory import keep_freed_memory
+from cprl_jax.training.optimizers import two_rates
 
 try:
     import torch
@@ -45,15 +46,14 @@ import torch_networks  # beside this file
 NETWORKS = {  # ours, and what builds it in PyTorch
     "compact": (CompactScore(score_mean=50.0, score_std=20.0), torch_networks.Compact),
     "squeezenet": (SqueezeNetScore(score_mean=50.0, score_std=20.0), torch_networks.SqueezeNet),
-    "resnet18": (ResNetScore("resnet18", score_mean=50.0, score_std=20.0), torch_networks.ResNetWithHead),
-    "metaiqa": (MetaIQA("resnet18", score_mean=0.0, score_std=100.0, dropout=0.0), torch_networks.MetaIQA),
+    "resnet18": (ResNetScore(backbone="resnet18", score_mean=50.0, score_std=20.0), torch_networks.ResNetWithHead),
+    "metaiqa": (MetaIQA(backbone="resnet18", dropout=0.0, score_mean=0.0), torch_networks.MetaIQA),
 }
 # Of params['backbone'] and of all the rest.
 RATES = {"backbone": 1e-4, "head": 1e-3}
 BETAS = (0.9, 0.9999)
 META_RATE = 0.5
 TASK_LENGTH = {"metaiqa": 2}  # inner steps after which phi starts from theta again
-MEASURES = ("loss", "gradient_norm", "displacement")
 TORCH = "PyTorch"
 TOLERANCE = 0.02  # of each of them; rounding is amplified by batch statistics of few values
 QUICK = dict(subsets=4, batch=4, size=64, repeats=2)
@@ -62,7 +62,7 @@ QUICK = dict(subsets=4, batch=4, size=64, repeats=2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=tuple(NETWORKS), default="compact", help="(default compact)")
-    parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {','.join(METHODS)} (default all)")
+    parser.add_argument("--updates", default=",".join(UPDATES), help=f"some of {','.join(UPDATES)} (default all)")
     parser.add_argument("--subsets", type=int, default=10, help="groups of images in a meta step (default 10)")
     parser.add_argument("--batch", type=int, default=8, help="images a group (default 8)")
     parser.add_argument("--size", type=int, default=96, help="height and width of the images (default 96)")
@@ -80,23 +80,23 @@ def main() -> None:
     if arguments.quick:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
-    methods, loops = arguments.methods.split(","), arguments.loops.split(",")
-    if not set(methods) <= set(METHODS):
-        parser.error(f"--methods={arguments.methods}: give some of {','.join(METHODS)}")
+    names, loops = arguments.updates.split(","), arguments.loops.split(",")
+    if not set(names) <= set(UPDATES):
+        parser.error(f"--updates={arguments.updates}: give some of {','.join(UPDATES)}")
     if not set(loops) <= {"auto", "host", "device"}:
         parser.error(f"--loops={arguments.loops}: give some of auto,host,device")
     if min(arguments.subsets, arguments.batch, arguments.size, arguments.repeats, arguments.threads) < 1:
         parser.error("--subsets, --batch, --size, --repeats and --threads must be at least 1")
-    if "metaiqa" in methods and arguments.subsets % 2:
+    if "metaiqa" in names and arguments.subsets % 2:
         parser.error(f"--subsets={arguments.subsets}: MetaIQA needs an even number, a support and a query batch a task")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # of all rows
-    benchmark(methods, loops, arguments)
+    benchmark(names, loops, arguments)
 
 
-def benchmark(methods, loops, arguments) -> None:
+def benchmark(names, loops, arguments) -> None:
     """Builds all rows, compares their first meta steps, runs them in turns and prints a table."""
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if parallel.platform() == "gpu" and torch.cuda.is_available() else "cpu"
     module, build = NETWORKS[arguments.network]
     variables = models.initialize(module, jax.random.key(0), arguments.size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -108,21 +108,18 @@ def benchmark(methods, loops, arguments) -> None:
         "weight": generator.uniform(0.5, 1, shape).astype(np.float32),
     }
     rows, inner_steps = {}, {}
-    for method in methods:
-        optimizer = inner_optimizer(
-            backbone_learning_rate=RATES["backbone"], head_learning_rate=RATES["head"], b1=BETAS[0], b2=BETAS[1]
-        )
-        learner = Learner(module, optimizer, interpolation(META_RATE), batch_norm="batch")
-        update = METHODS[method](learner)
-        inner_steps[method] = arguments.subsets if update.sequential else 1
+    learner = Learner(module, two_rates("adam", **RATES, b2=BETAS[1]), interpolation(META_RATE), batch_norm="batch")
+    for name in names:
+        update = UPDATES[name](learner)
+        inner_steps[name] = arguments.subsets if update.sequential else 1
         for loop in loops if update.sequential else ["-"]:
             step = compile_step(update, mapped=False, loop="auto" if loop == "-" else loop)
-            rows[method, loop] = ours(step, create_state(variables, learner), batch)
+            rows[name, loop] = ours(step, first_state(variables, learner), batch)
         network = torch_networks.load(build(), variables)
         theirs = sum(parameter.numel() for parameter in network.parameters())
         if theirs != parameters:
             raise SystemExit(f"the networks differ: {parameters} parameters, and {theirs} in PyTorch")
-        rows[method, TORCH] = TorchUpdate(network.to(device), module, method, update.sequential, batch).step
+        rows[name, TORCH] = TorchUpdate(network.to(device), module, name, update.sequential, batch).step
     first_calls = run_once(rows)
     times = run_in_turns(rows, arguments)
 
@@ -134,16 +131,16 @@ def benchmark(methods, loops, arguments) -> None:
         "| | inner steps | loop | first call s | cprl_jax ms | PyTorch ms | PyTorch / cprl_jax |\n"
         "|---|---:|---|---:|---:|---:|---:|"
     )
-    for (method, loop), values in times.items():
+    for (name, loop), values in times.items():
         if loop != TORCH:
-            theirs = times[method, TORCH]
+            theirs = times[name, TORCH]
             print(
-                f"| {method} | {inner_steps[method]} | {loop} | {first_calls[method, loop]:.1f} | {spread(values)} "
+                f"| {name} | {inner_steps[name]} | {loop} | {first_calls[name, loop]:.1f} | {spread(values)} "
                 f"| {spread(theirs)} | {statistics.median(theirs) / statistics.median(values):.2f} |"
             )
 
 
-# Each row is a function without arguments that makes one more meta step and returns its MEASURES, ready.
+# Each row is a function without arguments that makes one more meta step and returns its METRICS, ready.
 
 
 def ours(compiled, state, batch):
@@ -151,7 +148,7 @@ def ours(compiled, state, batch):
         nonlocal state
         state, metrics = compiled(state, batch)
         jax.block_until_ready(state)
-        return [float(metrics[name]) for name in MEASURES]
+        return [float(metrics[name]) for name in METRICS]
 
     return step
 
@@ -159,7 +156,7 @@ def ours(compiled, state, batch):
 class TorchUpdate:
     """The same meta step with PyTorch's Adam, and its operations on lists of tensors for the copies of the weights."""
 
-    def __init__(self, network, module, method, sequential, batch):
+    def __init__(self, network, module, update, sequential, batch):
         self.network, self.score_mean, self.score_std = network.train(), module.score_mean, module.score_std
         named = dict(network.named_parameters())
         groups = {"backbone": [], "head": []}
@@ -169,12 +166,10 @@ class TorchUpdate:
         self.phi = [parameter.detach() for parameter in named.values()]  # share their memory
         self.parameters = list(named.values())
         self.statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        self.task_length = TASK_LENGTH.get(method, 0)
-        self.meta_rate = 1.0 if method == "erm" else META_RATE
+        self.task_length = TASK_LENGTH.get(update, 0)
+        self.meta_rate = 1.0 if update == "erm" else META_RATE
         self.device = self.phi[0].device
-        weight = batch["weight"]
-        if sequential or method == "cip":  # the groups count alike; in plain training all images do
-            weight = weight / weight.sum(1, keepdims=True)
+        weight = batch["weight"] / batch["weight"].sum(1, keepdims=True)  # the groups count alike
         images = np.ascontiguousarray(batch["image"].transpose(0, 1, 4, 2, 3))
         batch = {"image": images, "mos": batch["mos"], "weight": weight if sequential else weight / weight.sum()}
         if not sequential:  # all groups as one
@@ -213,15 +208,15 @@ class TorchUpdate:
 
 
 def run_once(rows) -> dict:
-    """The seconds of every row's first call, which compiles; the rows of a method must have the same numbers then."""
+    """The seconds of every row's first call, which compiles; the rows of an update must have the same numbers then."""
     seconds, expected = {}, {}
-    for (method, loop), step in tqdm(rows.items(), desc="first calls", unit="row", dynamic_ncols=True):
+    for (name, loop), step in tqdm(rows.items(), desc="first calls", unit="row", dynamic_ncols=True):
         start = time.perf_counter()
         values = step()
-        seconds[method, loop] = time.perf_counter() - start
-        first = expected.setdefault(method, values)
+        seconds[name, loop] = time.perf_counter() - start
+        first = expected.setdefault(name, values)
         if not np.allclose(values, first, rtol=TOLERANCE):
-            raise SystemExit(f"{method}: {', '.join(MEASURES)} are {values} ({loop}), and {first} in the first row")
+            raise SystemExit(f"{name}: {', '.join(METRICS)} are {values} ({loop}), and {first} in the first row")
     return seconds
 
 

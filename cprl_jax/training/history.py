@@ -80,7 +80,5 @@ class History:
 def read_history(folder: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv in the folder of a training; none without one, and without a row that a kill cut off."""
     path = folder / "metrics.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and (row["step"] or "").isdigit()]
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return list(csv.DictReader(line for line in lines if line.endswith("\n")))

@@ -145,6 +145,14 @@ def test_device_key_differs_between_devices(getkey):
     assert np.unique(np.asarray(draws)).size == 4
 
 
+def test_the_platform_follows_the_default_device_and_mapped_functions_do_not(monkeypatch):
+    assert parallel.platform() == parallel.platform(mapped=True) == "cpu"
+    with jax.default_device(jax.devices("cpu")[1]):
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        assert parallel.platform() == "cpu" and parallel.platform(mapped=True) == "gpu"
+    assert parallel.platform() == "gpu" and parallel.programs_at_once() == 1
+
+
 def test_gather_in_one_process():
     values = np.arange(6, dtype=np.float64).reshape(3, 2) + 1e-12
     np.testing.assert_array_equal(parallel.gather(values), values)

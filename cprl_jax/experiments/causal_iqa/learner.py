@@ -89,7 +89,9 @@ def subset_weights(
 def weighted_gradients(
     learner: Learner, params: Tree, batch_stats: Tree, batch: Mapping, *, step: Int[Array, ""], index: Int[Array, ""]
 ) -> tuple[Float[Array, ""], Tree, Tree]:
-    """The mean over groups of Eq. 6 at `params`, 'batch_stats' after the pass, and the gradient; over all devices.
+    """The mean over groups of Eq. 6 at `params`, 'batch_stats' after it, and its gradient; over all devices.
+
+    By running averages, 'batch_stats' stay: `running_averages` has made their step.
 
     Args:
       learner, params, batch_stats: of the network.
@@ -104,11 +106,12 @@ def weighted_gradients(
         scores, updated = _apply(learner, params, batch_stats, images, step, index)
         return jnp.sum(weights * image_loss(scores, mos, kind=learner.loss)), updated
 
-    with running_statistics() if learner.batch_norm == "running" else contextlib.nullcontext():
+    by_averages = learner.batch_norm == "running" and uses_batch_norm(lambda: loss_of(params))
+    with running_statistics() if by_averages else contextlib.nullcontext():
         (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     # Sums, not means: the weights sum to 1 over all devices.
     loss, gradients = _over_devices((loss, gradients), learner.axis_name)
-    return loss, updated, gradients
+    return loss, batch_stats if by_averages else updated, gradients
 
 
 def running_averages(

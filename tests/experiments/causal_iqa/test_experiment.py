@@ -172,6 +172,9 @@ def test_causal_iqa_trains_tests_and_goes_on(config, dataset, reported, tmp_path
     config.causal_iqa.meta_rate = 0.25
     with pytest.raises(UserError, match="run of another configuration .causal_iqa.meta_rate: 0.5 -> 0.25"):
         experiment.run(config, run)
+    config.causal_iqa.meta_rate, config.job = 0.5, "leave_one_out"
+    with pytest.raises(UserError, match="run of another configuration .job: causal_iqa -> leave_one_out"):
+        experiment.run(config, run)
 
 
 def test_mistakes_are_found_before_anything_is_trained(config, tmp_path):

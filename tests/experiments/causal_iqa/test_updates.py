@@ -15,7 +15,7 @@ from cprl_jax.experiments.causal_iqa import sampling
 from cprl_jax.experiments.causal_iqa.learner import Learner, subset_weights
 from cprl_jax.experiments.causal_iqa.optimizers import interpolation, pseudo_gradient_adam
 from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, cip, cis, compile_step, first_state
-from cprl_jax.models.common import Dropout, batch_norm, linear
+from cprl_jax.models.common import Dropout, Standardization, batch_norm, linear
 from cprl_jax.runtime import parallel
 from cprl_jax.training.optimizers import two_rates
 
@@ -262,6 +262,18 @@ def test_a_loop_in_python_gives_the_numbers_of_a_device_loop():
     assert_close(*results, atol=1e-5)
 
 
+def test_the_loop_suits_the_platform_that_runs_it(monkeypatch):
+    update, asked = cis(Learner(TwoLayers(), make_inner("adam"), interpolation(0.5))), []
+
+    def in_one_program(platform, mapped):
+        monkeypatch.setattr(parallel, "platform", lambda *, mapped: asked.append(mapped) or platform)
+        return hasattr(compile_step(update, mapped=mapped), "lower")
+
+    assert [in_one_program(platform, mapped=False) for platform in ("cpu", "gpu", "tpu")] == [False, True, True]
+    in_one_program("cpu", mapped=True)
+    assert asked == [False, False, False, True]
+
+
 def test_with_one_subset_cis_and_cip_coincide():
     learner = Learner(TwoLayers(), make_inner("adam"), pseudo_gradient_adam(0.01))
     results = []
@@ -351,6 +363,23 @@ def test_inner_steps_normalise_by_the_averages_of_all_subsets(small_variables):
     before = small_batch(2)["image"].reshape(GROUPS * BATCH, -1) / np.float32(255)
     now = np.mean(before @ np.asarray(state.params["backbone"]["kernel"]), axis=0)
     np.testing.assert_allclose(after, 0.9 * state.batch_stats["norm"]["mean"] + 0.1 * now, rtol=1e-5)
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_layers_with_statistics_of_their_own_see_one_batch_a_meta_step(statistics):
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            x = nn.Dense(4, name="backbone")(images.reshape(images.shape[0], -1))
+            x = batch_norm(x, name="norm", train=train, dtype=jnp.float32, axis_name=None)
+            return linear(Standardization(name="standardization")(x, train), 1, name="head")[:, 0]
+
+    learner = Learner(Both(), make_inner("adam"), interpolation(0.5), batch_norm=statistics)
+    state = first_state(Both().init(jax.random.key(0), jnp.zeros((1, 3, 3, 3))), learner)
+    step = compile_step(cis(learner), mapped=False, loop="device")
+    for seed in range(2):
+        state, _ = step(state, small_batch(seed))
+    assert state.batch_stats["standardization"]["count"] == 2
 
 
 def test_a_network_without_batch_normalisation_is_not_evaluated_for_its_averages():
