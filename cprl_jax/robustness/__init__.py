@@ -3,3 +3,7 @@
 `metrics` turns scores before and after an attack into numbers, `landscape` evaluates the scores around one image, and
 `trust` looks for signs that attacks fail because the gradient is hidden, not because the model is robust.
 """
+
+from cprl_jax.robustness import landscape, metrics, trust
+
+__all__ = ["landscape", "metrics", "trust"]
