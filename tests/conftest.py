@@ -7,14 +7,15 @@ import platform
 from pathlib import Path
 
 
-def _processor() -> str:
-    """What compiled code may depend on: a cache that moves to another machine must not be used there."""
+def _code_generation() -> str:
+    """What compiled code may depend on: a cache must not be used on another processor or with other compiler flags."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")]
+    return hashlib.sha256(" ".join([platform.machine(), features, *flags]).encode()).hexdigest()[:12]
 
 
 # Before JAX starts its backends: two devices on a small machine need more threads than it has cores, or they deadlock.
@@ -26,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The compilation cache is set here rather than in JAX's configuration, so that programs started by tests share it.
-_CACHE = Path(__file__).parents[1] / ".cache" / f"jax-{importlib.metadata.version('jax')}-{_processor()}"
+_CACHE = Path(__file__).parents[1] / ".cache" / f"jax-{importlib.metadata.version('jax')}-{_code_generation()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -42,12 +43,17 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 
-_LONGEST_FILES = ("test_runs.py", "test_evaluate_robustness.py", "test_perceptual_experiment.py", "test_sort_mask.py")
+_LONGEST_FILES = (
+    "experiments/cprl/test_runs.py",
+    "experiments/cprl/test_robustness.py",
+    "experiments/perceptual/test_experiment.py",
+    "layers/test_sort_mask.py",
+)
 
 
 def pytest_collection_modifyitems(items):
     """The files that take longest come first: last, they would keep one process busy while the others have nothing."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST_FILES)
+    items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST_FILES))
 
 
 class _GetKey:
