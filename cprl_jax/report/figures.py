@@ -64,14 +64,12 @@ def styled(draw: Callable) -> Callable:
 
 
 class Strip(NamedTuple):
-    """A row of dots, one for each value, under its label; a bar from `low` to `high` with a mark at `middle`."""
+    """A row of dots, one for each value, under its label, with a bar: by default from quartile to quartile."""
 
     label: str
     colour: str
     values: Sequence[float]
-    low: float
-    middle: float
-    high: float
+    bar: tuple[float, float, float] | None = None  # low end, mark, high end
 
 
 @styled
@@ -85,8 +83,9 @@ def strips(name: str, alt: str, rows: Sequence[Strip], *, xlabel: str) -> list[P
         shifts = 0.18 * (2 * (np.arange(len(row.values)) * 0.6180339887 % 1) - 1)
         many = len(row.values) > MANY_POINTS
         axes.scatter(row.values, place + shifts, s=9, color=row.colour, alpha=0.55, linewidths=0, rasterized=many)
-        axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.2)
-        axes.plot([row.middle, row.middle], [place - 0.13, place + 0.13], color=INK, linewidth=2.2)
+        low, middle, high = row.bar or np.quantile(row.values, (0.25, 0.5, 0.75))
+        axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
+        axes.plot([middle, middle], [place - 0.13, place + 0.13], color=INK, linewidth=2.2)
         axes.text(0, place - 0.3, shorten(row.label, 40), transform=axes.get_yaxis_transform(), fontweight="bold")
     axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
     axes.locator_params(axis="x", nbins=6)
@@ -138,7 +137,7 @@ def views(name: str, image: np.ndarray, attacked: np.ndarray) -> Views:
     """Rounded to 8 bits; the difference is amplified by the whole number that just keeps the largest one in range.
 
     Args:
-      name: of the image, for the error message.
+      name: for the error message.
       image: uint8 [height, width, 3].
       attacked: the same shape, in [0, 1].
 
@@ -148,8 +147,7 @@ def views(name: str, image: np.ndarray, attacked: np.ndarray) -> Views:
     image, attacked = np.asarray(image), np.asarray(attacked, np.float64)
     if image.shape != attacked.shape or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(
-            f"example {name!r}: image and attacked must both be [height, width, 3], "
-            f"got {image.shape} and {attacked.shape}"
+            f"{name!r}: image and attacked must both be [height, width, 3], got {image.shape} and {attacked.shape}"
         )
     change = np.nan_to_num(attacked - image / 255)
     change[np.abs(change) < 1e-6] = 0  # float32 rounding of the same pixels is no attack

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cprl_jax.report import figures
 from cprl_jax.report.table import Table, escaped
-from cprl_jax.report.values import decimals
+from cprl_jax.report.values import decimals, listed
 from cprl_jax.runtime.files import write_file
 
 WIDTH = 110  # characters of wrapped text in a terminal
@@ -42,6 +42,15 @@ class Card(NamedTuple):
     name: str
     title: str
     views: Sequence[View]
+
+
+def attacked_card(
+    name: str, title: str, image: ndarray, attacked: ndarray, *, before: Sequence[str], after: Sequence[str]
+) -> Card:
+    """An image, its attacked twin and their difference; see `figures.views` for the arguments and errors."""
+    shown = figures.views(title, image, attacked)
+    twins = [View(shown.image, "image", before, "original"), View(shown.attacked, "attacked image", after, "attacked")]
+    return Card(name, title, [*twins, View(shown.difference, "difference", ["difference", f"× {shown.factor}"])])
 
 
 class Range(NamedTuple):
@@ -76,38 +85,31 @@ class Section(NamedTuple):
     kind: str = ""
 
 
-def configuration(config_text: str) -> Section:
-    """The section that tells how to repeat a run."""
-    hint = (
-        "These values fix the split of the data, the training and the attacks, seeds included: the same command with "
-        "them repeats this run."
-    )
-    folded = [Folded("The whole configuration", config_text)] if config_text.strip() else []
-    return Section("How to repeat this", [folded], hint)
-
-
 @dataclasses.dataclass(frozen=True)
 class Page:
     """A report; all text in it is escaped.
 
     Attributes:
       title: a line.
-      sections: in their order.
-      summary: what was done, in paragraphs.
+      sections: in their order; those of the notes and of the configuration come after them.
+      summary: what was done, in a paragraph or several.
       verdict: what came out, in a paragraph.
+      notes: sentences.
+      config_text: the resolved configuration, shown as it is.
       words: explained at the end, and wherever headings and hints use them.
-      footer: what lies beside the page.
     """
 
     title: str
     sections: Sequence[Section]
     _: dataclasses.KW_ONLY
-    summary: Sequence[str] = ()
+    summary: str | Sequence[str] = ()
     verdict: str = ""
+    notes: str | Sequence[str] = ()
+    config_text: str = ""
     words: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    footer: str = ""
 
-    def html(self) -> str:
+    def html(self, files: Sequence[str] = ()) -> str:
+        """The page, with the names of the files beside it."""
         loader = jinja2.PackageLoader("cprl_jax.report")
         options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
         environment = jinja2.Environment(loader=loader, **options)
@@ -121,9 +123,22 @@ class Page:
             "svg": _svg,
             "kind": _kind,
         }
-        shown = (section._replace(parts=[part for part in section.parts if part]) for section in self.sections)
+        configuration = [Folded("The whole configuration", self.config_text)] if self.config_text.strip() else []
+        every = [
+            *self.sections,
+            Section("Notes", [paragraphs(self.notes)]),
+            Section(
+                "How to repeat this",
+                [configuration],
+                "These values fix the split of the data, the training and the attacks, seeds included: the same "
+                "command with them repeats this run.",
+            ),
+        ]
+        shown = (section._replace(parts=[part for part in section.parts if part]) for section in every)
         sections = [section for section in shown if section.parts]
-        return environment.get_template("page.html").render(page=self, sections=sections)
+        summary, files = paragraphs(self.summary), listed([*files, "figures/"])
+        template = environment.get_template("page.html")
+        return template.render(page=self, summary=summary, sections=sections, files=files)
 
 
 def write(folder: str | os.PathLike, page: Page, *, files: Mapping[str, str], figure_names: tuple[str, ...]) -> Path:
@@ -135,7 +150,7 @@ def write(folder: str | os.PathLike, page: Page, *, files: Mapping[str, str], fi
       figure_names: how the names of this report's figures begin; other ones of an earlier report are removed.
     """
     folder = Path(folder)
-    html = page.html()  # before anything is written
+    html = page.html([name for name, text in files.items() if text])  # before anything is written
     for name, text in files.items():
         if text:
             write_file(folder / name, text)

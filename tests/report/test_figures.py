@@ -46,10 +46,7 @@ def attacked(radius=2.0, size=(24, 32)):
 
 
 def test_strips_show_every_value_and_the_bar():
-    rows = [
-        figures.Strip("plain", "#D55E00", [1.0, 2.0, 9.0], 1.5, 2.0, 5.5),
-        figures.Strip("b", "#0072B2", [], 0, 0, 0),
-    ]
+    rows = [figures.Strip("plain", "#D55E00", [1.0, 2.0, 9.0]), figures.Strip("b", "#0072B2", [], (0.0, 1.0, 2.0))]
     (panel,) = figures.strips("change", "alt", rows, xlabel="change")
     (axes,) = panel.figure.axes
     assert [sorted(dots.get_offsets()[:, 0]) for dots in axes.collections] == [[1, 2, 9], []]

@@ -93,8 +93,8 @@ def everything(text="text", name="name"):
     blocks = Table([row], [Column("srcc", text, of=1)], line=("method",), block=lambda row: text, flag=lambda row: True)
     parts = [text, [text, "b"], [panel(name)], [Card(f"card_{name}", text, views)], [Folded(text, text)], one, blocks]
     parts.append([Range(text, "#D55E00", 0.86, -0.52, -0.6, -0.4, True), Range("n", "#0072B2", *4 * [math.nan])])
-    sections = [Section(text, parts, text, "warnings"), page.configuration(text)]
-    return Page(text, sections, summary=[text], verdict=text, words={text: text}, footer=text)
+    sections = [Section(text, parts, text, "warnings")]
+    return Page(text, sections, summary=text, verdict=text, notes=text, config_text=text, words={text: text})
 
 
 def test_a_page_is_well_formed_and_self_contained():
@@ -114,13 +114,9 @@ def test_all_text_is_escaped_and_no_template():
 
 def test_what_is_empty_is_left_out():
     empty = Table([], [], line=("a",))
-    sections = [
-        Section("Nothing", [[], "", empty], "a hint"),
-        Section("Something", [[], "words"]),
-        page.configuration(" "),
-    ]
-    words = "".join(parse(Page("t", sections).html()).text)
-    assert "Something" in words
+    sections = [Section("Nothing", [[], "", empty], "a hint"), Section("Something", [[], "words"])]
+    words = "".join(parse(Page("t", sections, config_text=" ").html(["a.csv", "b.md"])).text)
+    assert "Something" in words and "beside this page: a.csv, b.md and figures/." in words
     for absent in ("Nothing", "a hint", "repeat", "What the words mean"):
         assert absent not in words
 
@@ -189,7 +185,8 @@ def test_files_figures_and_page_are_written(tmp_path):
 
 
 def test_a_second_report_replaces_the_first(tmp_path):
-    first = write(tmp_path, **{"b.csv": "2"}).read_bytes()
+    write(tmp_path, **{"b.csv": "2"})
+    first = write(tmp_path).read_bytes()
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
     assert write(tmp_path, **{"b.csv": ""}).read_bytes() == first, "the same results give the same page"
     assert not (tmp_path / "b.csv").exists()

@@ -67,15 +67,15 @@ def differences(rows: Sequence[Row], averages: Sequence[Row], names: Sequence[st
     """Each update less ERM: the average as a mark, its 95 % interval as a bar, a faint dot per distortion."""
     strips = []
     for row in averages:
-        update, numbers = row["update"], [value(row, f"difference{end}") for end in ("_low", "", "_high")]
-        if update != BASELINE and np.isfinite(numbers[1]):
+        update, bar = row["update"], tuple(value(row, f"difference{end}") for end in ("_low", "", "_high"))
+        if update != BASELINE and np.isfinite(bar[1]):
             pairs = [
                 (of_cell(rows, distortion, update), of_cell(rows, distortion, BASELINE))
                 for distortion in distinct(rows, "distortion")
                 if distortion != WHOLE
             ]
             dots = [srcc.mean() - other.mean() for srcc, other in pairs if srcc.size and other.size]
-            strips.append(Strip(title_of(update), figures.colour(names, update), dots, *numbers))
+            strips.append(Strip(title_of(update), figures.colour(names, update), dots, bar))
     alt = "Difference of each update's SRCC to ERM's, with its 95 % interval"
     return figures.strips("srcc_differences", alt, strips, xlabel=f"SRCC less that of {title_of(BASELINE)}")
 

@@ -29,10 +29,6 @@ WORDS = {
     "95 % interval": "Where the number would mostly fall had other distortions and seeds been drawn (bootstrap). A "
     "difference whose interval holds 0 may be chance.",
 }
-FOOTER = (
-    "The same numbers lie beside this page: table.csv (every distortion and seed, PLCC too), averages.csv, table.md, "
-    "zero_shot.csv (where other sets were tested) and figures/ (PNG)."
-)
 
 
 def write(
@@ -112,8 +108,6 @@ def write(
             "between the batches of a meta step, so that their losses are not those of one model: compare the course, "
             "not the height.",
         ),
-        Section("Notes", [page.paragraphs(notes)]),
-        page.configuration(config_text),
     ]
     unused = {"MetaIQA", "CIS", "CIP", "ERM"} - set(map(title_of, comparison.updates))
     unused |= set() if comparison.held_out else {"Held out"}
@@ -123,10 +117,11 @@ def write(
         page.Page(
             title,
             sections,
-            summary=page.paragraphs(summary),
+            summary=summary,
             verdict=comparison.verdict(),
+            notes=notes,
+            config_text=config_text,
             words={word: text for word, text in WORDS.items() if word not in unused} if table else {},
-            footer=FOOTER,
         ),
         files={
             "table.csv": csv_text(rows, ROW_KEYS),

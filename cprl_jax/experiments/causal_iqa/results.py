@@ -41,12 +41,12 @@ def rows_by_distortion(
 ) -> Rows:
     """A row for all images together (`WHOLE` in place of a distortion), and one for each distortion that has three."""
     distortions = np.asarray(distortions, str)
-    found = [row(update, WHOLE, seed, scores, mos)]
-    for distortion in sorted({*distortions.tolist()} - {""}):
-        own = distortions == distortion
-        if own.sum() >= statistics.MIN_IMAGES:
-            found.append(row(update, distortion, seed, scores[own], mos[own]))
-    return found
+    chosen = {name: distortions == name for name in sorted({*distortions.tolist()} - {""})}
+    return [row(update, WHOLE, seed, scores, mos)] + [
+        row(update, name, seed, scores[images], mos[images])
+        for name, images in chosen.items()
+        if images.sum() >= statistics.MIN_IMAGES
+    ]
 
 
 def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
@@ -55,9 +55,8 @@ def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
     A model with the same score for all images has no rank correlation, and counts as 0: it puts nothing in order.
 
     Intervals are 95 % percentile bootstrap intervals: distortions are drawn with replacement, and for each one that is
-    drawn, its seeds with replacement. They tell how far the mean hangs on which distortions and seeds there were; the
-    same draws are made for all updates, so that the difference is taken within them. NaN for fewer than two
-    distortions.
+    drawn, its seeds with replacement. They say how much the mean would vary with other distortions and seeds; the same
+    draws are made for all updates, so that the difference is taken within them. NaN for fewer than two distortions.
 
     Args:
       rows: of `row`, with every distortion and seed for every update. Those of `WHOLE` do not take part, unless there
@@ -80,25 +79,15 @@ def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
         raise ValueError(f"every update needs the same distortions and seeds, but their numbers are {sorted(shapes)}")
     baseline = tables.get(BASELINE)
     draws = _draws(*shapes.pop(), seed=seed, resamples=resamples)
-    found = []
+    summary = []
     for update, table in tables.items():
         difference = np.full_like(table, np.nan) if baseline is None else table - baseline
-        low, high = _interval(table, draws)
-        difference_low, difference_high = _interval(difference, draws)
-        found.append(
-            {
-                "update": update,
-                "srcc": float(table.mean()),
-                "srcc_low": low,
-                "srcc_high": high,
-                "difference": float(difference.mean()),
-                "difference_low": difference_low,
-                "difference_high": difference_high,
-                "wins": int((difference > 0).sum()),
-                "cells": table.size,
-            }
-        )
-    return found
+        entry = {"update": update}
+        for name, values in (("srcc", table), ("difference", difference)):
+            entry[name] = float(values.mean())
+            entry[f"{name}_low"], entry[f"{name}_high"] = _interval(values, draws)
+        summary.append({**entry, "wins": int((difference > 0).sum()), "cells": table.size})
+    return summary
 
 
 def _table(rows: Rows) -> Float[np.ndarray, "distortions seeds"]:

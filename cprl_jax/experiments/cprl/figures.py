@@ -62,19 +62,9 @@ def scatters(results: Results, pair: Condition | None, names: Sequence[str]) -> 
             continue
         figure, axes = panel_of(shorten(method, 30), height=3.1)
         axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
-        dots = axes.scatter(
-            clean[seen],
-            score[seen],
-            c=mos[seen],
-            norm=Normalize(0, 100),
-            cmap="viridis",
-            s=20 if seen.sum() < 400 else 8,
-            linewidths=0.3,
-            edgecolors=INK,
-            alpha=0.9,
-            plotnonfinite=True,
-            rasterized=bool(seen.sum() > figures.MANY_POINTS),
-        )
+        look = {"norm": Normalize(0, 100), "cmap": "viridis", "linewidths": 0.3, "edgecolors": INK, "alpha": 0.9}
+        look |= {"s": 20 if seen.sum() < 400 else 8, "rasterized": bool(seen.sum() > figures.MANY_POINTS)}
+        dots = axes.scatter(clean[seen], score[seen], c=mos[seen], plotnonfinite=True, **look)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="score before", ylabel="score after")
         figures.colour_bar(figure, axes, dots, "MOS")
         alt = f"{method}: scores before and after {results.title(pair)}, coloured by MOS"
@@ -90,7 +80,7 @@ def changes(results: Results, pair: Condition | None, names: Sequence[str]) -> l
         moved = np.array([number(row["score"]) - number(row["clean"]) for row in rows])
         moved = moved[np.isfinite(moved)]
         if moved.size:
-            strips.append(Strip(method, figures.colour(names, method), moved, *np.quantile(moved, (0.25, 0.5, 0.75))))
+            strips.append(Strip(method, figures.colour(names, method), moved))
     alt = f"Change of each image's score under {results.title(pair)}" if pair else ""
     return figures.strips("change", alt, strips, xlabel="change of score (points of 100)")
 

@@ -43,7 +43,7 @@ def differences(scores: Sequence[Row], *, seed: int, resamples: int) -> list[dic
         rows.setdefault((row["method"], condition(row)), {})[row["name"]] = row
     methods = distinct(scores, "method")
     reference = baseline(methods) if methods else ""
-    found = []
+    compared = []
     for pair in conditions(scores):
         for method in (name for name in methods if name != reference):
             names = [name for name in rows.get((method, pair), {}) if name in rows.get((reference, pair), {})]
@@ -55,8 +55,8 @@ def differences(scores: Sequence[Row], *, seed: int, resamples: int) -> list[dic
             if len(names) >= statistics.MIN_IMAGES and np.isfinite([first, second, mos]).all():
                 options = {"seed": seed, "resamples": resamples}
                 numbers = statistics.paired_difference(first, second, mos, statistics.srcc, **options)
-            found.append(dict(zip(DIFFERENCE_KEYS, (method, reference, *pair, *numbers), strict=True)))
-    return found
+            compared.append(dict(zip(DIFFERENCE_KEYS, (method, reference, *pair, *numbers), strict=True)))
+    return compared
 
 
 # ------------------------------------------------------------------------------------------------------------- doubts

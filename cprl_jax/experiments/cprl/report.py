@@ -12,7 +12,7 @@ from cprl_jax.experiments.cprl import figures as pictures
 from cprl_jax.experiments.cprl import findings, tables
 from cprl_jax.experiments.cprl.results import CLEAN, DIFFERENCE_KEYS, KEYS, SCORE_KEYS, Results, condition
 from cprl_jax.report import agreement, figures, page
-from cprl_jax.report.page import Card, Range, Section, View
+from cprl_jax.report.page import Card, Range, Section
 from cprl_jax.report.table import Table, csv_text
 from cprl_jax.report.values import Row, decimals, distinct, interval, number, value
 
@@ -34,10 +34,6 @@ WORDS = agreement.WORDS | {
     "Masked gradient": "A gradient that is zero or leads nowhere. Attacks that follow it fail although the scores "
     "could be moved, and a weak model looks robust.",
 }
-FOOTER = (
-    "The same numbers lie beside this page: table.csv and table.md (the table), differences.csv, scores.csv (every "
-    "image, every attack), trust.csv (the checks, where they were run), zero_shot.csv and figures/ (PNG)."
-)
 MEDIANS = (
     "Median over the splits, [lower and upper quartile], (smallest to largest). Every split has its own training, and "
     "its own seed or test part; a difference is taken on each split."
@@ -77,16 +73,16 @@ def write(
         for entry in shown.robustness
         for row in entry.get("checks", ())
     ]
-    sections = [*_sections(shown), Section("Notes", [page.paragraphs(notes)]), page.configuration(config_text)]
     return page.write(
         folder,
         page.Page(
             title,
-            sections,
-            summary=page.paragraphs(summary),
+            _sections(shown),
+            summary=summary,
             verdict=findings.verdict(shown),
+            notes=notes,
+            config_text=config_text,
             words=WORDS | {shown.attack_title(attack): text for attack, text in shown.attack_legends.items()},
-            footer=FOOTER,
         ),
         files={
             "table.csv": csv_text(shown.rows, KEYS),
@@ -210,16 +206,16 @@ def _cards(results: Results) -> list[Card]:
     order = distinct(results.examples, "name")
     cards = []
     for index, row in sorted(enumerate(results.examples, start=1), key=lambda item: order.index(str(item[1]["name"]))):
-        shown = figures.views(row["name"], row["image"], row["attacked"])
         before, after, mos = (number(row[key]) for key in ("before", "after", "mos"))
-        moved = decimals(after - before, 1, signed=True)
-        views = [
-            View(shown.image, "image", [f"score {decimals(before, 1)}", f"MOS {decimals(mos, 1)}"], "original"),
-            View(shown.attacked, "attacked image", [f"score {decimals(after, 1)}", f"{moved} points"], "attacked"),
-            View(shown.difference, "difference", ["difference", f"× {shown.factor}"]),
-        ]
-        title = f"{row['method']} under {results.title(condition(row))}, {row['name']}"
-        cards.append(Card(f"example_{index:02d}_{row['method']}", title, views))
+        card = page.attacked_card(
+            f"example_{index:02d}_{row['method']}",
+            f"{row['method']} under {results.title(condition(row))}, {row['name']}",
+            row["image"],
+            row["attacked"],
+            before=[f"score {decimals(before, 1)}", f"MOS {decimals(mos, 1)}"],
+            after=[f"score {decimals(after, 1)}", f"{decimals(after - before, 1, signed=True)} points"],
+        )
+        cards.append(card)
     return cards
 
 

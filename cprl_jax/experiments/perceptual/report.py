@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cprl_jax.report import figures, page
 from cprl_jax.report.figures import INK, Panel, Strip, legend, panel_of, styled
-from cprl_jax.report.page import Card, Section, View
+from cprl_jax.report.page import Card, Section
 from cprl_jax.report.table import Column, Table, csv_text
 from cprl_jax.report.values import Row, decimals, distinct, number, shorten, value
 
@@ -33,10 +33,6 @@ INTRA_LEGEND = (
 TRANSFER_LEGEND = (
     "Lines: the model under test. Columns: the model that the counterexamples were made for; in brackets the model's "
     "own, as in the table before."
-)
-FOOTER = (
-    "The same numbers lie beside this page: intra.csv, transfer.csv, counterexamples.csv, candidates.csv, tables.md "
-    "and figures/."
 )
 
 
@@ -85,13 +81,11 @@ def write(
             "Left the image, in the middle its counterexample, right their difference, amplified; grey is no change. "
             "Point at the counterexample, or tap it, to lay the original over it.",
         ),
-        Section("Notes", [list(notes)]),
-        page.configuration(config_text),
     ]
     rows = {"candidates": candidates, "counterexamples": counterexamples, "intra": intra, "transfer": transfer}
     return page.write(
         folder,
-        page.Page(title, sections, summary=summary, footer=FOOTER),
+        page.Page(title, sections, summary=summary, notes=notes, config_text=config_text),
         files={f"{name}.csv": csv_text(table, ("model",)) for name, table in rows.items()}
         | {"tables.md": page.markdown(title, [*tables, Section("Notes", [list(notes)])])},
         figure_names=_FIGURES,
@@ -190,12 +184,7 @@ def changes(counterexamples: Sequence[Row], names: Sequence[str]) -> list[Panel]
         if row["found"]:
             groups.setdefault((row["model"], row["fidelity"]), []).append(number(row["change"]))
     strips = [
-        Strip(
-            f"{shorten(model, 30)}, {_heading(fidelity)}",
-            figures.colour(names, model),
-            change,
-            *np.quantile(change, (0.25, 0.5, 0.75)),
-        )
+        Strip(f"{shorten(model, 30)}, {_heading(fidelity)}", figures.colour(names, model), change)
         for (model, fidelity), change in groups.items()
     ]
     alt = "Change of each image's score by its counterexample, with median and middle half"
@@ -203,17 +192,17 @@ def changes(counterexamples: Sequence[Row], names: Sequence[str]) -> list[Panel]
 
 
 def _card(index: int, entry: Mapping[str, Any]) -> Card:
-    shown = figures.views(entry["image"], entry["pixels"], np.asarray(entry["attacked"], np.float64) / 255)
     before, after, change = (decimals(number(entry[key]), 2) for key in ("before", "after", "change"))
     visible = f"SSIM {decimals(number(entry['ssim']), 4)}, largest change {number(entry['max_change']):.0f}/255"
     lines = [f"score {after}, {change}", visible] + ["above the threshold: none was below"] * (not entry["found"])
-    views = [
-        View(shown.image, "image", [f"score {before} of 10"], "original"),
-        View(shown.attacked, "counterexample", lines, "attacked"),
-        View(shown.difference, "difference", ["difference", f"× {shown.factor}"]),
-    ]
-    name = f"example_{index:02d}_{entry['model']}_{entry['fidelity']}"
-    return Card(name, f"{entry['model']}, {_heading(entry['fidelity'])}, {entry['image']}", views)
+    return page.attacked_card(
+        f"example_{index:02d}_{entry['model']}_{entry['fidelity']}",
+        f"{entry['model']}, {_heading(entry['fidelity'])}, {entry['image']}",
+        entry["pixels"],
+        np.asarray(entry["attacked"], np.float64) / 255,
+        before=[f"score {before} of 10"],
+        after=lines,
+    )
 
 
 def _axis(fidelity: str) -> str:

@@ -92,18 +92,17 @@ def intra_rows(counterexamples: Rows, *, base: str) -> Rows:
     """
     rows = []
     for (model, fidelity), every in _grouped(counterexamples, "model", "fidelity").items():
-        own = [row for row in every if row["found"]]
-        before, after, mos = (np.array([row[key] for row in own]) for key in ("before", "after", "mos"))
+        kept = [row for row in every if row["found"]]
         rows.append(
             {
                 "model": model,
                 "fidelity": fidelity,
-                "images": len(own),
+                "images": len(kept),
                 "of": len(every),
-                **_figures(before, after, mos, base),
-                "mean_ssim": _mean([row["ssim"] for row in own]),
-                "lowest_ssim": min((row["ssim"] for row in own), default=math.nan),
-                "moved": sum(abs(row["change"]) > MOVED and row["ssim"] >= ALIKE for row in own),
+                **_numbers(kept, base),
+                "mean_ssim": _mean([row["ssim"] for row in kept]),
+                "lowest_ssim": min((row["ssim"] for row in kept), default=math.nan),
+                "moved": sum(abs(row["change"]) > MOVED and row["ssim"] >= ALIKE for row in kept),
                 "seconds": sum(row["seconds"] for row in every),
             }
         )
@@ -123,17 +122,9 @@ def transfer_rows(counterexamples: Rows, scores: dict[tuple[str, int], tuple[flo
             {**counterexamples[place], "before": scores[tested, place][0], "after": scores[tested, place][1]}
             for place in places
         ]
-        for (attacked, fidelity), own in _grouped(entries, "model", "fidelity").items():
-            before, after, mos = (np.array([row[key] for row in own]) for key in ("before", "after", "mos"))
-            rows.append(
-                {
-                    "model": tested,
-                    "attacked": attacked,
-                    "fidelity": fidelity,
-                    "images": len(own),
-                    **_figures(before, after, mos, base),
-                }
-            )
+        for (attacked, fidelity), kept in _grouped(entries, "model", "fidelity").items():
+            names = {"model": tested, "attacked": attacked, "fidelity": fidelity}
+            rows.append({**names, "images": len(kept), **_numbers(kept, base)})
     return rows
 
 
@@ -162,7 +153,8 @@ def transfer_scores(
     return scores
 
 
-def _figures(before: np.ndarray, after: np.ndarray, mos: np.ndarray, base: str) -> dict[str, float]:
+def _numbers(rows: Rows, base: str) -> dict[str, float]:
+    before, after, mos = (np.array([row[key] for row in rows]) for key in ("before", "after", "mos"))
     labelled = before.size >= statistics.MIN_IMAGES and np.all(np.isfinite(mos))
     both = np.concatenate([before, after])
     return {
@@ -210,28 +202,28 @@ def notes(config: ml_collections.ConfigDict, counterexamples: Rows) -> list[str]
     thresholds = ", ".join(
         f"{name} {options.thresholds[name]:g}{'/255' if name == 'chebyshev' else ''}" for name in options.fidelities
     )
-    found = [
+    texts = [
         f"No observer looked at the candidates. Declared thresholds stand in for them: {thresholds}. candidates.csv "
         "has every candidate, with a column for verdicts.",
         f"R (Eq. 6) uses the {_LOGARITHMS[options.logarithm]} logarithm; the paper does not state its base.",
         f"Sign steps for Chebyshev, {'sign' if options.norm == 'linf' else 'Euclidean'} steps for the others.",
     ]
     if options.vgg16_weights == "random" and {"lpips", "dists"} & set(options.fidelities):
-        found.insert(0, "LPIPS and DISTS ran on a random VGG-16: their numbers show that the path works, nothing else.")
+        texts.insert(0, "LPIPS and DISTS ran on a random VGG-16: their numbers show that the path works, nothing else.")
     if not all(math.isfinite(row["mos"]) for row in counterexamples):
-        found.append("No labels for these images, hence no SRCC.")
+        texts.append("No labels for these images, hence no SRCC.")
     elif not options.images and config.dataset.name == "embedded":
-        found.append("The labels of the embedded data set come from a full-reference formula, not from people.")
+        texts.append("The labels of the embedded data set come from a full-reference formula, not from people.")
     if missed := sum(not row["found"] for row in counterexamples):
-        found.insert(
+        texts.insert(
             0,
             f"{missed} of {len(counterexamples)} counterexamples were not found: no candidate below the "
             "threshold. The numbers leave these images out.",
         )
     if blind := sum(row["zero_gradient_fraction"] == 1 for row in counterexamples):
-        found.insert(
+        texts.insert(
             0,
             f"In {blind} of {len(counterexamples)} cells the gradient of the score was exactly 0: the attack was blind "
             "there, and its failure is no robustness.",
         )
-    return found
+    return texts

@@ -123,7 +123,7 @@ def results(table=None, **others):
     return Results(rows(COLLAPSE) if table is None else table, **{"attack_titles": TITLES, **others})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made():
     """The makers above; test folders are no packages, so that nothing can be imported from here."""
     return SimpleNamespace(

@@ -13,8 +13,7 @@ from cprl_jax.experiments.cprl import findings, report
 from cprl_jax.report import page
 
 
-@pytest.fixture
-def content(made):
+def make_content(made):
     return {
         "title": "A run",
         "summary": "What was done.",
@@ -32,9 +31,19 @@ def content(made):
     }
 
 
-def test_everything_is_written(tmp_path, content):
-    path = report.write(tmp_path / "new" / "report", **content)
-    folder = tmp_path / "new" / "report"
+@pytest.fixture
+def content(made):
+    return make_content(made)
+
+
+@pytest.fixture(scope="module")
+def written(made, tmp_path_factory):
+    """The path of a whole report's page."""
+    return report.write(tmp_path_factory.mktemp("made") / "new" / "report", **make_content(made))
+
+
+def test_everything_is_written(written, content):
+    path, folder = written, written.parent
     assert path == folder / "report.html" and path.stat().st_size > 10_000
     assert {entry.name for entry in folder.iterdir()} == {
         "differences.csv",
@@ -71,6 +80,7 @@ def test_everything_is_written(tmp_path, content):
 
 
 def test_columns_of_the_files(tmp_path, content):
+    content |= {"examples": [], "histories": {}}
     report.write(tmp_path, **content, zero_shot=[{"method": "cprl", "dataset": "livec", "images": 9, "srcc": 0.5}])
     headers = {path.name: path.read_text().splitlines()[0] for path in tmp_path.glob("*.csv")}
     assert headers["table.csv"].startswith("method,attack,radius,against,srcc,plcc,rmse,srcc_low,srcc_high,ssim,")
@@ -102,8 +112,8 @@ def text_of(path):
     return " ".join(re.sub(r"<(style|svg).*?</\1>|<[^>]+>", "", path.read_text(), flags=re.DOTALL).split())
 
 
-def test_the_page_names_methods_by_what_ran_and_says_their_budgets(tmp_path, content):
-    text = text_of(report.write(tmp_path, **content))
+def test_the_page_names_methods_by_what_ran_and_says_their_budgets(written):
+    text = text_of(written)
     assert "cprl: CPRL (loss + SortMask); 250 steps; last checkpoint" in text
     assert "plain: 400 steps; last checkpoint" in text
     assert "PGDSeveral steps." in text, "the attack's legend is among the words"
@@ -123,10 +133,9 @@ def test_the_page_names_methods_by_what_ran_and_says_their_budgets(tmp_path, con
     assert "Read these numbers with care" not in text and "Bold: best of the methods" in text
 
 
-def test_terminal_and_markdown_say_the_same(tmp_path, content):
-    report.write(tmp_path, **content)
+def test_terminal_and_markdown_say_the_same(written, content):
     names = ("rows", "differences", "titles", "budgets", "attack_titles", "attack_legends")
-    shown, text = report.terminal(**{name: content[name] for name in names}), (tmp_path / "table.md").read_text()
+    shown, text = report.terminal(**{name: content[name] for name in names}), written.with_name("table.md").read_text()
     for said in (
         "cprl: CPRL (loss + SortMask); 250 steps; last checkpoint",
         "PGD: Several steps.",
@@ -140,7 +149,12 @@ def test_terminal_and_markdown_say_the_same(tmp_path, content):
 
 
 def test_warnings_are_shown_everywhere(tmp_path, content, made):
-    content |= {"rows": [*made.collapse, made.row("flat", score_std=0.5)]}
+    content |= {
+        "rows": [*made.collapse, made.row("flat", score_std=0.5)],
+        "examples": [],
+        "histories": {},
+        "scores": [],
+    }
     text = text_of(report.write(tmp_path, **content))
     for shown in (text, report.terminal(content["rows"]), (tmp_path / "table.md").read_text()):
         assert "flat !" in shown and "flat says nearly the same of every image" in shown
@@ -149,7 +163,7 @@ def test_warnings_are_shown_everywhere(tmp_path, content, made):
 
 def test_examples_of_one_image_stand_together(tmp_path, content, made):
     examples = [made.example(method, name) for method in ("plain", "cprl") for name in ("one.png", "two.png")]
-    text = text_of(report.write(tmp_path, **content | {"examples": examples}))
+    text = text_of(report.write(tmp_path, **content | {"examples": examples, "histories": {}, "scores": []}))
     found = re.findall(r"(\w+) under PGD at 2/255, (\w+)\.png", text)
     assert found == [("plain", "one"), ("cprl", "one"), ("plain", "two"), ("cprl", "two")]
     assert "MOS 71.2" in text and "−46.7 points" in text and "× 63" in text
@@ -257,6 +271,7 @@ def test_six_methods(tmp_path, made):
 
 def test_robustness_is_written(tmp_path, content, made):
     found = [made.robustness("plain", masked=True), made.robustness("cprl")]
+    content |= {"examples": [], "histories": {}, "scores": []}
     report.write(tmp_path, **content | {"robustness": found})
     with (tmp_path / "trust.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
