@@ -5,16 +5,27 @@ and `crops` the fixed crops to test on.
 """
 
 import importlib
+import pkgutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cprl_jax.data import combined
+from cprl_jax.config.field import Field
+from cprl_jax.data import combined, releases
 from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.releases._common import Release
 from cprl_jax.runtime.errors import UserError
 
-__all__ = ["DATASETS", "RELEASES", "QualityDataset", "load"]
+__all__ = ["DATASETS", "FIELDS", "RELEASES", "QualityDataset", "load"]
 
-RELEASES = ("livec", "live", "vcl", "koniq", "tid2013", "kadid10k", "cid2013", "mlive")  # each a file of releases/
+_FILES = (file.name for file in pkgutil.iter_modules(releases.__path__) if file.name != "build" and file.name[0] != "_")
+RELEASES: Mapping[str, Release] = {name: importlib.import_module(f"{releases.__name__}.{name}") for name in _FILES}
+"""Official releases, each a file of releases/ that nothing else names."""
+
 DATASETS = ("embedded", *RELEASES, "own")
+FIELDS: Mapping[str, Field] = {
+    name: field for release in RELEASES.values() for name, field in getattr(release, "OPTIONS", {}).items()
+}
+"""Of config.dataset, that releases bring."""
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -26,7 +37,7 @@ def load(config_dataset: "ConfigDict") -> QualityDataset:
     Args:
       config_dataset: `name` is one of `DATASETS`, or several joined by + (see `combined.combine`); with `resize` every
         image is brought to that many pixels a side (see `combined.resize`). The official releases read `manual_dir`,
-        `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), 'koniq' also `koniq_scores`; 'own' reads these
+        `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), and their own `FIELDS`; 'own' reads these
         four, `labels`, `mos_worst` and `mos_best` (see `own.load`); 'embedded' reads `seed`, `image_size`, `scenes` and
         `levels` (see `embedded.make_embedded`).
 
@@ -59,7 +70,6 @@ def _load(name: str, config_dataset: "ConfigDict", cache: dict) -> QualityDatase
         return own.load(config_dataset.manual_dir, **options, **cache)
     from cprl_jax.data.releases import build
 
-    release = importlib.import_module(f"cprl_jax.data.releases.{name}")
-    options = {"scores": config_dataset.koniq_scores} if name == "koniq" else {}
+    options = {option: config_dataset[option] for option in getattr(RELEASES[name], "OPTIONS", {})}
     folders = {option: config_dataset[option] for option in ("manual_dir", "data_dir")}
-    return build.load(release, **folders, **cache, **options)
+    return build.load(RELEASES[name], **folders, **cache, **options)

@@ -81,11 +81,12 @@ class Contents:
 
 
 class Release(Protocol):
-    """What the file of a dataset defines, beside one subclass of `build.QualityBuilder` whose `release` is that file.
+    """What the file of a dataset defines; nothing else names that file.
 
     Attributes:
       NAME: its name in configs and of the dataset ('livec').
       TITLE: its name in messages ('LIVE-C').
+      BUILDER: its name for TFDS: builds of 'LiveChallenge' lie in live_challenge/.
       FOLDERS: the names that the release's folder may have, the usual one first.
       URL: where to get it.
       CITATION: what its authors ask to be cited.
@@ -93,10 +94,12 @@ class Release(Protocol):
       MAY_BE_IDENTICAL: kinds of distortion ('' is none) of which the official release may hold identical files under
         different names; these are warned of. All other identical files are a problem, and so are identical versions
         of different scenes. Usually ().
+      OPTIONS: fields of config.dataset that it brings, and `read` takes; may be left out.
     """
 
     NAME: str
     TITLE: str
+    BUILDER: str
     FOLDERS: tuple[str, ...]
     URL: str
     CITATION: str

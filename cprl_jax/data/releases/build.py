@@ -3,6 +3,7 @@
 The records are ArrayRecord files with the bytes of the original images, read through `as_data_source`: no TensorFlow.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ _PRISTINE = "references"  # the split of the undistorted photographs
 class QualityBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder that all releases share: `train`, all rated images, and `references`, the undistorted photographs.
 
-    A subclass sets `release` to the module that describes it (see `_common.Release`). The split `references` is absent
+    `builder_of` makes the subclass of a release. The split `references` is absent
     where there are none; its examples have a name (the scene) and no labels. `load` is the way in: it names the build
     by the release's content and picks the file format. Used directly, `file_format='array_record'` must be given
     wherever TensorFlow is not installed, and the release is read with its default options.
@@ -83,6 +84,12 @@ class QualityBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield record.row, {"image": record.path} | columns
 
 
+@functools.cache
+def builder_of(release: _common.Release) -> type[QualityBuilder]:
+    """The TFDS builder of a release, which its module describes."""
+    return type(release.BUILDER, (QualityBuilder,), {"__doc__": f"{release.TITLE}.", "release": release})
+
+
 def load(
     release: _common.Release,
     *,
@@ -114,7 +121,7 @@ def load(
     """
     if cache not in ("memory", "disk") or not cache_gib >= 0:
         raise ValueError(f"cache={cache!r}, cache_gib={cache_gib}: must be 'memory' or 'disk', and 0 or more")
-    (builder,) = (subclass for subclass in QualityBuilder.__subclasses__() if subclass.release is release)
+    builder = builder_of(release)
     data_path = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     prefix = "".join(f"{value}-" for value in options.values())
     if not manual_dir:

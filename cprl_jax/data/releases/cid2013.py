@@ -5,15 +5,14 @@ column is read. It runs from -9.55 to 87.88, so -10 becomes 0 and 90 becomes 100
 """
 
 import re
-import sys
 from pathlib import Path
 
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.releases import _common, _tables
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "cid2013"
 TITLE = "CID2013"
+BUILDER = "Cid2013"
 FOLDERS = ("CID2013", "cid2013")
 URL = "https://zenodo.org/records/2647033"
 CITATION = (
@@ -32,12 +31,6 @@ DISTORTIONS = ()
 
 _SHEET, _NAMES, _SCORES = "CID2013 MOS", "Source_ID", "Realigned MOS"
 _PATTERN = re.compile(r"IS_(I|II|III|IV|V|VI)_C0([1-8])_D(\d\d)")
-
-
-class Cid2013(QualityBuilder):
-    """TFDS builder of CID2013."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

@@ -6,16 +6,15 @@ opinions on that scale.
 
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from cprl_jax.data.releases import _common, _tables
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "kadid10k"
 TITLE = "KADID-10k"
+BUILDER = "Kadid10k"
 FOLDERS = ("kadid10k", "KADID-10k", "KADID10K")
 URL = "https://database.mmsp-kn.de/kadid-10k-database.html"
 CITATION = (
@@ -62,12 +61,6 @@ DISTORTIONS = tuple(ABBREVIATIONS)
 
 _SCORES = "dmos.csv"
 _PATTERN = re.compile(r"i(\d\d)_(\d\d)_(\d\d)\.png", re.IGNORECASE)
-
-
-class Kadid10k(QualityBuilder):
-    """TFDS builder of KADID-10k."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

@@ -5,19 +5,18 @@ scale. Beware of `koniq10k_distributions_sets.csv`, which the authors publish wi
 0..100 one. Only the official split (`set`) is read from it.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from cprl_jax.config.field import Field
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.releases import _common, _tables
-from cprl_jax.data.releases.build import QualityBuilder
-from cprl_jax.runtime.errors import UserError
 
 NAME = "koniq"
 TITLE = "KonIQ-10k"
+BUILDER = "Koniq"
 FOLDERS = ("koniq10k", "KonIQ-10k", "koniq-10k", "koniq")
 URL = "https://database.mmsp-kn.de/koniq-10k-database.html"
 CITATION = (
@@ -33,6 +32,9 @@ MAY_BE_IDENTICAL = ("",)  # none are known; but the photographs are uploads of m
 ROWS = 10_073
 FOLDERS_OF_IMAGES = ("1024x768", "512x384")  # the first that is there is read
 SCALES = {"zscore": ("MOS_zscore", _tables.Scale(0, 100)), "mos": ("MOS", _tables.Scale(1, 5))}
+OPTIONS = {
+    "koniq_scores": Field("zscore", "koniq: MOS_zscore, or 'mos' (1..5, stretched to 0..100)", choices=tuple(SCALES))
+}
 SCORE_RANGE = (1.096, 4.310)  # of the published MOS, 1..5
 PARTS = {"training": ("train", 7058), "validation": ("validation", 1000), "test": ("test", 2015)}
 DISTORTIONS = ()
@@ -41,31 +43,24 @@ _SCORES, _SETS = "koniq10k_scores_and_distributions.csv", "koniq10k_distribution
 _VOTES = ("c1", "c2", "c3", "c4", "c5")  # how many people chose each score
 
 
-class Koniq(QualityBuilder):
-    """TFDS builder of KonIQ-10k."""
-
-    release = sys.modules[__name__]
-
-
 def looks_like(folder: Path) -> bool:
     """Whether the folder is this release, sound or not."""
     return any(_tables.find_inside(folder, name) for name in (_SCORES, _SETS))
 
 
-def read(release: Path, scores: str = "zscore") -> _common.Contents:
+def read(release: Path, koniq_scores: str = OPTIONS["koniq_scores"].default) -> _common.Contents:
     """Reads the scores, and the official split if its file is there, and matches them with the files.
 
     Files may lie in the release or in one folder below, as each archive unpacks.
 
     Args:
-      scores: 'zscore' for the column `MOS_zscore`, already 0..100; its standard deviations are not given (NaN), as
-        `SD` is on the scale of the other. 'mos' for the column `MOS`, 1..5 mapped linearly to 0..100, with `SD`.
+      koniq_scores: 'zscore' for the column `MOS_zscore`, already 0..100; its standard deviations are not given (NaN),
+        as `SD` is on the scale of the other. 'mos' for the column `MOS`, 1..5 mapped linearly to 0..100, with `SD`.
 
     Raises:
-      UserError: another value of `scores`.
+      UserError: another value of `koniq_scores`.
     """
-    if scores not in SCALES:
-        raise UserError(f"config.dataset.koniq_scores={scores!r} is not allowed; choose 'zscore' or 'mos'")
+    OPTIONS["koniq_scores"].check("config.dataset.koniq_scores", koniq_scores)
     problems: list[str] = []
     scores_path = _tables.find_inside(release, _SCORES)
     if scores_path is None:
@@ -76,11 +71,11 @@ def read(release: Path, scores: str = "zscore") -> _common.Contents:
         return _common.Contents(problems=problems)
     _common.check_count(len(rows), ROWS, f"{_SCORES}, rows", problems)
     parts = _read_parts(release, problems)
-    column, scale = SCALES[scores]
+    column, scale = SCALES[koniq_scores]
     listed = []
     for row, cells in enumerate(rows, start=1):
         name = _tables.text(cells["image_name"])
-        std = _tables.number(cells["SD"]) if scores == "mos" else None
+        std = _tables.number(cells["SD"]) if koniq_scores == "mos" else None
         part = parts.get(name.lower(), "")
         listed.append(_tables.Listed(row, name, _tables.number(cells[column]), std, part=part))
     if parts:

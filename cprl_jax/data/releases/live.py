@@ -8,7 +8,6 @@ the lowest and highest score of the release, a = -2.640 and b = 111.775, whateve
 worst image and 100 the best.
 """
 
-import sys
 from pathlib import Path
 
 from cprl_jax.data.releases._common import (
@@ -25,10 +24,10 @@ from cprl_jax.data.releases._common import (
     read_mat,
     warn_of_unlisted,
 )
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "live"
 TITLE = "LIVE"
+BUILDER = "LiveRelease2"
 FOLDERS = ("databaserelease2",)
 URL = "https://live.ece.utexas.edu/research/quality/subjective.htm"
 CITATION = (
@@ -52,12 +51,6 @@ SCENES = 29
 DMOS = (-2.64002, 111.7747)  # lowest and highest of the 779 distorted images, rounded outwards
 
 LISTS = ("dmos_realigned.mat", "dmos.mat", "refnames_all.mat")
-
-
-class LiveRelease2(QualityBuilder):
-    """TFDS builder of LIVE, release 2."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

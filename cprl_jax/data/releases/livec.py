@@ -1,6 +1,5 @@
 """LIVE In the Wild Image Quality Challenge Database (LIVE-C): photographs from mobile cameras, rated by many people."""
 
-import sys
 from pathlib import Path
 
 from absl import logging
@@ -19,10 +18,10 @@ from cprl_jax.data.releases._common import (
     read_mat,
     warn_of_unlisted,
 )
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "livec"
 TITLE = "LIVE-C"
+BUILDER = "LiveChallenge"
 FOLDERS = ("ChallengeDB_release",)
 URL = "https://live.ece.utexas.edu/research/ChallengeDB/index.html"
 CITATION = (
@@ -36,12 +35,6 @@ FULL_ROWS = 1169
 SCORES = (3.42, 92.432)  # lowest and highest of the full release
 
 _NAMES, _MOS, _STD = "AllImages_release", "AllMOS_release", "AllStdDev_release"
-
-
-class LiveChallenge(QualityBuilder):
-    """TFDS builder of LIVE-C."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

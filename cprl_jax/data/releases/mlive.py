@@ -12,7 +12,6 @@ The labels are differential scores on a scale of 0..100 (`DMOSscores`: higher is
 """
 
 import re
-import sys
 from pathlib import Path
 
 from cprl_jax.data.releases._common import (
@@ -30,10 +29,10 @@ from cprl_jax.data.releases._common import (
     read_mat,
     warn_of_unlisted,
 )
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "mlive"
 TITLE = "MLIVE"
+BUILDER = "LiveMultiplyDistorted"
 FOLDERS = ("LIVEmultidistortiondatabase", "LIVEmultidistortiondatabase/To_Release", "To_Release")
 URL = "https://live.ece.utexas.edu/research/Quality/live_multidistortedimage.html"
 CITATION = (
@@ -50,12 +49,6 @@ ROWS = 225  # of each part
 SCENES = 15
 IMAGES = 405  # that are different
 DMOS = {"Part 1": (5.0, 84.4211), "Part 2": (0.6111, 84.6667)}  # lowest and highest
-
-
-class LiveMultiplyDistorted(QualityBuilder):
-    """TFDS builder of MLIVE."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

@@ -5,15 +5,14 @@ The MOS comes from pairwise comparisons, nominally 0..9, higher is better. Names
 """
 
 import re
-import sys
 from pathlib import Path
 
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.releases import _common, _tables
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "tid2013"
 TITLE = "TID2013"
+BUILDER = "Tid2013"
 FOLDERS = ("tid2013", "TID2013")
 URL = "https://www.ponomarenko.info/tid2013.htm"
 CITATION = (
@@ -60,12 +59,6 @@ DISTORTIONS = tuple(ABBREVIATIONS)
 
 _SCORES, _DEVIATIONS = "mos_with_names.txt", "mos_std.txt"
 _PATTERN = re.compile(r"i(\d\d)_(\d\d)_(\d)\.bmp", re.IGNORECASE)
-
-
-class Tid2013(QualityBuilder):
-    """TFDS builder of TID2013."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

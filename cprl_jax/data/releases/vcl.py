@@ -6,16 +6,15 @@ differ between copies, that table is read by what it holds: a column with the he
 """
 
 import re
-import sys
 from pathlib import Path
 
 from absl import logging
 
 from cprl_jax.data.releases import _common, _tables
-from cprl_jax.data.releases.build import QualityBuilder
 
 NAME = "vcl"
 TITLE = "VCL@FER"
+BUILDER = "Vcl"
 FOLDERS = ("vcl_fer", "VCL@FER", "vlc@fer", "VCL_FER", "VCLFER")
 URL = "https://www.vcl.fer.hr/quality/vclfer.html"
 CITATION = (
@@ -41,12 +40,6 @@ _TYPES = {"AWGN": "white-noise", "BLU": "gaussian-blur", "J2K": "jpeg2000", "JPG
 _PATTERN = re.compile(r"(IMG_(\d\d))_(AWGN|BLU|J2K|JPG)_(\d)")
 _SCORE_HEADERS = ("mos", "mean opinion score")
 _STD_HEADERS = ("std", "sd", "stdev", "std. dev.", "mos std", "standard deviation")
-
-
-class Vcl(QualityBuilder):
-    """TFDS builder of VCL@FER."""
-
-    release = sys.modules[__name__]
 
 
 def looks_like(folder: Path) -> bool:

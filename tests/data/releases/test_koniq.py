@@ -86,7 +86,7 @@ def test_full_release_has_no_problem(tmp_path):
 
 
 def test_reads_back_the_zscores(release, tmp_path):
-    dataset = load(release, tmp_path, scores="zscore")
+    dataset = load(release, tmp_path, koniq_scores="zscore")
     assert dataset.name == "koniq" and len(dataset) == 40
     assert dataset.names.tolist() == [row["image_name"] for row in release.rows]
     np.testing.assert_array_equal(dataset.mos, release.column("MOS_zscore"))
@@ -99,17 +99,17 @@ def test_reads_back_the_zscores(release, tmp_path):
 
 
 def test_reads_back_the_mos(release, tmp_path):
-    dataset = load(release, tmp_path, scores="mos")
+    dataset = load(release, tmp_path, koniq_scores="mos")
     np.testing.assert_array_equal(dataset.mos_raw, release.column("MOS"))
     np.testing.assert_allclose(dataset.mos, (release.column("MOS") - 1) * 25, rtol=1e-6)
     np.testing.assert_array_equal(dataset.mos_std, release.column("SD"))
-    other = load(release, tmp_path, scores="zscore")  # one release, two builds
+    other = load(release, tmp_path, koniq_scores="zscore")  # one release, two builds
     assert not np.allclose(other.mos, dataset.mos)
 
 
 def test_another_label_is_refused(undecoded):
-    with pytest.raises(UserError, match=r"koniq_scores='z' is not allowed; choose 'zscore' or 'mos'"):
-        koniq.read(undecoded.root, scores="z")
+    with pytest.raises(UserError, match=r"koniq_scores is 'z'; allowed: zscore, mos"):
+        koniq.read(undecoded.root, koniq_scores="z")
 
 
 def test_without_the_official_split(undecoded):
@@ -253,15 +253,15 @@ def test_damage_is_named(undecoded, damage, said):
 def test_the_wrong_scale_is_one_problem_not_one_of_each_row(undecoded):
     sets_as_scores(undecoded)
     missing_image(undecoded)
-    problems = koniq.read(undecoded.root, scores="mos").problems
+    problems = koniq.read(undecoded.root, koniq_scores="mos").problems
     assert len(problems) == 2 and "the column MOS runs from" in problems[0] and "no such image file" in problems[1]
 
 
 def test_a_wrong_standard_deviation_matters_only_to_its_own_scale(undecoded):
     undecoded.rows[7]["SD"] = -1
     undecoded.write_lists()
-    assert koniq.read(undecoded.root, scores="zscore").problems == []
-    (problem,) = koniq.read(undecoded.root, scores="mos").problems
+    assert koniq.read(undecoded.root, koniq_scores="zscore").problems == []
+    (problem,) = koniq.read(undecoded.root, koniq_scores="mos").problems
     assert "row 8 ('10004473635.jpg'): the standard deviation is -1" in problem
 
 

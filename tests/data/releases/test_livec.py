@@ -304,7 +304,7 @@ def test_unlisted_and_identical_images_are_warned_of(release, tmp_path, caplog):
 
 def test_leftovers_of_a_killed_build_are_removed(release, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(livec.LiveChallenge, "_generate_examples", _fail)
+        patch.setattr(build.builder_of(livec), "_generate_examples", _fail)
         with pytest.raises(RuntimeError, match="out of luck"):
             load(release, tmp_path / "tfds")
     assert builds(tmp_path / "tfds") == []
@@ -345,14 +345,14 @@ def _count(manual_dir, data_dir):
 def test_builder_works_as_a_plain_tfds_builder(release, tmp_path):
     import tensorflow_datasets as tfds
 
-    builder = livec.LiveChallenge(data_dir=tmp_path / "tfds", file_format="array_record")
+    builder = build.builder_of(livec)(data_dir=tmp_path / "tfds", file_format="array_record")
     config = tfds.download.DownloadConfig(manual_dir=release.manual_dir)
     builder.download_and_prepare(download_config=config)
     (example,) = (e for e in builder.as_data_source(split="train") if e["name"] == b"10.bmp")
     assert example["row"] == 8 and example["image"].shape == (32, 32, 3)
     nan_score(release)
     release.write_lists()
-    other = livec.LiveChallenge(data_dir=tmp_path / "other", file_format="array_record")
+    other = build.builder_of(livec)(data_dir=tmp_path / "other", file_format="array_record")
     with pytest.raises(UserError, match="row 14"):
         other.download_and_prepare(download_config=config)
 
