@@ -9,7 +9,6 @@ A run's folder holds config.json, division/, report/, and
 """
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from cprl_jax.experiments.causal_iqa.study import FREE, Study, severe
 from cprl_jax.experiments.causal_iqa.table import title_of
 from cprl_jax.experiments.causal_iqa.training import Trainer, make_plan
 from cprl_jax.experiments.cprl.experiment import describe_network, load_split, notes_on_labels
+from cprl_jax.report.values import listed
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import read_cache, write_arrays, write_cache, write_file
@@ -96,12 +96,13 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
                             shown_rows, study.saliency(variables, shown_rows, shown), strict=True
                         )
                     ]
+    titles = listed([title_of(update) for update in config.causal_iqa.updates])
     summary = (
         f"{describe_network(config)}, trained on {len(trained)} images of the {dataset.name} data set and tested on "
         f"{len(tested)} images of scenes that training did not see."
     )
     return {
-        "title": f"{_titles(config)} on the {dataset.name} data set",
+        "title": f"{titles} on the {dataset.name} data set",
         "summary": [summary, _training(config, study, trainer, f"{len(division.names)} subsets")],
         "rows": rows,
         "averages": results.averages(rows, seed=config.seed, resamples=config.evaluation.resamples),
@@ -133,13 +134,14 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
     pictured = distortions[:: -(-len(distortions) // max(1, config.causal_iqa.saliency))]
     training = _training(config, study, trainer, "the subsets of the other distortions")
     minutes = sum(float(arrays["seconds"]) for _, arrays in done) / 60
+    titles = listed([title_of(update) for update in config.causal_iqa.updates])
     summary = (
         f"{describe_network(config)}. For each of {len(distortions)} distortions of the {dataset.name} data set, a "
         "training on all images of the others and a test on all images of this one. Scenes are shared between training "
         "and test."
     )
     return {
-        "title": f"{_titles(config)} on unseen distortions of the {dataset.name} data set",
+        "title": f"{titles} on unseen distortions of the {dataset.name} data set",
         "summary": [
             summary,
             f"{training} The {len(cells)} trainings took {minutes:.1f} minutes in all, compilation included.",
@@ -200,10 +202,6 @@ def _test_scores(study: Study, variables: dict, crops: LazyCrops, path: Path) ->
     return kept["scores"]
 
 
-def _titles(config: ml_collections.ConfigDict) -> str:
-    return _listed(title_of(update) for update in config.causal_iqa.updates)
-
-
 def _training(config: ml_collections.ConfigDict, study: Study, trainer: Trainer, subsets: str) -> str:
     options = config.causal_iqa
     seeds = f"seed {study.seeds[0]}" if len(study.seeds) == 1 else f"seeds {study.seeds[0]} to {study.seeds[-1]}"
@@ -227,8 +225,3 @@ def _notes(config: ml_collections.ConfigDict) -> list[str]:
             "trained on ImageNet (config.model.weights) make better clusters."
         )
     return notes
-
-
-def _listed(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last

@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -31,6 +31,7 @@ from cprl_jax.experiments.perceptual.inputs import (
     read_pictures,
     read_targets,
 )
+from cprl_jax.report.values import listed
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.cells import file_name
@@ -208,7 +209,7 @@ def _report(
     }
     report.write(
         workdir / "report",
-        title=f"Perceptual attack of {_listed(target.name for target in tested)}",
+        title=f"Perceptual attack of {listed([target.name for target in tested])}",
         summary=[_summary(config, cells), cost],
         candidates=[row for each in done for row in results.candidate_rows(*each, folder=workdir)],
         counterexamples=counterexamples,
@@ -234,7 +235,7 @@ def _cost(seconds: float, here: float) -> str:
 def _summary(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> str:
     options = config.perceptual
     shapes = dict.fromkeys(f"{cell.picture.pixels.shape[1]}x{cell.picture.pixels.shape[0]}" for cell in cells)
-    sizes = _listed(shapes) if len(shapes) < 4 else "several sizes"
+    sizes = listed(list(shapes)) if len(shapes) < 4 else "several sizes"
     count = len({cell.picture.name for cell in cells})
     return (
         f"{count} images of {sizes} pixels, {options.multipliers} candidates each for every model and fidelity, "
@@ -242,8 +243,3 @@ def _summary(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> str:
         "counterexample is the candidate with the largest change of score among those with a distance below the "
         "threshold."
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
