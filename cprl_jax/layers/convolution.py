@@ -21,8 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Strides = tuple[int, int]
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from cprl_jax.layers.depthwise import Padding, Strides, depthwise
 
 _SMALL_MAP = 64  # pixels up to which a matrix product is fastest
 _FEW_CHANNELS = 8  # those of an image rather than a feature map: XLA's convolution is fastest, unless
@@ -45,18 +44,30 @@ def convolve(
       strides: of height and width.
       padding: zeros before and after height and width.
     """
-    if jax.default_backend() != "cpu":
-        return _library(x, kernel, strides, padding)
-    return _convolve(x, kernel, strides, padding)
+    options = dict(strides=strides, padding=padding)
+    return lax.platform_dependent(
+        x, kernel, cpu=functools.partial(_convolve, **options), default=functools.partial(_library, **options)
+    )
 
 
 def conv_general_dilated(
     lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
 ):
-    """`convolve` in the form in which `nn.Conv` takes the function that it calls; plain convolutions alone."""
-    if {*lhs_dilation, *rhs_dilation, feature_group_count} != {1} or precision is not None:
-        raise ValueError("convolve knows no dilation, groups or precision: leave conv_general_dilated of nn.Conv alone")
-    return convolve(lhs, rhs, strides=tuple(window_strides), padding=tuple(tuple(pair) for pair in padding))
+    """`convolve`, or `depthwise`, in the form in which `nn.Conv` takes the function that it calls.
+
+    Raises:
+      ValueError: dilation, a precision, or groups of more than one channel.
+    """
+    depth = 1 < feature_group_count == lhs.shape[-1] == rhs.shape[-1]
+    if {*lhs_dilation, *rhs_dilation} != {1} or precision is not None or not (feature_group_count == 1 or depth):
+        raise ValueError(
+            "there is no dilation, no precision and no group of several channels here: leave conv_general_dilated of "
+            "nn.Conv alone"
+        )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    compute = depthwise if depth else convolve
+    return compute(lhs, rhs, strides=tuple(window_strides), padding=tuple(tuple(pair) for pair in padding))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))

@@ -118,6 +118,7 @@ class SortMaskConv(nn.Module):
     precision: Any = None
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros_init()
+    conv_general_dilated: Callable | None = None
     rate: float = 0.0
     selection: str = "fast"
     axis_name: str | None = None
@@ -184,7 +185,7 @@ class SortMaskConv(nn.Module):
                 mask = _window_mask(x, self.rate, window, self.selection).astype(x.dtype)
                 # A product, not a selection: a masked NaN or infinity stays visible.
                 x = x * mask if self.masks == "sorted" else _straight_through_product(x, mask)
-            y = lax.conv_general_dilated(
+            y = (self.conv_general_dilated or lax.conv_general_dilated)(
                 x,
                 kernel,
                 window.strides,

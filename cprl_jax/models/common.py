@@ -107,7 +107,8 @@ def conv(
     stage: int = 0,
     sort_mask: SortMaskPlacement = SortMaskPlacement(),  # noqa: B008 (frozen)
     stride: int = 1,
-    padding: int = 0,
+    padding: int | str = 0,
+    groups: int = 1,
     use_bias: bool = True,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
@@ -127,19 +128,22 @@ def conv(
       stage: of the network, as `sort_mask.stages` counts: the stem is 0.
       sort_mask: which convolutions are masked.
       stride: of both axes.
-      padding: zeros on every side, as in torch.
+      padding: zeros on every side, as in torch, or 'SAME', as in TensorFlow.
+      groups: 1, or as many as channels: a depthwise convolution.
       use_bias, kernel_init, bias_init: as in `nn.Conv`.
       dtype: of the computation; parameters are float32.
       axis_name: the mapped axis over which the batch is spread, if any.
     """
     options = dict(use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
-    if kernel_size == 1 and not padding:
+    if kernel_size == 1 and padding in (0, "SAME") and groups == 1:
         return PointwiseConv(features, stride=stride, **options)(x)
-    options.update(strides=(stride, stride), padding=((padding, padding), (padding, padding)))
+    options.update(strides=(stride, stride), padding=padding, conv_general_dilated=conv_general_dilated)
+    if groups > 1:
+        options.update(feature_group_count=groups)
     if sort_mask.covers(x.shape[-1], stage, kernel_size):
         options.update(rate=sort_mask.rate, selection=sort_mask.selection, masks=sort_mask.masks, axis_name=axis_name)
         return SortMaskConv(features, (kernel_size, kernel_size), **options)(x, train)
-    return nn.Conv(features, (kernel_size, kernel_size), conv_general_dilated=conv_general_dilated, **options)(x)
+    return nn.Conv(features, (kernel_size, kernel_size), **options)(x)
 
 
 def batch_norm(

@@ -1,11 +1,13 @@
 """Convolution and its gradients against XLA's own, whichever way the shapes make it go."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from cprl_jax.layers.convolution import conv_general_dilated, convolve
 
@@ -68,10 +70,52 @@ def test_in_a_flax_convolution(getkey):
     )
     variables = plain.init(getkey(), x)
     np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5, atol=1e-5)
-    grouped = nn.Conv(3, (3, 3), feature_group_count=3, conv_general_dilated=conv_general_dilated)
-    with pytest.raises(ValueError, match="no dilation, groups"):
-        grouped.init(getkey(), x)
     assert plain.apply(variables, x).dtype == ours.apply(variables, x.astype(jnp.bfloat16)).dtype
+
+
+def test_in_a_depthwise_flax_convolution(getkey):
+    x = jax.random.normal(getkey(), (2, 9, 9, 4))
+    options = dict(feature_group_count=4, padding="SAME")
+    plain, ours = (
+        nn.Conv(4, (3, 3), **options),
+        nn.Conv(4, (3, 3), conv_general_dilated=conv_general_dilated, **options),
+    )
+    variables = plain.init(getkey(), x)
+    np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5, atol=1e-5)
+    for wrong in (dict(feature_group_count=2), dict(kernel_dilation=2), dict(precision="highest")):
+        with pytest.raises(ValueError, match="no dilation, no precision and no group"):
+            nn.Conv(4, (3, 3), conv_general_dilated=conv_general_dilated, **wrong).init(getkey(), x)
+
+
+@pytest.mark.parametrize("case", ["rows and columns", "stride"])
+def test_the_platform_of_the_program_decides(case, getkey):
+    """Not the process's default one: programs are exported, and run under `jax.default_device`."""
+    height, width, channels, features, size, strides, padding = SHAPES[case]
+    arguments = (
+        jax.random.normal(getkey(), (2, height, width, channels)),
+        jax.random.normal(getkey(), (*size, channels, features)),
+    )
+
+    def program(apply):
+        return jax.jit(jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(apply(x, k))), (0, 1)))
+
+    ours = program(lambda x, k: convolve(x, k, strides=strides, padding=padding))
+    theirs = program(lambda x, k: library(x, k, strides, padding))
+
+    def products(platform):
+        text = export.export(ours, platforms=[platform])(*arguments).mlir_module()
+        return re.findall(r"stablehlo\.(convolution|dot_general)\b", text)
+
+    for platform in ("cuda", "tpu"):
+        assert products(platform) == 3 * ["convolution"]
+    assert "dot_general" in products("cpu")
+    assert "conditional(" not in ours.lower(*arguments).compile().as_text()
+    with jax.default_device(jax.local_devices(backend="cpu")[-1]):
+        under_another_default = ours(*arguments)
+    jax.tree.map(np.testing.assert_array_equal, under_another_default, ours(*arguments))
+    either = export.export(ours, platforms=["cpu", "cuda"])
+    for result in (either(*arguments).call(*arguments), theirs(*arguments)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, ours(*arguments))
 
 
 def test_half_precision_stays(getkey):
