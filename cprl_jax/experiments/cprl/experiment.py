@@ -8,7 +8,6 @@ import functools
 import time
 from pathlib import Path
 
-import jax
 import ml_collections
 from absl import logging
 
@@ -28,7 +27,10 @@ from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
 from cprl_jax.training.history import read_history
-from cprl_jax.training.setup import create_model, start_variables, trained_variables
+from cprl_jax.training.setup import create_model, describe_budget, start_variables, trained_variables
+
+
+JOBS = ("train_and_evaluate", "train", "evaluate")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -68,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             len(split.test),
             ", ".join(config.methods),
             parallel.device_count(),
-            jax.default_backend(),
+            parallel.platform(mapped=True),
         )
     if config.job != "evaluate":
         for method in config.methods:
@@ -92,6 +94,8 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         ):
             raise UserError(f"{workdir} holds something else than a run; give another --workdir")
         return
+    if (job := config_lib.read_config(workdir).job) not in JOBS:
+        raise UserError(f"{workdir} holds a run of the job {job!r}; give another --workdir")
     config_lib.check_same_run(path, config)
 
 
@@ -188,6 +192,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, oth
             "differences": findings.differences(scores, seed=config.seed, resamples=config.evaluation.resamples),
             "zero_shot": elsewhere,
             "robustness": checked,
+            "budgets": {name: describe_budget(config, name, images=len(split.train)) for name in config.methods},
             **_names(config),
         }
         report.write(
