@@ -16,7 +16,6 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from cprl_jax.config import defaults as config_lib
 from cprl_jax.report import page
 from cprl_jax.report.table import csv_text
 from cprl_jax.report.values import number, value
@@ -33,6 +32,7 @@ TABLES = {
 }
 SPREAD = ("quartile_1", "quartile_3", "min", "max", "count")
 _FINISHED = "finished.json"
+_NO_INFLUENCE = ("job", "perceptual", "causal_iqa", "compilation_cache")  # of the configuration, on the tables
 
 RunOne = Callable[[ml_collections.ConfigDict, Path], None]
 
@@ -95,7 +95,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne,
     title = f"{' and '.join(config.methods)} on the {config.dataset.name} data set: {_over(config, repeats)}"
     parts = present(config, **medians)
     write_file(workdir / "report" / "table.md", page.markdown(title, parts))
-    write_file(workdir / "config.json", config_lib.to_json(config))
+    write_file(workdir / "config.json", config.to_json_best_effort(indent=2, sort_keys=True))
     text = page.terminal([title, *parts])
     print(f"\n{text}\n\nTable: {workdir / 'report' / 'table.md'}")
     return text
@@ -199,7 +199,5 @@ def _is_finished(repeat: Repeat) -> bool:
 
 def _stamp(repeat: Repeat) -> str:
     """What a finished run was asked for, and the table that it left."""
-    asked = json.loads(config_lib.to_json(repeat.config))
-    for field in ("job", "perceptual", "compilation_cache"):  # have no influence on the table
-        asked.pop(field, None)
+    asked = {name: block for name, block in repeat.config.items() if name not in _NO_INFLUENCE}
     return stamp(config=asked, table=(repeat.folder / "report" / "table.csv").read_text())

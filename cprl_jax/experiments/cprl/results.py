@@ -96,13 +96,13 @@ class Results:
         return next((row for row in rows if condition(row) == pair), None)
 
     def attack_title(self, attack: str) -> str:
-        """'PGD' for 'pgd', 'Universal, other' for 'universal:other', where these are the titles."""
+        """'PGD' for 'pgd', 'Universal (other)' for 'universal:other', where these are the titles."""
         name, _, variant = attack.partition(":")
         title = self.attack_titles.get(name, name.replace("_", " "))
-        return self.attack_titles.get(attack, f"{title}, {variant}" if variant else title)
+        return self.attack_titles.get(attack, f"{title} ({variant})" if variant else title)
 
     def title(self, pair: Condition) -> str:
-        """Of a condition: 'no attack', 'PGD at 2/255', 'Perceptual, ssim'."""
+        """Of a condition: 'no attack', 'PGD at 2/255', 'Perceptual (ssim)'."""
         name = self.attack_title(pair[0])
         return "no attack" if pair == CLEAN else f"{name} at {pair[1]:g}/255" if pair[1] else name
 

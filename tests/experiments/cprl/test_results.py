@@ -58,9 +58,9 @@ def test_names(made):
         "no attack",
         "PGD at 0.5/255",
         "target free at 2/255",
-        "Universal, other at 1/255",
+        "Universal (other) at 1/255",
         "Published at 1/255",
-        "perceptual, ssim",
+        "perceptual (ssim)",
     ]
 
 

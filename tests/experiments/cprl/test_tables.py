@@ -40,7 +40,7 @@ def test_the_heading_says_how_the_attack_was_run(made):
     assert list(tables.numbers(made.results(rows)).blocks()) == [
         "no attack",
         "PGD at 2/255 (reflect, 10 steps, 1 start)",
-        "perceptual, ssim (away, 1 step, 3 starts)",
+        "perceptual (ssim) (away, 1 step, 3 starts)",
         "universal at 1/255 (up)",
     ]
 
