@@ -61,7 +61,7 @@ def _job(name: str) -> Callable:
     elif name in ("causal_iqa", "leave_one_out"):
         from cprl_jax.experiments.causal_iqa.experiment import run
     else:
-        from cprl_jax.evaluation import repeats
+        from cprl_jax.experiments import repeats
         from cprl_jax.experiments.cprl import experiment
 
         run = functools.partial(repeats.run, run_one=experiment.run, present=experiment.medians)

@@ -34,10 +34,7 @@ def make_state(key, *, step=0):
         "head": {"half": jax.random.normal(keys[1], (5,), jnp.bfloat16), "empty": jnp.zeros((0, 2))},
     }
     return State(
-        step=jnp.asarray(step, jnp.int32),
-        params=params,
-        batch_stats={},
-        optimizer=optax.adam(1e-3).init(params),
+        step=jnp.asarray(step, jnp.int32), params=params, batch_stats={}, optimizer=optax.adam(1e-3).init(params)
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.layers.sort_mask import SortMaskConv
-from cprl_jax.runtime import parallel
 from cprl_jax.losses import magnitudes
+from cprl_jax.runtime import parallel
 from cprl_jax.training.optimizers import make_optimizer
 from cprl_jax.training.state import create_state, evaluation_variables
 from cprl_jax.training.step import make_step
@@ -155,7 +155,7 @@ def test_without_averaging_the_parameters_themselves_are_evaluated(config):
     jax.tree.map(np.testing.assert_array_equal, evaluation_variables(new)["params"], new.params)
 
 
-# ------------------------------------------------------------------ what an intervention and an attack see of the network
+# -------------------------------------------------------------- what an intervention and an attack see of the network
 
 
 class Shifted(nn.Module):
@@ -206,7 +206,7 @@ def test_running_averages_follow_the_clean_images_in_both_modes(config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after["deployed"], after["batch"])
 
 
-# ------------------------------------------------------------------ the steps of CPRL and AT, transcribed in float64
+# -------------------------------------------------------------- the steps of CPRL and AT, transcribed in float64
 
 
 class TwoLayers(nn.Module):

@@ -29,7 +29,6 @@ from cprl_jax.runtime.files import write_file
 from cprl_jax.training.history import read_history
 from cprl_jax.training.setup import create_model, describe_budget, start_variables, trained_variables
 
-
 JOBS = ("train_and_evaluate", "train", "evaluate")
 
 

@@ -111,7 +111,7 @@ def medians(rows: Sequence[Row], **others: Any) -> Parts:
     """The parts of a report over several splits, for `report.page.terminal` and `markdown`.
 
     Args:
-      rows: medians, from `evaluation.repeats.summarize`.
+      rows: medians, from `experiments.repeats.summarize`.
       **others: other fields of `Results`; `zero_shot` and `differences` are medians, too.
     """
     return [*_parts(Results(rows, **others), tables.over_splits), MEDIANS]

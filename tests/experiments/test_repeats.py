@@ -8,7 +8,7 @@ import pytest
 
 from cprl_jax.config import checks as config_checks
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.evaluation import repeats
+from cprl_jax.experiments import repeats
 from cprl_jax.report.table import Column, Table, csv_text
 from cprl_jax.runtime.errors import UserError
 
