@@ -1,7 +1,8 @@
 """Full-reference measures: how close an image is to its reference, for each image of a batch.
 
 Images are RGB in [0, 1], [batch, height, width, 3]. Each measure is differentiable, with finite gradients also at the
-reference itself, and pure, so that it works under `jit`, `vmap` and `grad`. `distance` gives any of them as a distance.
+reference itself, and pure, so that it works under `jit`, `vmap` and `grad`. `distance` gives any of them as a distance,
+by the name under which a file of this package declares it; docs/extending.md shows how to add one.
 
     fidelity.ssim(images, references)                                # a similarity, [batch]
     fidelity.distance("ssim")(images, references)                    # 1 - SSIM

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import check_pair
 
 
@@ -31,3 +32,6 @@ def _largest(images, references):
     change = images - references
     # |change|, but with derivative 0 at 0, where JAX's own is 1.
     return jnp.max(change * lax.stop_gradient(jnp.sign(change)), axis=(1, 2, 3))
+
+
+FIDELITIES = {"chebyshev": Fidelity(chebyshev)}

@@ -1,8 +1,11 @@
 """Every measure as a distance: 0 for equal images, larger for farther apart."""
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -10,18 +13,14 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from cprl_jax.fidelity.chebyshev import chebyshev
-from cprl_jax.fidelity.dists import dists
-from cprl_jax.fidelity.gmsd import gmsd
-from cprl_jax.fidelity.lpips import lpips
-from cprl_jax.fidelity.ms_ssim import ms_ssim
-from cprl_jax.fidelity.mse import mse, psnr, rmse
-from cprl_jax.fidelity.ssim import ssim
+from cprl_jax.fidelity._fidelity import Fidelity
 
-_DISTANCES = {"chebyshev": chebyshev, "mse": mse, "psnr": rmse, "gmsd": gmsd}
-_SIMILARITIES = {"ssim": ssim, "ms_ssim": ms_ssim}
-_FROM_PARAMETERS = {"lpips": lpips, "dists": dists}
-NAMES = (*_DISTANCES, *_SIMILARITIES, *_FROM_PARAMETERS)
+_FILES = pkgutil.iter_modules(sys.modules[__package__].__path__)
+_MODULES = [importlib.import_module(f"{__package__}.{file.name}") for file in _FILES if file.name[0] != "_"]
+FIDELITIES: Mapping[str, Fidelity] = {
+    name: fidelity for module in _MODULES for name, fidelity in getattr(module, "FIDELITIES", {}).items()
+}
+"""Every measure by its name: the entries of FIDELITIES in the files of this package."""
 
 
 def distance(name_or_function: str | Callable, **options: Any) -> Callable:
@@ -35,7 +34,7 @@ def distance(name_or_function: str | Callable, **options: Any) -> Callable:
     | "lpips", "dists" | the measure itself | `parameters`, from `lpips_parameters` or `dists_parameters` |
 
     Args:
-      name_or_function: a name of the table; the function of that name in this package; or any function
+      name_or_function: a name of `FIDELITIES`; the function of that name in this package; or any function
         `(images, references, **options) -> [batch]` that is a distance already. A callable pytree comes back as it is.
       options: of the measure. Options of a function of one's own that are arrays become leaves of the result.
 
@@ -50,21 +49,22 @@ def distance(name_or_function: str | Callable, **options: Any) -> Callable:
     name = _name(name_or_function)
     if name is None:
         return _bound(name_or_function, options)
-    if name in _FROM_PARAMETERS:
+    fidelity = FIDELITIES[name]
+    if fidelity.kind == "learned":
         if set(options) != {"parameters"}:
             raise ValueError(
                 f"{name} needs parameters={name}_parameters(...) and nothing else, got "
                 f"{', '.join(map(repr, options)) or 'no options'}."
             )
-        return _FROM_PARAMETERS[name](options["parameters"])
-    function = {**_DISTANCES, **_SIMILARITIES}[name]
+        return fidelity.measure(options["parameters"])
+    function = fidelity.distance or fidelity.measure
     allowed = inspect.signature(function).parameters.keys() - {"images", "references"}
     unknown = sorted(set(options) - allowed)
     if unknown:
         has = f"its options are {', '.join(map(repr, sorted(allowed)))}" if allowed else "it has none"
         raise ValueError(f"{name} has no option {unknown[0]!r}: {has}.")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return Partial(_with_options(function, _hashable(options), name in _SIMILARITIES))
+    return Partial(_with_options(function, _hashable(options), fidelity.kind == "similarity"))
 
 
 def _name(name_or_function) -> str | None:
@@ -72,12 +72,11 @@ def _name(name_or_function) -> str | None:
     if not isinstance(name_or_function, str):
         if not callable(name_or_function):
             raise ValueError(f"give the name of a measure or a function, got {name_or_function!r}.")
-        functions = {**_DISTANCES, **_SIMILARITIES, **_FROM_PARAMETERS, "psnr": psnr}
-        return next((name for name, function in functions.items() if function is name_or_function), None)
-    if name_or_function not in NAMES:
-        close = difflib.get_close_matches(name_or_function.lower().replace("-", "_"), NAMES, n=1, cutoff=0.5)
+        return next((name for name, entry in FIDELITIES.items() if entry.measure is name_or_function), None)
+    if name_or_function not in FIDELITIES:
+        close = difflib.get_close_matches(name_or_function.lower().replace("-", "_"), FIDELITIES, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown measure {name_or_function!r}; known: {', '.join(map(repr, NAMES))}.{hint}")
+        raise ValueError(f"unknown measure {name_or_function!r}; known: {', '.join(map(repr, FIDELITIES))}.{hint}")
     return name_or_function
 
 

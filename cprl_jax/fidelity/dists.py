@@ -9,6 +9,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from cprl_jax.fidelity import backbones
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import check_pair
 from cprl_jax.fidelity.weights import Source, read_backbone, read_vectors
 
@@ -115,3 +116,6 @@ def _l2_pool(x):
         before, at, after = (lax.slice_in_dim(x, i, x.shape[axis] - 2 + i, 2, axis) for i in range(3))
         x = 0.25 * before + 0.5 * at + 0.25 * after
     return jnp.sqrt(x + 1e-12)
+
+
+FIDELITIES = {"dists": Fidelity(dists, "learned")}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import average_squares, check_pair, luma, safe_sqrt
 
 _CONSTANT = 170 / 255**2  # T of the paper's Eq. 4, which is for values in [0, 255]
@@ -52,3 +53,6 @@ def _squared_gradient(images):
     horizontal = (down[:, :, 2:] - down[:, :, :-2]) / 3
     vertical = (across[:, 2:] - across[:, :-2]) / 3
     return jnp.square(horizontal) + jnp.square(vertical)
+
+
+FIDELITIES = {"gmsd": Fidelity(gmsd)}

@@ -9,6 +9,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from cprl_jax.fidelity import backbones
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import check_pair, safe_sqrt
 from cprl_jax.fidelity.weights import Source, read_backbone, read_vectors
 
@@ -112,3 +113,6 @@ def _scaled(images):
 
 def _unit_length(x):
     return x / (safe_sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True)) + _EPSILON)
+
+
+FIDELITIES = {"lpips": Fidelity(lpips, "learned")}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, to_gray
 from cprl_jax.fidelity.ssim import SMALLEST_SIDE, check_border, ssim_maps
 
@@ -132,3 +133,6 @@ def _halve(images, odd_sides):
     if odd_sides == "repeat" and (images.shape[1] % 2 or images.shape[2] % 2):
         images = jnp.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)), mode="edge")
     return average_squares(images, 2)
+
+
+FIDELITIES = {"ms_ssim": Fidelity(ms_ssim, "similarity")}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import check_pair, safe_sqrt
 
 
@@ -63,3 +64,6 @@ def _psnr(images, references):
 @jax.jit
 def _rmse(images, references):
     return safe_sqrt(_mse(images, references))
+
+
+FIDELITIES = {"mse": Fidelity(mse), "psnr": Fidelity(psnr, distance=rmse)}

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, to_gray
 
 WINDOW = 11  # pixels
@@ -159,3 +160,6 @@ def _overlapping_blocks(values, *, axis):
     this = lax.slice_in_dim(values, 0, blocks, axis=axis)
     following = lax.slice_in_dim(values, 1, blocks + 1, axis=axis)
     return jnp.concatenate([this, lax.slice_in_dim(following, 0, WINDOW - 1, axis=axis + 1)], axis=axis + 1)
+
+
+FIDELITIES = {"ssim": Fidelity(ssim, "similarity")}

@@ -107,7 +107,7 @@ def test_mistakes_are_named():
         fidelity.distance("SSIMM")
     with pytest.raises(ValueError, match="Did you mean 'ms_ssim'"):
         fidelity.distance("MS-SSIM")
-    with pytest.raises(ValueError, match="unknown measure 'xyz'.*'dists'.$"):
+    with pytest.raises(ValueError, match="unknown measure 'xyz'; known: .*'dists'.*'ssim'.$"):
         fidelity.distance("xyz")
     with pytest.raises(ValueError, match="ssim has no option 'size': its options are 'border', 'downsample', 'gray'"):
         fidelity.distance("ssim", size=3)

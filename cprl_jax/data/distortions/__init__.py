@@ -1,8 +1,9 @@
 """Graded distortions of photographs: pure functions of an image, a level and a key of random numbers.
 
-Every entry of `DISTORTIONS` has levels 1 (least) to 5 (most). A family to a module: the six of the embedded dataset
-(parameters ours) and the published ones, whose entries name the generator that their parameters come from in
-`source`. All of them take and give RGB in 0..255; parameters keep the scale of their source, as `unit` says.
+Every entry of `DISTORTIONS` has levels 1 (least) to 5 (most). A module of this package that declares DISTORTIONS adds
+its entries, usually a family: the six of the embedded dataset (parameters ours), and the published ones, whose entries
+name the generator that their parameters come from in `source`. docs/extending.md shows how to add one. All of them take
+and give RGB in 0..255; parameters keep the scale of their source, as `unit` says.
 
 Pointwise functions, noise and filters are written once for NumPy and JAX arrays: `DISTORTIONS[name].apply(image,
 parameter, key)` on JAX arrays differentiates, maps and compiles where `differentiable` is set. Codecs and other
@@ -11,22 +12,34 @@ irregular ones are NumPy, SciPy and Pillow only.
 `distort` rounds to 8 bits. Its results are the same on every machine up to the codecs that Pillow was built with.
 """
 
+import importlib
+import pkgutil
+
 import numpy as np
 from jaxtyping import UInt8
 
-from cprl_jax.data.distortions import embedded, kadid, mlive, tid2013
 from cprl_jax.data.distortions._arrays import Key
 from cprl_jax.data.distortions._color import luma
-from cprl_jax.data.distortions._distortion import FAMILIES, LEVELS, Distortion
+from cprl_jax.data.distortions._distortion import LEVELS, Distortion
 
 __all__ = ["DISTORTIONS", "FAMILIES", "LEVELS", "Distortion", "Key", "distort", "luma"]
 
-DISTORTIONS: dict[str, Distortion] = {
-    **embedded.DISTORTIONS,
-    **kadid.DISTORTIONS,
-    **tid2013.DISTORTIONS,
-    **mlive.DISTORTIONS,
-}
+
+_FIRST = ("embedded", "kadid", "tid2013", "mlive")
+"""Modules whose entries come first, in the order that sets made by `data.synthesize` have; the others by name."""
+
+
+def _declared() -> dict[str, Distortion]:
+    # `sheet` is a program that imports this package.
+    names = [file.name for file in pkgutil.iter_modules(__path__) if file.name != "sheet" and file.name[0] != "_"]
+    names.sort(key=lambda name: (*_FIRST, name).index(name))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {name: entry for module in modules for name, entry in getattr(module, "DISTORTIONS", {}).items()}
+
+
+DISTORTIONS: dict[str, Distortion] = _declared()
+FAMILIES = tuple(dict.fromkeys(distortion.family for distortion in DISTORTIONS.values()))
+"""In the order of their first entries."""
 SMALLEST_SIDE = 16
 """In pixels, for the published distortions: their patches and windows need room."""
 

@@ -9,7 +9,6 @@ import numpy as np
 from cprl_jax.data.distortions._arrays import Key
 
 LEVELS = (1, 2, 3, 4, 5)
-FAMILIES = ("embedded", "kadid", "tid2013", "mlive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Distortion:
       parameters: what `apply` gets at levels 1 to 5, in the unit that `unit` names.
       unit: meaning of the parameter.
       source: where function and parameters come from.
-      family: "embedded", "kadid", "tid2013" or "mlive".
+      family: "embedded", "kadid", "tid2013", "mlive" or another; but for "embedded", names begin with it: "kadid/jpeg".
       two_sided: the levels are not ordered by strength: the parameter passes through "nothing happens" and changes
         its sign there.
       differentiable: `apply` also takes JAX arrays Float[..., height, width, 3], under jit, vmap and grad, with

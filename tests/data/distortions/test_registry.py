@@ -25,6 +25,9 @@ def image():
 
 def test_registry():
     assert LEVELS == (1, 2, 3, 4, 5)
+    # The lists of sets that were made from photographs are in this order, and a set is continued in its order.
+    assert FAMILIES == ("embedded", "kadid", "tid2013", "mlive")
+    assert list(DISTORTIONS) == sorted(DISTORTIONS, key=lambda name: FAMILIES.index(DISTORTIONS[name].family))
     for name, distortion in DISTORTIONS.items():
         assert len(distortion.parameters) == 5 and distortion.unit and distortion.source, name
         assert distortion.apply.__doc__, name
