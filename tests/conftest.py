@@ -33,6 +33,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
@@ -71,3 +72,14 @@ class _GetKey:
 @pytest.fixture
 def getkey(request) -> _GetKey:
     return _GetKey(request.node.nodeid)
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half_precision(request) -> jnp.dtype:
+    """Each type of two bytes; skips float16 where XLA cannot compile it (a processor, or XLA_FLAGS, without F16C)."""
+    dtype = jnp.dtype(request.param)
+    try:
+        jnp.ones(1).astype(dtype).astype(jnp.float32)
+    except jax.errors.JaxRuntimeError:
+        pytest.skip(f"XLA cannot convert {request.param} on this processor")
+    return dtype

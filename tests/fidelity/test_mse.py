@@ -57,8 +57,8 @@ def test_gradient_equals_finite_differences(measure):
         assert total(images).dtype == jnp.float64
 
 
-def test_half_precision_is_computed_as_float32():
-    images, references = (jnp.asarray(values, jnp.float16) for values in pairs())
+def test_half_precision_is_computed_as_float32(half_precision):
+    images, references = (jnp.asarray(values, half_precision) for values in pairs())
     errors = fidelity.mse(images, references)
     assert errors.dtype == jnp.float32
     np.testing.assert_array_equal(errors, fidelity.mse(images.astype(jnp.float32), references.astype(jnp.float32)))
