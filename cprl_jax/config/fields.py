@@ -6,6 +6,7 @@ papers' tables); in Python they are in [0, 1] pixel units.
 
 from collections.abc import Mapping
 
+from cprl_jax import data
 from cprl_jax.config.field import Field, flatten
 from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.methods import METHODS
@@ -24,9 +25,7 @@ _DATASET = {
     "labels": Field("", "own: the CSV file `image,mos[,reference,...]` ('' = labels.csv in manual_dir)"),
     "mos_worst": Field(0.0, "own: the ends of its scale; worst > best for labels that grow with the damage"),
     "mos_best": Field(100.0),
-    "koniq_scores": Field(
-        "zscore", "koniq: MOS_zscore, or 'mos' (1..5, stretched to 0..100)", choices=("zscore", "mos")
-    ),
+    **data.FIELDS,
     "resize": Field(0, "a side that all images are brought to; 0 = as they are", "pixels", at_least=0),
     "cache": Field(
         "memory",

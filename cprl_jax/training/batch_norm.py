@@ -19,7 +19,10 @@ from cprl_jax.models.common import BATCH_NORM_MOMENTUM
 
 
 def running_statistics() -> AbstractContextManager:
-    """Under it, batch normalisation does as in evaluation mode, and all other layers as they are told."""
+    """Under it, batch normalisation does as in evaluation mode, and all other layers as they are told.
+
+    `use_running_average` must come with the call of `nn.BatchNorm`, not with its constructor.
+    """
 
     def intercept(next_function, arguments, keywords, context):
         if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":

@@ -42,8 +42,8 @@ def fit(
 
     Args:
       state: before the first step.
-      step_fn: `(state, batch) -> (state, metrics)` on all devices, see `parallel.map_step`. Metrics are scalars; they
-        are read while the devices work on the next step.
+      step_fn: `(state, batch) -> (state, metrics)` on all devices, see `parallel.map_step`. Metrics are scalars, `loss`
+        among them; they are read while the devices work on the next step.
       batches: the number of steps that were made to the batches of those that follow.
       name: of the training, for messages.
       steps: how many in all.
@@ -70,10 +70,12 @@ def fit(
             checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
             done = checkpoints.latest_step() or 0
             if done:
-                logging.info("%s: going on from %s %d of %d", name, unit, done, steps)
                 state = checkpoints.restore(done, state)
             if done >= steps:
+                logging.info("%s: already trained for %d %ss", name, done, unit)
                 return state, read_history(folder)
+            if done:
+                logging.info("%s: going on from %s %d of %d", name, unit, done, steps)
             if parallel.is_main_process():
                 history = stack.enter_context(contextlib.closing(History(folder, done, columns)))
         state = parallel.replicate(state)

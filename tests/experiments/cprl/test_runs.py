@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 STEPS = 20
 TINY = [
-    "--config=configs/quickstart.py",
+    "--config=configs/quickstart.py:methods=plain+cprl",
     "--config.dataset.scenes=10",
     "--config.dataset.image_size=32",
     "--config.dataset.levels=2",
@@ -224,14 +224,42 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(reference, tmp_path, mom
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     finish(command(workdir))
-    expected, _ = reference
+    assert_same_run(workdir, reference[0])
+
+
+def assert_same_run(workdir, expected):
+    """Parameters, metrics and tables are the same, bit for bit."""
     for method in ("plain", "cprl"):
         assert (workdir / method / "metrics.csv").read_bytes() == (expected / method / "metrics.csv").read_bytes()
         new, old = np.load(workdir / method / "weights.npz"), np.load(expected / method / "weights.npz")
         assert sorted(new.files) == sorted(old.files)
         for name in old.files:
             np.testing.assert_array_equal(new[name], old[name], err_msg=name)
-    assert (workdir / "report" / "table.csv").read_bytes() == (expected / "report" / "table.csv").read_bytes()
+    for name in ("table.csv", "scores.csv", "differences.csv"):
+        assert (workdir / "report" / name).read_bytes() == (expected / "report" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_runs_killed_at_twenty_random_moments_end_as_if_they_had_not_been(reference, tmp_path):
+    started = time.monotonic()
+    finish(command(tmp_path / "undisturbed"))
+    whole = time.monotonic() - started
+    generator, kills, run = np.random.default_rng(0), 0, 0
+    while kills < 20:
+        workdir, run = tmp_path / f"run{run}", run + 1
+        code = None
+        while code is None:
+            process = subprocess.Popen(
+                command(workdir), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            try:
+                code = process.wait(generator.uniform(0.1, whole) if kills < 20 else None)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+        assert code == 0
+        assert_same_run(workdir, reference[0])
 
 
 @pytest.mark.slow
