@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from cprl_jax import data
 from cprl_jax.config.field import Field, flatten
+from cprl_jax.data import splits
 from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.methods import METHODS
 from cprl_jax.models import NETWORKS
 
 JOBS = ("train_and_evaluate", "train", "evaluate", "perceptual_attack", "causal_iqa", "leave_one_out")
 UPDATES = ("erm", "metaiqa", "cis", "cip")
-SPLITS = ("random", "official", "folds", "leave_one_distortion_out")
 FIDELITIES = ("chebyshev", "ssim", "lpips", "dists")
 SCORE_MODELS = ("ma19", "brisque")
 
@@ -33,7 +33,7 @@ _DATASET = {
         choices=("memory", "disk"),
     ),
     "cache_gib": Field(4.0, "", "GiB", at_least=0),
-    "split": Field("random", "how the images are divided", choices=SPLITS),
+    "split": Field("random", "how the images are divided", choices=splits.SPLITS),
     "split_file": Field("", "a split saved by an earlier run ('' = as `split` says)"),
     "repeats": Field(
         1, "random: how many splits, with seeds seed, seed + 1, ...; the report gives medians", at_least=1
