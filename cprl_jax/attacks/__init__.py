@@ -12,9 +12,9 @@ means better quality. Normalisation, resizing and channel order belong inside it
 Every attack keeps its radius and [0, 1] exactly, gives the images back bit for bit at radius 0, treats the images of a
 batch separately, works eagerly and under `jit`, `vmap`, `grad`, `pmap` and `shard_map`, and lets no gradient through.
 A radius is one number, an array with one per image, or a list of several radii, which become the first axis of
-everything in the result; `progress=True` shows a bar. A score without a gradient is told of in a warning (where there
-are values, not while tracing) and in `zero_gradient_fraction`. Under `shard_map`, with images that are the same on all
-devices and a score function that is not, give the function's parameters as arguments too, as follows.
+everything in the result; `progress=True` shows a bar. Where a score has no gradient, `zero_gradient_fraction` is 1 and,
+outside of a trace, a warning says so. Under `shard_map`, with images that are the same on all devices and a score
+function that is not, give the function's parameters as arguments too, as follows.
 
 Called from Python, an attack compiles once for each image shape and score function. Functions count as the same when
 they compare equal, so pass one function object again and again, and give parameters that change between calls as

@@ -1,4 +1,4 @@
-"""Checks of what is given to an attack, and bringing it into one form."""
+"""Checks of an attack's arguments, which also bring them into one form."""
 
 import operator
 from typing import Any
@@ -102,7 +102,7 @@ def check_per_image(what: str, value: Any, batch: int) -> None:
 
 
 def per_image_keys(key: Any, batch: int) -> jax.Array:
-    """One key per image: those given, or one folded out of a single key for each place in the batch.
+    """One key per image: the keys themselves, or one folded out of a single key for each place in the batch.
 
     Folding in keeps the draws of an image independent of how many images follow it.
 

@@ -28,7 +28,7 @@ from cprl_jax.attacks.result import finish, largest_change
 # In tanh space, black and white lie at infinity. Starting a sixteenth of a grey level before them lets such values take
 # part; much nearer, their gradient would vanish (with the customary 1e-6, they move by no grey level in 200 steps).
 _MARGIN = 2.0**-12
-_GROWTH = 10.0  # of the constant, until one is large enough
+_GROWTH = 10.0  # factor on the constant until it is large enough
 
 
 class CarliniWagnerResult(NamedTuple):

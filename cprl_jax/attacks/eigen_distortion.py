@@ -82,8 +82,8 @@ def eigen_distortion(
     features = evaluate.eval_shape(function, images)
     is_array = hasattr(features, "shape") and hasattr(features, "dtype")
     if not is_array or not jnp.issubdtype(features.dtype, jnp.floating) or features.shape[:1] != (batch,):
-        found = f"{features.dtype} of shape {features.shape}" if is_array else type(features).__name__
-        raise ValueError(f"function must return floats [batch, ...] with batch {batch}, got {found}.")
+        actual = f"{features.dtype} of shape {features.shape}" if is_array else type(features).__name__
+        raise ValueError(f"function must return floats [batch, ...] with batch {batch}, got {actual}.")
 
     if int(np.prod(features.shape[1:])) == 1:
         return lax.stop_gradient(_of_scores(function, images, keys))

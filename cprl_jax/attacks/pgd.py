@@ -75,7 +75,7 @@ def pgd(
 
     Returns:
       `AttackResult`. Values whose gradient is 0 or not a number do not move. The whole result is a constant for
-      differentiation: to train on attacked images, evaluate them again. A warning tells of images whose gradient was 0
+      differentiation: to train on attacked images, evaluate them again. A warning says when images had a gradient of 0
       everywhere, when called with values.
 
     Raises:
@@ -217,7 +217,8 @@ class _Step:
                 clean = jnp.where(index == 0, lax.stop_gradient(scores), clean)
             value = direction(scores, clean)
             check_per_image("direction", value, images.shape[0])
-            return jnp.sum(value), (scores, clean)  # of the sum, because each score depends on its own image only
+            # The gradient of the sum is each image's own: a score depends on its image only.
+            return jnp.sum(value), (scores, clean)
 
         gradient, (scores, clean) = jax.grad(objective, has_aux=True)(state.images)
         # Infinite becomes huge, and a value without a gradient stays where it is instead of spoiling the image.

@@ -26,7 +26,7 @@ def score_reflection(
 ) -> AttackResult:
     """Drives each score to its mirror image on the other side of the scale: f(x') near 2 * mid - f(x).
 
-    Good becomes bad by as much as it was good, which turns a ranking round where the radius allows it. The attack is
+    Good becomes bad by as much as it was good, which reverses a ranking where the radius allows it. The attack is
     named in Wang and Yuan, "Causal Perception Inspired Representation Learning for Trustworthy Image Quality
     Assessment" (the first version of CPRL), whose available text gives no formula. Here it is projected descent (see
     `pgd`) on |f(x') - (2 * mid - f(x))|; of all iterates, the start included, each image keeps the one whose score is

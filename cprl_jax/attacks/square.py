@@ -41,7 +41,7 @@ def square(
     classification loss. The first query adds vertical stripes of plus or minus the radius; every later one sets a
     square at a random place to plus or minus the radius, one sign per channel. An image keeps a change where it raises
     the objective. Two things differ from the paper: the stripes too are kept only where they help, because random
-    stripes can cost more than the search wins back; and a square that would change nothing has its signs turned round
+    stripes can cost more than the search wins back; and a square that would change nothing has its signs reversed
     rather than drawn again.
 
     Because it needs no gradient, it finds what masked gradients hide from `pgd`. It costs `queries` + 1 evaluations of

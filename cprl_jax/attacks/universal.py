@@ -271,11 +271,11 @@ def universal(
     if len(fits) > 1:
         objective = as_constant(direction)
         totals = [
-            sum(_objective(score_fn, objective, found, check_images(images)) for images in _one_epoch(batches))
-            for found, _ in fits
+            sum(_objective(score_fn, objective, candidate, check_images(images)) for images in _one_epoch(batches))
+            for candidate, _ in fits
         ]
         which = jnp.argmax(jnp.stack(totals))
-        best = jax.tree.map(lambda *leaves: jnp.stack(leaves)[which], *(found for found, _ in fits))
+        best = jax.tree.map(lambda *leaves: jnp.stack(leaves)[which], *(candidate for candidate, _ in fits))
     warn_if_gradient_is_zero(zero_fractions)
     return lax.stop_gradient(best)
 

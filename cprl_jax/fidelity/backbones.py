@@ -154,7 +154,7 @@ def features(
 ) -> list[Float[Array, "batch stage_height stage_width channels"]]:
     """What the layers at the network's taps give, in order; `pool` replaces the max-poolings."""
     layers, taps, _ = NETWORKS[network]
-    found, x = [], images
+    outputs, x = [], images
     for index, layer in enumerate(layers):
         name = f"features.{index}"
         match layer:
@@ -169,8 +169,8 @@ def features(
             case Relu():
                 x = _relu(x)
         if index in taps:
-            found.append(x)
-    return found
+            outputs.append(x)
+    return outputs
 
 
 def smallest_image(network: str) -> int:

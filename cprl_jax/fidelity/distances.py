@@ -36,7 +36,7 @@ def distance(name_or_function: str | Callable, **options: Any) -> Callable:
     Args:
       name_or_function: a name of `FIDELITIES`; the function of that name in this package; or any function
         `(images, references, **options) -> [batch]` that is a distance already. A callable pytree comes back as it is.
-      options: of the measure. Options of a function of one's own that are arrays become leaves of the result.
+      options: passed on to the measure. Arrays among the options of a user's function become leaves of the result.
 
     Returns:
       a callable pytree (`jax.tree_util.Partial`), whose leaves are the arrays among the options: it may be an argument

@@ -13,7 +13,7 @@ from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import check_pair
 from cprl_jax.fidelity.weights import Source, read_backbone, read_vectors
 
-_MEAN = np.array([0.485, 0.456, 0.406]).reshape(1, 1, 1, 3)  # of ImageNet
+_MEAN = np.array([0.485, 0.456, 0.406]).reshape(1, 1, 1, 3)  # ImageNet's
 _STD = np.array([0.229, 0.224, 0.225]).reshape(1, 1, 1, 3)
 _CONSTANT = 1e-6  # c1 and c2 of the paper
 _WIDTHS = (3, *backbones.NETWORKS["vgg16"].widths)  # the image itself is the first stage

@@ -13,7 +13,7 @@ from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import check_pair, safe_sqrt
 from cprl_jax.fidelity.weights import Source, read_backbone, read_vectors
 
-# Of the published code (ScalingLayer), for values in [-1, 1]: nearly ImageNet's mean and standard deviation.
+# From the published code (ScalingLayer), for values in [-1, 1]: nearly ImageNet's mean and standard deviation.
 _SHIFT = np.array([-0.030, -0.088, -0.188]).reshape(1, 1, 1, 3)
 _SCALE = np.array([0.458, 0.448, 0.450]).reshape(1, 1, 1, 3)
 _EPSILON = 1e-10

@@ -98,7 +98,7 @@ def _find(source: str) -> Path:
 
     try:
         return Path(huggingface_hub.hf_hub_download(repository, file))
-    except Exception as error:  # of the connection, the service, the name, the cache: the library has no common class
+    except Exception as error:  # connection, service, name or cache: the library has no common class
         raise ValueError(
             f"{source!r} is no file here, and could not be had from Hugging Face ({_reason(error)}); check the name "
             "and the connection, or give the path of a local file."
