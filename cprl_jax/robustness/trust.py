@@ -32,10 +32,10 @@ ADAPTIVE = "adaptive does not beat plain"
 
 # A difference between two attacks counts when its mean over the images exceeds both of these.
 MARGIN = 0.05  # share of the strength of the attack that ought to be the stronger one
-STANDARD_ERRORS = 2.0  # of the mean of the paired differences
+STANDARD_ERRORS = 2.0  # how many standard errors of the mean paired difference
 
 VANISHED = 0.5  # mean share of values without gradient from which the check of the gradients fails
-MULTIPLES = (0.5, 1.0, 2.0, 4.0)  # of the radius
+MULTIPLES = (0.5, 1.0, 2.0, 4.0)  # times the radius
 LONGER = 5  # times the steps, for the long attack
 
 Verdict = str  # PASSED, SUSPICIOUS or NOT_RUN
@@ -189,8 +189,8 @@ class _Judge:
         pairs = zip(gains.items(), list(gains.items())[1:], strict=False)
         broken = [(a, b) for (a, first), (b, second) in pairs if self.stronger(first, second)]
         if broken:
-            found = " and ".join(f"{a} moves scores farther than {b}" for a, b in broken)
-            return Check(name, SUSPICIOUS, numbers, f"{found}, although it should not ({listed} points).")
+            inversions = " and ".join(f"{a} moves scores farther than {b}" for a, b in broken)
+            return Check(name, SUSPICIOUS, numbers, f"{inversions}, although it should not ({listed} points).")
         if must_move and self.idle(list(gains.values())[-1]):
             return Check(name, SUSPICIOUS, numbers, f"None of these attacks moves any score ({listed} points).")
         return Check(name, PASSED, numbers, f"{listed} points.")
