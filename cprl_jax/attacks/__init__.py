@@ -9,7 +9,7 @@ means better quality. Normalisation, resizing and channel order belong inside it
     result = attacks.pgd(score_fn, images, radius=4 / 255, steps=10, direction=attacks.reflect(mos))
     result.images, result.before, result.after
 
-Every attack keeps its radius and [0, 1] exactly, gives the images back bit for bit at radius 0, treats the images of a
+Every attack keeps its radius and [0, 1] exactly, returns the images bit for bit at radius 0, treats the images of a
 batch separately, works eagerly and under `jit`, `vmap`, `grad`, `pmap` and `shard_map`, and lets no gradient through.
 A radius is one number, an array with one per image, or a list of several radii, which become the first axis of
 everything in the result; `progress=True` shows a bar. Where a score has no gradient, `zero_gradient_fraction` is 1 and,

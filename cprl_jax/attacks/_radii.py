@@ -18,7 +18,7 @@ def over_radii(attack: Callable[[Any], Result], radius: Any) -> Result:
     and nothing is compiled again.
 
     Raises:
-      ValueError: no radius at all.
+      ValueError: an empty list of radii.
     """
     several = isinstance(radius, (list, tuple)) or np.ndim(radius) == 2
     if not several:

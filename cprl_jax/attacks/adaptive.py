@@ -1,6 +1,6 @@
 """Score functions for attacks that know the defence: through gates without a useful gradient, and over random ones.
 
-Both are built of score functions and are score functions, so every attack takes them. Report the attacked images by
+Both are built from score functions and are score functions, so every attack takes them. Report the attacked images by
 the scores of the model itself: an attack on a replacement is a transfer attack until the model has seen its result.
 """
 
@@ -54,7 +54,7 @@ def expectation(
 
     Args:
       stochastic_score_fn: a key and images [batch, height, width, 3] in [0, 1] to scores [batch].
-      key: of the draws.
+      key: random key of the draws.
       samples: number of draws, at least 1.
 
     Returns:

@@ -24,7 +24,7 @@ def check_images(images: Any) -> jax.Array:
         # Half precision is coarser than 8-bit images near white, so that a small radius could not be kept.
         raise ValueError(
             f"images must be float32 or float64, got {images.dtype}: convert them, and let the score function "
-            "compute in lower precision inside if it likes."
+            "compute in lower precision inside if needed."
         )
     images = jnp.asarray(images)
     if not isinstance(images, jax.core.Tracer) and images.size:

@@ -35,8 +35,8 @@ class CarliniWagnerResult(NamedTuple):
     """`AttackResult`, and whether the attack reached its goal; a pytree, constant for differentiation.
 
     Attributes:
-      images: of all images that reached the required change, the one with the smallest `distances`; the original, bit
-        for bit, where none did.
+      images: the nearest (in `distances`) of all images that reached the required change; the original, bit for bit,
+        where none did.
       before: scores of the original images.
       after: scores of `images`.
       max_change: largest change of any value, max |x' - x|, in [0, 1] pixel units.
@@ -87,8 +87,8 @@ def carlini_wagner(
         both ways, at twice the cost.
       steps: number of Adam's steps in each search, at least 1.
       searches: number of constants tried, at least 1.
-      learning_rate: of Adam at the start of each search, in units of w: near grey, a change of w by 0.01 changes a
-        value by 0.005, a little over one grey level.
+      learning_rate: Adam's learning rate at the start of each search, in units of w: near grey, a change of w by 0.01
+        changes a value by 0.005, a little over one grey level.
       initial_constant: the first c, in units of squared pixel change per unit of score; one number or one per image.
       progress: show a progress bar on the terminal.
 

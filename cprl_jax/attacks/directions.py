@@ -78,7 +78,7 @@ def away() -> "Alternatives":
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Alternatives:
-    """A direction that is followed by trying others: of their results, each image keeps the one that it prefers.
+    """A direction that is followed by trying others; each image keeps the result with the highest objective.
 
     Gradient attacks try each of `directions`; as a function of the scores it is `objective`, which attacks without
     gradients use as it is.
@@ -96,7 +96,7 @@ class Alternatives:
 
 
 def alternatives(direction: Callable) -> tuple[Callable, ...]:
-    """The directions to try for a given one: its alternatives, or the direction itself."""
+    """The directions to try: the alternatives of `direction`, or the direction itself."""
     return direction.directions if isinstance(direction, Alternatives) else (direction,)
 
 

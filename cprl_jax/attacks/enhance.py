@@ -66,8 +66,8 @@ def enhance(
       `EnhanceResult`. A warning says when images had no gradient at all.
 
     Raises:
-      ValueError: an argument of the wrong shape or dtype, or a direction of two ways; unless traced, images outside
-        [0, 1] or a negative step size.
+      ValueError: an argument of the wrong shape or dtype, or a direction with alternatives; unless traced, images
+        outside [0, 1] or a negative step size.
     """
     images = check_images(images)
     steps = check_steps(steps)

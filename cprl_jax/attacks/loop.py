@@ -97,7 +97,7 @@ def _varying_together(step, carry):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         first = leaf[(0,) * leaf.ndim]
-        never = never | ((first != first) & False)  # of one type with the leaf; XLA knows that it is false
+        never = never | ((first != first) & False)  # varies over the devices as the leaf does; XLA folds it to False
     return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), carry)
 
 

@@ -39,7 +39,7 @@ PUBLISHED_MULTIPLIERS = tuple(
 class PerceptualResult(NamedTuple):
     """One attacked image for each multiplier and image; a pytree, constant for differentiation.
 
-    The five fields of `AttackResult` with a leading axis of candidates, and what the attack traded for what.
+    The five fields of `AttackResult` with a leading axis of candidates, and the trade-off behind each.
 
     Attributes:
       images: the candidates, in [0, 1]; the grey levels of 8-bit images, k / 255, unless `quantize=False`.
@@ -124,7 +124,7 @@ def perceptual(
       step_size: length of a step in [0, 1] pixel units, one number or one per multiplier.
       steps: number of steps, at least 1.
       norm: "linf" or "l2", see above.
-      direction: which way the score shall go: `up()`, `down()`, `reflect(mos)`, or a function like them, of which only
+      direction: which way the score should go: `up()`, `down()`, `reflect(mos)`, or a function like them, of which only
         its slope's sign at the clean score is used. Then the square counts as negative on the other side. None, or
         `away()`: either way, as published; the initial noise decides.
       initial_noise: the noise of the start is this times -1, 0 or 1 for each value, with equal probability, in [0, 1]
@@ -206,7 +206,7 @@ def select_counterexample(
     stands in for them; with `imperceptible`, they decide.
 
     Args:
-      result: of `perceptual`.
+      result: what `perceptual` returned.
       threshold: the largest distance that counts as invisible, in units of the distance, one number or one per image;
         infinity for no such limit.
       imperceptible: verdicts of observers, true for a candidate that they could not tell from the original. A candidate

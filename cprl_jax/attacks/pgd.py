@@ -120,7 +120,7 @@ def ascend(
     keep_best=False,
     progress="",
 ) -> AttackResult:
-    """What `pgd` does for one radius, given checked images and counts.
+    """What `pgd` does for one radius; images and counts are checked already.
 
     Args:
       keep_best: return the iterate with the highest objective, the start included, rather than the last.
@@ -250,7 +250,7 @@ def _move_l2(position, gradient, images, radius, step_size):
 
 
 def _of_mean_one(gradient):
-    """Divided by the mean absolute value of each image: Dong et al.'s l1 norm, but for a constant factor."""
+    """Divided by the mean absolute value of each image: Dong et al.'s l1 norm up to a constant factor."""
     gradient = of_largest_one(gradient)
     mean = jnp.mean(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
     return gradient / jnp.where(mean > 0, mean, 1)

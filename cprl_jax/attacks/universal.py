@@ -103,7 +103,7 @@ class UniversalPerturbation(NamedTuple):
         Args:
           path: '.npz' keeps it exactly. '.png' is an 8-bit picture, value = (pattern + offset) * 255 rounded towards
             the offset: values lose up to 1/255, and stay within the radius where it is at least 0.5/255.
-          encoding: of a PNG, see `from_png`.
+          encoding: how a PNG stores the pattern, see `from_png`.
 
         Raises:
           ValueError: another suffix, an unknown encoding, or a pattern that it cannot hold.
@@ -152,7 +152,7 @@ class UniversalPerturbation(NamedTuple):
         """Reads a pattern from an 8-bit RGB picture.
 
         Args:
-          path: of the picture.
+          path: path of the picture.
           encoding: 'published': pattern = value / 255 - 0.5, as Shumitskaya et al. distribute the pattern for PaQ-2-PiQ
             (256x256, bound 0.1). 'msu': pattern = value / 255 - 0.1, as the MSU robustness benchmark does.
           radius: the bound of the pattern, which `apply` rescales by; None takes its largest value.
@@ -215,17 +215,17 @@ def universal(
     Args:
       score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch].
       batches: float32 or float64 RGB images in [0, 1], batch by batch: a list, any iterable that can be gone through
-        once per epoch, or a function that returns an iterator for the next epoch (shuffled, if it likes). Each shape of
+        once per epoch, or a function that returns an iterator for the next epoch (shuffled, say). Each shape of
         batch compiles once.
       radius: largest change of any value in [0, 1] pixel units, at most 1; one number.
       direction: what to push towards; default `up()`. With `away()` a pattern is made for each way, at twice the cost,
         and the one that moves the scores more is returned.
       epochs: how often to go through all batches, at least 1.
-      step_size: of one step, in pixel units for "sign" steps; default radius / 10, which needs at least 10 steps to get
-        from 0 to the radius. For "gradient" steps there is no default, because it depends on the scale of the scores:
-        the MSU benchmark has 1 for scores in [0, 1].
+      step_size: length of a step, in pixel units for "sign" steps; default radius / 10, which needs at least 10 steps
+        to get from 0 to the radius. For "gradient" steps there is no default, because it depends on the scale of the
+        scores: the MSU benchmark has 1 for scores in [0, 1].
       step: "sign" (along the sign of the gradient) or "gradient" (along the gradient itself).
-      size: of the pattern in pixels, a number or (height, width); default that of the images of the first batch. The
+      size: size of the pattern in pixels, a number or (height, width); default that of the first batch's images. The
         pattern is tiled over larger images and cut off for smaller ones, here as in `apply`.
       key: starts at a pattern drawn uniformly from [-radius, radius]; None starts at 0.
       progress: shows a progress bar that counts the batches; it stands still while tracing.
@@ -362,7 +362,7 @@ def _add(perturbation, images, radius):
 
 @jax.jit
 def _objective(score_fn, direction, perturbation, images):
-    """The sum over the images of what the direction wants."""
+    """The direction's objective, summed over the images."""
     return jnp.sum(direction(score_fn(_add(perturbation, images, perturbation.radius)), score_fn(images)))
 
 

@@ -11,7 +11,7 @@ class Fidelity:
 
     Attributes:
       measure: `(images, references, **options) -> [batch]`; the names of its keyword arguments are its options.
-      kind: of the measure. 'distance': 0 for equal images. 'similarity': 1 for equal images; 1 - it is the distance.
+      kind: 'distance': 0 for equal images. 'similarity': 1 for equal images; 1 - it is the distance.
         'learned': `(parameters) -> distance` instead.
       distance: takes the place of `measure` where neither it nor 1 - it is a distance.
     """

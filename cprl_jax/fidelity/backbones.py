@@ -129,7 +129,7 @@ def random_backbone(key: jax.Array, *, network: str = "vgg16") -> dict[str, np.n
     layer to layer; biases are 0. LPIPS and DISTS on it are for tests and for timing, not for judging images.
 
     Args:
-      key: of the draw.
+      key: random key of the draw.
       network: "vgg16", "alexnet" or "squeezenet".
 
     Raises:

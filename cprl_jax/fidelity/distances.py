@@ -68,7 +68,7 @@ def distance(name_or_function: str | Callable, **options: Any) -> Callable:
 
 
 def _name(name_or_function) -> str | None:
-    """The name of a measure of ours, None for someone else's function."""
+    """The name of a measure of this package, None for any other function."""
     if not isinstance(name_or_function, str):
         if not callable(name_or_function):
             raise ValueError(f"give the name of a measure or a function, got {name_or_function!r}.")

@@ -56,7 +56,7 @@ def lpips_parameters(backbone: Source, *, heads: Source | None = None, network: 
         'owner/name:file' on Hugging Face, or a mapping from names to arrays, such as `random_backbone` returns.
       heads: the published linear weights ('lin0.model.1.weight' and so on), as a path or one of the other forms. None
         weights all channels alike, by 1: the paper's "cosine distance" (times two).
-      network: "vgg16", "alexnet" or "squeezenet", which backbone and heads must be of.
+      network: "vgg16", "alexnet" or "squeezenet", which backbone and heads must belong to.
 
     Returns:
       a pytree of float32 arrays: {network: {'features.0': {'kernel', 'bias'}, ...}, 'heads': one [channels] a layer}.

@@ -100,8 +100,8 @@ def _find(source: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repository, file))
     except Exception as error:  # connection, service, name or cache: the library has no common class
         raise ValueError(
-            f"{source!r} is no file here, and could not be had from Hugging Face ({_reason(error)}); check the name "
-            "and the connection, or give the path of a local file."
+            f"{source!r} is no local file, and could not be fetched from Hugging Face ({_reason(error)}); check the "
+            "name and the connection, or give the path of a local file."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Independent keep-or-drop bits by the million, cheap enough to draw one for every entry of an unfolded input."""
+"""Independent keep-or-drop bits, cheap enough to draw one for every entry of an unfolded input."""
 
 import jax
 import jax.numpy as jnp

@@ -41,7 +41,7 @@ def convolve(
     Args:
       x: any range.
       kernel: HWIO.
-      strides: of height and width.
+      strides: strides along height and width.
       padding: zeros before and after height and width.
     """
     options = dict(strides=strides, padding=padding)
@@ -105,17 +105,17 @@ def _library(x, kernel, strides, padding):
 
 
 def _by_rows(x, kernel, strides, padding):
-    """Every row of the kernel gives features of its own; their sum, each shifted by its row. Without strides."""
+    """Every row of the kernel gives separate features; their sum, each shifted by its row. Without strides."""
     height, width, channels, features = kernel.shape
     rows = kernel.transpose(1, 2, 0, 3).reshape(1, width, channels, height * features)
     # Padded first: XLA's convolution is slower when it pads.
-    found = _library(_padded(x, padding), rows, strides, ((0, 0), (0, 0)))
-    places = found.shape[1] - height + 1
-    return sum(found[:, row : row + places, :, row * features : (row + 1) * features] for row in range(height))
+    outputs = _library(_padded(x, padding), rows, strides, ((0, 0), (0, 0)))
+    places = outputs.shape[1] - height + 1
+    return sum(outputs[:, row : row + places, :, row * features : (row + 1) * features] for row in range(height))
 
 
 def _by_columns(x, kernel, strides, padding):
-    """Every column of the kernel has input channels of its own: the image, shifted by its column. Without strides."""
+    """Every column of the kernel has separate input channels: the image, shifted by its column. Without strides."""
     height, width, channels, features = kernel.shape
     x = _padded(x, padding)
     places = x.shape[2] - width + 1

@@ -31,7 +31,7 @@ class GDN(nn.Module):
     It computes in float32 (float64 for such an x): squares of half precision would overflow.
 
     Attributes:
-      dtype: of the result; None for that of x.
+      dtype: dtype of the result; None for that of x.
     """
 
     dtype: Any = None

@@ -62,13 +62,13 @@ def sort_mask(
         x: input of the convolution, any range.
         rate: the paper's p, 0 <= rate < 1.
         kernel_size: (height, width).
-        strides: of the convolution; a number or a pair.
+        strides: strides of the convolution; a number or a pair.
         padding: as `flax.linen.Conv` takes it for two dimensions: 'SAME', 'SAME_LOWER', 'VALID', 'CIRCULAR',
             'REFLECT', a number, or a number or (low, high) pair for each axis.
         selection: 'fast' finds the threshold by 31 weighted counts over x; 'top_k' unfolds x and takes
             `jax.lax.top_k`, slower and with kernel-size times the memory. Same masks, up to the rounding of mu.
-        input_dilation: of the convolution; a number or a pair.
-        kernel_dilation: of the convolution; a number or a pair.
+        input_dilation: input dilation of the convolution; a number or a pair.
+        kernel_dilation: kernel dilation of the convolution; a number or a pair.
 
     Raises:
         ValueError: x is not of rank 4, an argument is outside its range, or the convolution has no output.
@@ -98,7 +98,7 @@ class SortMaskConv(nn.Module):
     Attributes are those of `nn.Conv`, and
         rate: the paper's p, 0 <= rate < 1: share of the entries that is masked.
         selection: how the test-time threshold is found, see `sort_mask`.
-        axis_name: the mapped axis over which a batch is spread, if any; with it the training masks of an example do
+        axis_name: the mapped axis over which a batch is divided, if any; with it the training masks of an example do
             not depend on how many devices share the batch.
         masks: at test time. 'sorted': the paper's. 'straight_through': the same outputs, with the derivatives as if
             nothing were masked, for attacks that go through the mask (BPDA: Athalye et al., "Obfuscated Gradients Give
@@ -214,7 +214,7 @@ class SortMaskPlacement:
 
     rate: float = 0.0  # the paper's p, 0 <= rate < 1; 0 masks nothing anywhere
     min_channels: int = 128  # fewest input channels of a masked convolution
-    stages: tuple[int, ...] = (2, 3)  # of the backbone, the first stage after the stem is 1
+    stages: tuple[int, ...] = (2, 3)  # stages of the backbone; the first one after the stem is 1
     selection: str = "fast"  # 'fast' or 'top_k', see sort_mask
     masks: str = "sorted"  # at test time: 'sorted', 'straight_through' or 'random', see SortMaskConv
 
