@@ -80,9 +80,10 @@ def _validate_methods(config: ml_collections.ConfigDict) -> None:
             )
         other = settings.as_long_as
         if other and (other not in methods.METHODS or other == name or config[other].as_long_as):
+            hint = "" if other in methods.METHODS else near(other, methods.METHODS)
             raise UserError(
-                f"config.{name}.as_long_as is {other!r}{near(other, methods.METHODS)}; it is another method, whose "
-                f"length does not follow a third one: {listed(methods.METHODS)}"
+                f"config.{name}.as_long_as is {other!r}{hint}; it is another method, whose length does not follow a "
+                f"third one: {listed(methods.METHODS)}"
             )
 
 

@@ -72,8 +72,8 @@ _MODEL = {
             at_least=0,
             below=1,
         ),
-        "min_channels": Field(128, "input channels from which on a convolution is masked", at_least=1),
-        "stages": Field((2, 3), "of the backbone whose convolutions (larger than 1x1) are masked", at_least=0),
+        "min_channels": Field(0, "input channels from which on a convolution is masked; 0 = the network's", at_least=0),
+        "stages": Field((), "stages of the trunk whose convolutions are masked; () = the network's", at_least=0),
         "selection": Field(
             "fast", "'top_k' is the literal definition (same masks, much slower)", choices=("fast", "top_k")
         ),

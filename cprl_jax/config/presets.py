@@ -41,9 +41,6 @@ def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.Config
         # As published: labels as they are, L2 decay. The normalisation of the scores is learned by the head.
         config.model.score_mean, config.model.score_std = 0.0, 1.0
         config.train.weight_decay = 5e-4
-    if backbone == "squeezenet":
-        # The inputs of its 3x3 convolutions are narrow: 48 and 64 channels in the last stage.
-        config.model.sort_mask.min_channels, config.model.sort_mask.stages = 48, (3,)
     if values.get("schedule", "short" if backbone == "squeezenet" else "paper") == "short":
         _short_schedule(config)
     else:
@@ -69,7 +66,8 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     config.evaluation.crops = 3
     # A tenth of a small set is too few images to choose a checkpoint by; the schedule ends with small steps anyway.
     config.evaluation.checkpoint = "last"
-    config.plain.batch_size, config.plain.crop_size = 16, 224
+    for name in ("plain", "plain_longer"):
+        config[name].batch_size, config[name].crop_size = 16, 224
     set_cprl(config, start_from="plain", steps=450, weight=17.0, relative=True)
     set_cprl(config, epsilon=1.5, alphas=1, alpha_law="edge", direction_steps=2)
     config.at.start_from, config.at.as_long_as = "plain", "cprl"
