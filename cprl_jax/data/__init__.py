@@ -25,7 +25,7 @@ DATASETS = ("embedded", *RELEASES, "own")
 FIELDS: Mapping[str, Field] = {
     name: field for release in RELEASES.values() for name, field in getattr(release, "OPTIONS", {}).items()
 }
-"""Of config.dataset, that releases bring."""
+"""Fields of config.dataset that the releases declare as OPTIONS."""
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

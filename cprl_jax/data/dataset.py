@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32, UInt8
 from cprl_jax.data.decode import decode_rgb as decode_rgb
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
-PARTS = ("train", "validation", "test", "")  # that a release assigns; '' is none
+PARTS = ("train", "validation", "test", "")  # the parts that a release may assign; '' is none
 
 
 class CachedImages(Sequence):
@@ -43,7 +43,7 @@ class CachedImages(Sequence):
         image = self._images.get(index)
         if image is not None:
             return image
-        # Decoded outside the lock, so that threads decode side by side; a rare image is decoded twice, then kept once.
+        # Decoded outside the lock, so that threads decode in parallel; a rare image is decoded twice, then kept once.
         image = self._decode(index)
         image.flags.writeable = False
         with self._lock:
@@ -131,7 +131,7 @@ class QualityDataset:
         values, counts = np.unique(self.names, return_counts=True)
         if (counts > 1).any() or "" in values:
             raise ValueError(
-                f"dataset {self.name!r}: every image needs a name of its own, "
+                f"dataset {self.name!r}: every image needs a unique name, "
                 f"but these occur more than once or are empty: {listing(values[(counts > 1) | (values == '')])}"
             )
         outside = ~((self.mos >= 0) & (self.mos <= 100))  # also true of NaN

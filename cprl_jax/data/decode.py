@@ -1,4 +1,4 @@
-"""From the bytes of an image file to 8-bit RGB: as stored, for official releases; as seen, for people's own files."""
+"""From the bytes of an image file to 8-bit RGB: as stored, for official releases; as seen, for users' own files."""
 
 import io
 
@@ -11,7 +11,7 @@ PHOTOGRAPH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
 
 # What Pillow turns into 8-bit RGB without losing bits. 16-bit and float modes would be clipped, so they are refused.
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags and a value of TIFF
 
 
 def decode_rgb(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
@@ -35,7 +35,7 @@ def decode_rgb(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def decode_photograph(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Decodes a person's own JPEG, PNG, BMP, WebP or TIFF file to what a viewer of images shows.
+    """Decodes a user's own JPEG, PNG, BMP, WebP or TIFF file to what a viewer of images shows.
 
     * EXIF orientation is honoured: the image stands upright.
     * Grey, black-and-white and palette images become RGB.

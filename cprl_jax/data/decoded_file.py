@@ -16,20 +16,20 @@ from tqdm import tqdm
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import read_cache, write_cache, writing
 
-_FORMAT = 1  # of the index; another number and the file is made anew
+_FORMAT = 1  # version of the index; files of another version are written again
 _SAMPLE = 16  # images whose mean size tells in advance how much room is needed
 
 
 class DecodedImages(Sequence):
     """Images that are decoded once, into a file that later runs and other processes share.
 
-    The file holds the bytes of all images one behind the other; the index beside it (`<path>.index.npz`) their heights
+    The file holds the bytes of all images one after another; the index beside it (`<path>.index.npz`) their heights
     and widths. A crop reads the pages that it covers, and the system keeps in memory what fits. The arrays are
     read-only views. Safe to use from several threads and, on a file system with locks, from several processes: one of
     them makes the file, the others wait for it.
 
-    A file that is incomplete or that belongs to other images (another number of them, another `fingerprint`) is made
-    anew. That its pixels are those that were written is not checked.
+    A file that is incomplete or that belongs to other images (another number of them, another `stamp`) is written
+    again. Whether its pixels are those that were written is not checked.
 
     Attributes:
       sizes: height and width of every image.
@@ -43,24 +43,24 @@ class DecodedImages(Sequence):
         length: int,
         *,
         path: str | os.PathLike,
-        fingerprint: str = "",
+        stamp: str = "",
     ):
         """Opens the file, after making it if need be (a second for some hundred photographs on one core).
 
         Args:
           decode: gives image 0..length-1; called from several threads.
           length: number of images, 1 or more.
-          path: of the file; its folder is made if need be.
-          fingerprint: tells these images from others that may have been stored under the same path.
+          path: path of the file; its folder is made if need be.
+          stamp: tells these images from others that may have been stored under the same path.
 
         Raises:
           UserError: not enough room for the file, or its folder cannot be written.
-          ValueError: `length` below 1, or `decode` gives something else than uint8 [height, width, 3].
+          ValueError: `length` below 1, or `decode` gives anything but uint8 [height, width, 3].
         """
         if length < 1:
             raise ValueError(f"length={length} is not allowed; it is 1 or larger")
         path = Path(path)
-        stamp = f"{_FORMAT} {length} {fingerprint}"
+        stamp = f"{_FORMAT} {length} {stamp}"
         sizes = _read_index(path, stamp)
         if sizes is None:
             sizes = _make_once(path, decode, length, stamp)
@@ -88,7 +88,7 @@ def _read_index(path: Path, stamp: str) -> np.ndarray | None:
         return None
     if path.exists() and path.stat().st_size == 3 * index["sizes"].astype(np.int64).prod(axis=1).sum():
         return index["sizes"]
-    logging.warning("the decoded images in %s are incomplete and made anew", path)
+    logging.warning("the decoded images in %s are incomplete and are decoded again", path)
     return None
 
 
@@ -107,7 +107,7 @@ def _make_once(path: Path, decode: Callable, length: int, stamp: str) -> np.ndar
 
 
 def _make(path: Path, decode: Callable, length: int, stamp: str) -> np.ndarray:
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of processes that were killed
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # left by processes that were killed
         leftover.unlink()
     _index_of(path).unlink(missing_ok=True)  # it comes last: with it, the file is whole
     threads = os.cpu_count() or 1

@@ -111,8 +111,8 @@ class DeviceImages:
 
         Args:
           images: uint8 [height, width, 3] each.
-          rows: which of them.
-          sizes: of all `images`, as described at the attribute.
+          rows: the rows of `images` to store.
+          sizes: height and width of all `images`; only those of `rows` are read.
           crop_size: height and width of the crops in pixels.
         """
         rows = np.unique(np.asarray(rows))

@@ -36,12 +36,12 @@ def make_embedded(
     """Paints, distorts and labels the embedded dataset (some ten seconds on one core).
 
     Args:
-      seed: of procedural scenes and noise, 0 or more. The first scenes are the same whatever `scenes` is.
+      seed: seed of the procedural scenes and the noise, 0 or more. The first scenes are the same whatever `scenes` is.
       image_size: height and width in pixels, 32 to 256. Content and distortions keep their size in pixels: larger
         images show more.
       scenes: number of scenes, 1 or more; every fourth is a photograph, up to 14, and gives one to four views.
-      levels: number of levels of each distortion, 1 to 5; fewer than 5 are spread over the range (3 gives levels 1, 3
-        and 5), under their own numbers.
+      levels: number of levels of each distortion, 1 to 5; fewer than 5 are evenly spaced and keep their numbers (3
+        gives levels 1, 3 and 5).
       progress: draw a progress bar on standard error.
 
     Returns:
@@ -54,7 +54,7 @@ def make_embedded(
     """
     if levels not in LEVELS:
         raise UserError(f"levels={levels} is not allowed: {LEVELS[0]} to {LEVELS[-1]}")
-    chosen_levels = [LEVELS[index] for index in _spread(levels)]
+    chosen_levels = [LEVELS[index] for index in _evenly_spaced(levels)]
     rows, images, labels = [], [], []
     bar = tqdm(scene_names(scenes), desc="embedded dataset", unit="scene", disable=not progress, leave=False)
     for scene in bar:
@@ -80,8 +80,8 @@ def make_embedded(
     )
 
 
-def _spread(levels: int) -> list[int]:
-    """Indices of `levels` of the five levels, evenly spread; of one, the middle."""
+def _evenly_spaced(levels: int) -> list[int]:
+    """Indices of `levels` of the five levels, evenly spaced; for a single one, the middle."""
     last = len(LEVELS) - 1
     return (
         [last // 2] if levels == 1 else [(index * last + (levels - 1) // 2) // (levels - 1) for index in range(levels)]
@@ -108,9 +108,9 @@ def contact_sheet(dataset: QualityDataset, path: str | os.PathLike, *, blocks: i
 
     Args:
       dataset: from `make_embedded`.
-      path: of the PNG; an existing file is replaced.
+      path: path of the PNG; an existing file is replaced.
       blocks: how many scenes are shown in full.
-      columns: how many blocks stand side by side.
+      columns: number of blocks in a row.
     """
     size, gap, caption = dataset.images[0].shape[0], 4, 12
     undistorted = np.flatnonzero(dataset.levels == 0)

@@ -30,7 +30,7 @@ class Made:
 
     Attributes:
       file: its path in the folder.
-      sha256: of its content.
+      sha256: checksum of its content.
       mos: the label, as it is written; '' for a file that labels.csv does not list.
       reference: the scene.
       distortion: '' for an undistorted picture.
@@ -109,7 +109,7 @@ def write_lists(out: Path, rows: Sequence[Made], rule: str) -> None:
     """Writes labels.csv and checksums.sha256, and the journal in order."""
     text = io.StringIO()
     text.write(f"# WEAK LABELS: computed, no human was asked. Rule {rule!r}: {RULES[rule].text}.\n")
-    text.write("# Made by python -m cprl_jax.data.synthesize; recipe.json tells how to repeat it.\n")
+    text.write("# Made by python -m cprl_jax.data.synthesize; recipe.json says how to repeat it.\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "mos", "reference", "distortion", "level"])
     writer.writerows([row.file, row.mos, row.reference, row.distortion, row.level] for row in rows if row.mos)

@@ -2,8 +2,8 @@
 
 The hash keeps the signs of 64 low frequencies of a picture's luminance. Recompressed, resized, brightened or slightly
 blurred copies differ in a few of them (up to 9, measured on photographs, mostly 0 to 2); different photographs in 32,
-with a standard deviation of 4.1: hardly more than 64 tosses of a coin. Copies cut by some percent and the next
-photograph of a series are found in part, turned pictures not at all: what is reported is a lower bound.
+with a standard deviation of 4.1, nearly as 64 independent random bits do. Copies that were cropped by some percent and
+the next photograph of a series are detected in part, rotated copies not at all: what is reported is a lower bound.
 """
 
 import concurrent.futures
@@ -27,7 +27,7 @@ NO_STRUCTURE = np.uint64(0)
 _SIZE = 32  # pixels, height and width of the reduced picture
 _BAND = slice(1, 9)  # frequencies in each direction. 0 is left out: bright above dark is what photographs share
 _WEAKEST = 3.0  # grey levels: the median magnitude of the frequencies, from which on their signs outlast a noise
-_FALSE_ALARMS = 0.1  # pairs of different photographs that may be expected in a whole split
+_FALSE_ALARMS = 0.1  # expected number of pairs of different photographs that are reported for a whole split
 _FEWEST_BITS, _MOST_BITS = 8, 14  # what altered copies need; from 15 on, also in small sets, chance finds most pairs
 _BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 # A mirror image changes the signs of the odd frequencies across: 1, 3, 5, 7 are every other column of the band.
@@ -66,8 +66,8 @@ def hashes(dataset: QualityDataset, rows: Sequence[int], *, progress: bool = Tru
       progress: draw a progress bar on standard error.
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = pool.map(lambda row: image_hash(dataset.images[int(row)]), rows)
-        bar = tqdm(found, desc="near-duplicates", total=len(rows), unit="image", disable=not progress, leave=False)
+        values = pool.map(lambda row: image_hash(dataset.images[int(row)]), rows)
+        bar = tqdm(values, desc="near-duplicates", total=len(rows), unit="image", disable=not progress, leave=False)
         return np.fromiter(bar, np.uint64, count=len(rows))
 
 
@@ -90,14 +90,14 @@ def close_pairs(
     """
     if not len(first) or not len(second):
         return np.empty((0, 3), int)
-    found = []
+    blocks = []
     step = max(1, _BLOCK // len(second))
     for start in range(0, len(first), step):
         block = first[start : start + step, None]
         bits = np.bitwise_count(block ^ second)
         i, j = np.nonzero((bits <= most_bits) & (block != NO_STRUCTURE) & (second != NO_STRUCTURE))
-        found.append(np.stack([i + start, j, bits[i, j]], axis=1))
-    pairs = np.concatenate(found)
+        blocks.append(np.stack([i + start, j, bits[i, j]], axis=1))
+    pairs = np.concatenate(blocks)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0], pairs[:, 2]))]
 
 
@@ -116,8 +116,8 @@ def pairs_across(
 
     Args:
       dataset: the dataset that `split` divides.
-      split: of a leave-one-distortion-out split, which shares all scenes, nothing is computed and nothing returned.
-      most_bits: of 64, in which the hashes may differ; None: `chance_bits` of the number of pairs.
+      split: the split; for leave-one-distortion-out, whose parts share all scenes, the result is empty.
+      most_bits: in how many of the 64 bits hashes may differ; None: `chance_bits` of the number of pairs.
       mirrored: find images mirrored left to right, too.
       progress: draw a progress bar on standard error.
 
@@ -135,10 +135,10 @@ def pairs_across(
     seen_hashes, tested_hashes = values[: len(seen)], values[len(seen) :]
     if most_bits is None:
         most_bits = chance_bits(len(seen) * len(tested) * (1 + mirrored))
-    found = [close_pairs(seen_hashes, tested_hashes, most_bits=most_bits)]
+    close = [close_pairs(seen_hashes, tested_hashes, most_bits=most_bits)]
     if mirrored:
-        found.append(close_pairs(seen_hashes, mirror(tested_hashes), most_bits=most_bits))
-    pairs = np.concatenate(found)
+        close.append(close_pairs(seen_hashes, mirror(tested_hashes), most_bits=most_bits))
+    pairs = np.concatenate(close)
     closest: dict[tuple[str, str], tuple[str, str, int]] = {}
     for i, j, bits in pairs[np.argsort(pairs[:, 2], kind="stable")].tolist():
         scenes = str(dataset.references[seen[i]]), str(dataset.references[tested[j]])
@@ -158,9 +158,10 @@ def warn_of_near_duplicates(dataset: QualityDataset, split: Split, **options) ->
         count = sum(scene_of_name[name] in leaked for name in split.test)
         shown = "; ".join(f"{seen} ~ {tested} ({bits} bits)" for seen, tested, bits in pairs[:5])
         logging.warning(
-            "%s: %d of %d test images (%.1f %%) show what a training or validation image shows, it seems, which "
-            "flatters every result: %s%s. Look at them; to have two images in one part, move one in the run's "
-            "split.json and pass that with --config.dataset.split_file (one's own: give them the same `reference`)",
+            "%s: %d of %d test images (%.1f %%) seem to show what a training or validation image shows, which makes "
+            "every result too good: %s%s. Look at them; to have two images in one part, move one in the run's "
+            "split.json and pass that with --config.dataset.split_file (in a set of your own: give both the same "
+            "`reference`)",
             dataset.name,
             count,
             len(split.test),
@@ -172,7 +173,7 @@ def warn_of_near_duplicates(dataset: QualityDataset, split: Split, **options) ->
 
 
 def _mildest(dataset: QualityDataset, candidates: np.ndarray) -> list[int]:
-    """Of each scene in the rows: all undistorted images or else one with the lowest level."""
+    """For each scene in the rows: all undistorted images or else one with the lowest level."""
     chosen: dict[str, list[int]] = {}
     for row in candidates[np.argsort(dataset.levels[candidates], kind="stable")].tolist():
         of_scene = chosen.setdefault(str(dataset.references[row]), [])

@@ -1,4 +1,4 @@
-"""Anyone's own images as a dataset: a folder, and a CSV file with a score for each of them.
+"""A user's own images as a dataset: a folder, and a CSV file with a score for each of them.
 
     image,mos,reference,distortion,level,std,split
     blurred/roof_1.jpg,71.5,roof,blur,1,8.2,train
@@ -92,19 +92,19 @@ def load(
     decoded, images = None, CachedImages(decode, len(paths), cache_bytes=int(cache_gib * 2**30))
     if cache == "disk":
         images = CachedImages(decode, len(paths), cache_bytes=0)
-        fingerprint = hashlib.sha256(json.dumps(contents[: len(paths)]).encode()).hexdigest()[:16]
+        stamp = hashlib.sha256(json.dumps(contents[: len(paths)]).encode()).hexdigest()[:16]
         root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-        decoded = root / "own" / fingerprint / "decoded-images"
+        decoded = root / "own" / stamp / "decoded-images"
     if decoded is None or not decoded.exists():  # that file was made of these very contents: they can be decoded
         problems += _unreadable(records, images)
     problems += _unreadable_pristine(pristine)
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         shown = listing([text for _, text in sorted(problems)], most=MOST_PROBLEMS, separator="; ")
-        raise UserError(f"{path} and the images in {folder} have {count}; mend them: {shown}")
+        raise UserError(f"{path} and the images in {folder} have {count}; correct them: {shown}")
     _warn_of_duplicates(records, contents)
     if decoded is not None:
-        images = DecodedImages(decode, len(paths), path=decoded, fingerprint=fingerprint)
+        images = DecodedImages(decode, len(paths), path=decoded, stamp=stamp)
     photographs = list(pristine.values())
     return QualityDataset(
         name="own",
@@ -249,7 +249,7 @@ def _header(path: Path, line: int, text: str) -> tuple[list[str], str]:
             if twice:
                 raise UserError(f"{path}, line {line}: column {listing(twice)} is there twice; name each column once")
             if unknown := [column for column in columns if column not in COLUMNS]:
-                logging.info("%s: columns that mean nothing here: %s", path, listing(unknown))
+                logging.info("%s: columns that are ignored: %s", path, listing(unknown))
             return columns, delimiter
     raise UserError(
         f"{path}, line {line}: {text.strip()[:80]!r} must name the columns image and mos, and may name "
@@ -273,18 +273,18 @@ def _pristine(scenes: dict[str, int], folder: Path, problems: list[_Problem]) ->
             if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file():
                 by_name[path.name].append(path)
                 by_name[path.stem].append(path)
-    found = {}
+    photographs = {}
     for scene, line in scenes.items():
         inside = not PurePosixPath(scene).is_absolute() and ".." not in PurePosixPath(scene).parts
         path = folder / scene
         if inside and path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file():
-            found[scene] = path
+            photographs[scene] = path
         elif len(by_name[scene]) == 1:
-            found[scene] = by_name[scene][0]
+            photographs[scene] = by_name[scene][0]
         elif by_name[scene]:
             names = listing([path.name for path in by_name[scene]])
             problems.append((line, f"line {line}: several files in references match {scene!r}: {names}"))
-    return found
+    return photographs
 
 
 def _digest(path: Path) -> str:

@@ -21,7 +21,7 @@ MOST_PROBLEMS = 20  # named in one message
 def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path, str]]:
     """The photographs of a folder: file and SHA-256 of its content, by name (that of the file, without suffix).
 
-    Files of other kinds, hidden ones and folders below are passed over. Identical files are a warning.
+    Files of other kinds, hidden files and subfolders are skipped. Identical files are a warning.
 
     Args:
       images: the folder.
@@ -53,7 +53,7 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
 
     checked = in_threads(check, paths, "reading photographs")
     problems = [wrong for _, wrong in checked if wrong]
-    found: dict[str, tuple[Path, str]] = {}
+    photographs: dict[str, tuple[Path, str]] = {}
     spelled: dict[str, str] = {}  # file systems differ in whether they tell A from a
     for path, (digest, _) in zip(paths, checked, strict=True):
         first = spelled.setdefault(path.stem.casefold(), path.name)
@@ -61,12 +61,12 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
             problems.append(f"{path.name} and {first} would have the same name; rename one")
         if not path.stem.isprintable() or "\\" in path.stem or path.stem != path.stem.strip():
             problems.append(f"{path.name!r}: rename it without backslash, control characters and blanks at the ends")
-        found[path.stem] = path, digest
+        photographs[path.stem] = path, digest
     if problems:
         raise UserError(f"photographs in {images}: {listing(problems, most=MOST_PROBLEMS, separator='; ')}")
-    if len({digest for _, digest in found.values()}) < len(found):
+    if len({digest for _, digest in photographs.values()}) < len(photographs):
         logging.warning("%s: some photographs are identical files; splits take them for different scenes", images)
-    return found
+    return photographs
 
 
 @functools.lru_cache(maxsize=1)

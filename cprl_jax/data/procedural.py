@@ -36,7 +36,7 @@ def _palette(count: int, rng: np.random.Generator) -> Float[np.ndarray, "count 3
 
 
 def power_law_noise(size: int, exponent: float, rng: np.random.Generator) -> Float[np.ndarray, "size size"]:
-    """Gaussian noise whose amplitude spectrum falls as 1/f^exponent, mean 0, deviation 1, in steps of 1/1024."""
+    """Gaussian noise whose amplitude spectrum falls as 1/f^exponent, mean 0, variance 1, in steps of 1/1024."""
     frequency = np.sqrt(np.fft.fftfreq(size)[:, None] ** 2 + np.fft.rfftfreq(size)[None, :] ** 2)
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / frequency**exponent

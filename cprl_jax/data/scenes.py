@@ -1,6 +1,6 @@
 """Undistorted pictures that need no download: scikit-image's photographs and procedural scenes.
 
-A *scene* is what a split must not tear apart; a *view* is one square picture of it. The photographs are those inside
+A *scene* is what a split never divides; a *view* is one square picture of it. The photographs are those inside
 every scikit-image wheel (0.22 to 0.26 ship the same bytes): each is shrunk by a whole factor, which takes away the
 softness and grain of the camera, and cut into non-overlapping views. The procedural scenes (`procedural.py`) are drawn
 from `numpy.random.Generator`s keyed by (seed, kind, number): a scene does not depend on how many others are made.
@@ -23,7 +23,7 @@ from cprl_jax.runtime.errors import UserError
 MIN_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 256
 
-# Of each photograph: its file, the factor that it is shrunk by, and how many views are cut out of it at most.
+# For each photograph: its file, the factor that it is shrunk by, and how many views are cut out of it at most.
 PHOTOGRAPHS = {
     "astronaut": ("astronaut.png", 2, 4),
     "motorcycle": ("motorcycle_left.png", 2, 4),
@@ -73,7 +73,7 @@ def make_views(scene: str, *, seed: int, image_size: int) -> list[View]:
 
     Args:
       scene: a name that `scene_names` gives.
-      seed: of the procedural scenes, 0 or more; the photographs do not depend on it.
+      seed: seed of the procedural scenes, 0 or more; the photographs do not depend on it.
       image_size: height and width of a view in pixels, `MIN_IMAGE_SIZE` to `MAX_IMAGE_SIZE`.
 
     Raises:
@@ -167,6 +167,6 @@ def _stretch(image: UInt8[np.ndarray, "height width 3"], low: int = 16, high: in
     darkest, brightest = int(grey[grey.size // 100]), int(grey[-1 - grey.size // 100])
     start, stop = min(darkest, low), max(brightest, high)
     # Whole numbers again: (value - darkest) * (stop - start) / (brightest - darkest) + start, rounded to nearest.
-    spread = max(brightest - darkest, 1)
-    values = (2 * (image.astype(np.int64) - darkest) * (stop - start) + spread) // (2 * spread) + start
+    width = max(brightest - darkest, 1)
+    values = (2 * (image.astype(np.int64) - darkest) * (stop - start) + width) // (2 * width) + start
     return np.clip(values, 0, 255).astype(np.uint8)

@@ -33,9 +33,9 @@ class Split:
 
     Attributes:
       dataset: the name of the dataset.
-      seed: of the draw; None if nothing was drawn.
+      seed: seed of the draw; None if nothing was drawn.
       train: names of the images that train, sorted; `validation` chooses the best checkpoint and may be empty.
-      kind: how it was made, of `KINDS`; 'file' is one written by hand. In a split of the kind
+      kind: how it was made, one of `KINDS`; 'file' is one written by hand. In a split of the kind
         'leave_one_distortion_out' the test part shares its scenes with the others, in any other it does not.
     """
 
@@ -51,7 +51,7 @@ def choose(config_dataset: "ConfigDict", dataset: QualityDataset, seed: int) -> 
     """The split that `config.dataset` describes: `split_file` where there is one, else what `split` asks for.
 
     Args:
-      config_dataset: `split_file`; `split`, of `SPLITS`; `test_fraction` (random), `folds` and `fold` (folds),
+      config_dataset: `split_file`; `split`, one of `SPLITS`; `test_fraction` (random), `folds` and `fold` (folds),
         `held_out` (leave_one_distortion_out); `validation_fraction` (all).
       dataset: the dataset to divide.
       seed: non-negative integer.
@@ -130,13 +130,13 @@ def make_folds(
 
 
 def official_split(dataset: QualityDataset, *, seed: int, validation_fraction: float = 0.1) -> Split:
-    """The split that the release prescribes, or the `split` column of one's own CSV (`dataset.parts`).
+    """The split that the release prescribes, or the column `split` of a user's CSV file (`dataset.parts`).
 
     Where it has no validation part, whole scenes are drawn from its training part for it.
 
     Args:
       dataset: the dataset to divide.
-      seed: non-negative integer, of that draw alone.
+      seed: seed of that draw, a non-negative integer.
       validation_fraction: share of the training scenes to draw, in [0, 1).
 
     Raises:
@@ -146,8 +146,8 @@ def official_split(dataset: QualityDataset, *, seed: int, validation_fraction: f
     parts = dataset.parts
     if not (parts != "").any():
         raise UserError(
-            f"{dataset.name} has no official split (KonIQ-10k has one, and so have one's own images if their CSV has a "
-            "column split); set config.dataset.split to random, folds or leave_one_distortion_out"
+            f"{dataset.name} has no official split (KonIQ-10k has one, and so have your own images if their CSV file "
+            "has a column split); set config.dataset.split to random, folds or leave_one_distortion_out"
         )
     wrong = dataset.names[~np.isin(parts, PARTS)].tolist()
     if wrong:
@@ -175,7 +175,7 @@ def leave_one_distortion_out(
     Args:
       dataset: the dataset to divide.
       held_out: name of the distortion to test, as in `dataset.distortions`.
-      seed: non-negative integer, of the validation part.
+      seed: seed of the validation part, a non-negative integer.
       validation_fraction: share of the scenes, in [0, 1), whose images (but for those of `held_out`) validate.
 
     Raises:

@@ -11,9 +11,9 @@ otherwise):
     myset/checksums.sha256             cd myset && sha256sum -c checksums.sha256
     myset/recipe.json                  all that it takes to make the same again
 
-THE LABELS ARE WEAK: a formula compares each image with its reference, nobody was asked. labels.csv says so, too.
+THE LABELS ARE WEAK: a formula compares each image with its reference, no human was asked; labels.csv says so, too.
 
-The same command goes on after an interruption, and checks (and mends) a set that is complete. The bytes are the same
+The same command continues after an interruption, and checks and repairs a set that is complete. The bytes are the same
 each time, however many processes make them; with another libjpeg, OpenJPEG, NumPy or the like they may differ, so a
 folder is only ever continued with the versions that it was begun with.
 """
@@ -58,7 +58,7 @@ RECIPES = {
     "all": ("kadid", "tid2013", "mlive"),
 }  # the families of the registry of distortions that each takes
 EMBEDDED = "embedded"
-COMPRESS_LEVEL = 1  # of PNG; 6 takes four times as long for files hardly smaller
+COMPRESS_LEVEL = 1  # for PNG; 6 takes four times as long for files that are hardly smaller
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -103,14 +103,14 @@ def synthesize(
     Args:
       images: the folder of photographs (JPEG, PNG, BMP, WebP, TIFF; see `decode_photograph`); '' for 'embedded'.
       out: the folder to write to, new or empty, or begun with the same arguments.
-      recipe: of `RECIPES`, or 'embedded': the data set of `cprl_jax.data.embedded.make_embedded`, which takes no other
-        arguments than `out`, `seed` and `scenes`.
+      recipe: one of `RECIPES`, or 'embedded': the data set of `cprl_jax.data.embedded.make_embedded`, which takes only
+        the arguments `out`, `seed` and `scenes`.
       distortions: names of the registry of distortions to make instead of a recipe's.
       levels: which of the levels 1 to 5.
-      label: of `RULES`.
+      label: the label rule, one of `RULES`.
       size: (width, height) in pixels to which photographs are brought first: the largest such rectangle in their middle
         is cut out and resized (Lanczos). None leaves them as they are.
-      seed: of all noise, 0 or more; the noise also depends on the names of photograph and distortion.
+      seed: seed of all noise, 0 or more; the noise also depends on the names of photograph and distortion.
       workers: processes; 0 is one for each core. With 1 everything is made in this one.
       scenes: how many scenes 'embedded' has.
       progress: draw progress bars on standard error.
@@ -228,7 +228,7 @@ def _run(function: Callable, tasks: Sequence[_Task], workers: int) -> Iterator[l
             yield from pool.map(function, tasks)
     except BrokenProcessPool:
         raise UserError(
-            "a process was killed, most likely for want of memory; give the same command with fewer --workers, or make "
+            "a process was killed, most likely for lack of memory; give the same command with fewer --workers, or make "
             "another set with a smaller --size"
         ) from None
 
@@ -362,9 +362,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="WIDTHxHEIGHT",
         help="cut the middle of photographs to this aspect and resize it (KADID-10k: 512x384; default: as they are)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all noise (default: 0)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each core)")
-    parser.add_argument("--scenes", type=int, default=64, help="of --recipe=embedded (default: 64)")
+    parser.add_argument("--scenes", type=int, default=64, help="number of scenes of --recipe=embedded (default: 64)")
     try:
         arguments = vars(parser.parse_args(argv))
         if not arguments["images"] and (arguments["recipe"] != EMBEDDED or arguments["distortions"]):
@@ -374,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         return 130
     out = arguments["out"]
     print(f"{count} images in {out}, with weak labels (computed, not human)")

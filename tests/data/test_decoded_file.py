@@ -93,7 +93,7 @@ def _another_length(path):
         lambda path: _index(path).unlink(),
         lambda path: _index(path).write_text("{"),
         lambda path: _index(path).write_bytes(_index(path).read_bytes()[:-20]),
-        lambda path: opened(path, Decoder(), fingerprint="another"),
+        lambda path: opened(path, Decoder(), stamp="another"),
         _another_length,
     ],
 )

@@ -51,7 +51,7 @@ def test_all_columns_in_any_order(folder, caplog):
     )
     with caplog.at_level(logging.INFO, logger="absl"):
         dataset = own.load(folder, mos_worst=1, mos_best=5)
-    assert "columns that mean nothing here: weather" in caplog.text
+    assert "columns that are ignored: weather" in caplog.text
     assert dataset.names.tolist() == ["a.png", "b.bmp", "sub/c.webp"]
     assert dataset.mos.tolist() == [50, 100, 0] and dataset.mos_raw.tolist() == [3, 5, 1]
     np.testing.assert_array_equal(dataset.mos_std, np.float32([0.5, np.nan, np.nan]))

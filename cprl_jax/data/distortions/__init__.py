@@ -54,7 +54,7 @@ def distort(
       name: a key of `DISTORTIONS`.
       level: 1 (least) to 5 (most).
       key: seed of the random numbers, for the distortions that use any: a whole number from 0, a sequence of them, or
-        a JAX key. Equal keys give the same pattern at every level, only stronger: a ladder without chance in it.
+        a JAX key. Equal keys give the same pattern at every level, only stronger.
 
     Raises:
       ValueError: an unknown name, a level outside 1..5, a key of another kind, or an image that is not uint8

@@ -72,7 +72,7 @@ def _like(drawn: Array, like: Array) -> Array:
 
 
 def gaussian_weights(sigma: float, *, radius: int) -> np.ndarray:
-    """Weights of a Gaussian filter of deviation `sigma` pixels at the places -radius..radius; their sum is 1."""
+    """Weights of a Gaussian filter (standard deviation `sigma` pixels) at -radius..radius; their sum is 1."""
     weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
     return weights / weights.sum()
 

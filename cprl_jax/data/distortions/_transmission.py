@@ -28,7 +28,7 @@ def choose_damage(
 
     Args:
       growth: what damage of each piece adds to the squared error; pieces that it does not add to are left alone.
-      order: of the pieces, a permutation.
+      order: a permutation of the pieces.
       start: squared error without any damage.
       budgets: rising; each is filled on top of the one before, so that more damage contains less.
 
@@ -58,7 +58,7 @@ def jpeg_errors(
       image: what is sent.
       budgets: squared errors over the whole image, rising; the last is what the result may have, those before it are
         what the results for milder levels had.
-      key: of the errors.
+      key: key of the errors.
     """
     rows, columns = (-(-side // _MCU) for side in image.shape[:2])
     interval = -(-rows * columns // _SEGMENTS)

@@ -14,18 +14,18 @@ from cprl_jax.data.distortions.compression import jpeg
 
 
 def gaussian_blur(image: Float[Array, "*batch height width 3"], sigma: float, key: Key) -> Array:
-    """Convolution with a Gaussian of deviation `sigma` pixels, edges mirrored."""
+    """Convolution with a Gaussian of standard deviation `sigma` pixels, edges mirrored."""
     weights = gaussian_weights(sigma, radius=int(3 * sigma + 0.5))
     return correlate_separably(image, weights, border="mirror")
 
 
 def white_noise(image: Float[Array, "*batch height width 3"], sigma: float, key: Key) -> Array:
-    """Independent Gaussian noise of deviation `sigma` (of 255) in every pixel and channel."""
+    """Independent Gaussian noise of standard deviation `sigma` (of 255) in every pixel and channel."""
     return image + sigma * normal(key, image.shape, image)
 
 
 def color_noise(image: Float[Array, "*batch height width 3"], sigma: float, key: Key) -> Array:
-    """Gaussian noise of deviation `sigma` (of 255) in Cb and Cr of BT.601, none in the luma (before clipping)."""
+    """Gaussian noise of standard deviation `sigma` (of 255) in Cb and Cr of BT.601, before clipping."""
     noise = sigma * normal(key, (*image.shape[:-1], 2), image)
     return image + rgb_of_chroma(noise[..., 0], noise[..., 1])
 

@@ -10,7 +10,7 @@ from cprl_jax.data.distortions._color import lab_to_rgb, rgb_to_lab
 
 
 def gaussian_blur(image: Float[Array, "*batch height width 3"], sigma: float, key: Key) -> Array:
-    """Gaussian of deviation `sigma` pixels, cut off after twice that (rounded up)."""
+    """Gaussian of standard deviation `sigma` pixels, cut off after twice that (rounded up)."""
     weights = gaussian_weights(sigma, radius=math.ceil(2 * sigma))
     return correlate_separably(image, weights, border="nearest")
 
@@ -56,7 +56,7 @@ def motion_blur(image: Float[Array, "*batch height width 3"], length: float, key
 
 
 def high_sharpen(image: Float[Array, "*batch height width 3"], amount: float, key: Key) -> Array:
-    """Unsharp masking of L*: its difference from a Gaussian blur (deviation 3 pixels) is added `amount` times."""
+    """Unsharp masking of L*: its difference from a Gaussian blur (sigma 3 pixels) is added `amount` times."""
     xp = image.__array_namespace__()
     lab = rgb_to_lab(image)
     lightness = lab[..., :1]

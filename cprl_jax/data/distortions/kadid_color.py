@@ -11,7 +11,7 @@ from cprl_jax.data.distortions._color import lab_to_rgb, luma, rgb_to_lab
 
 
 def color_diffusion(image: Float[Array, "*batch height width 3"], amount: float, key: Key) -> Array:
-    """a* and b* blurred with a Gaussian of deviation 1.5 `amount` + 2 pixels, then multiplied by `amount`."""
+    """a* and b* blurred with a Gaussian of standard deviation 1.5 `amount` + 2 pixels, then multiplied by `amount`."""
     xp = image.__array_namespace__()
     sigma = 1.5 * amount + 2
     weights = gaussian_weights(sigma, radius=math.ceil(2 * sigma))
@@ -119,16 +119,16 @@ def quantization(image: Float[np.ndarray, "height width 3"], thresholds: float, 
 
 
 def _last_of_classes(levels: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
-    """Indices of the last level of each class, for the division of least variance within classes (exact)."""
+    """Indices of the last level of each class, for the classes with the least variance within them (exact)."""
     number, first, second = (np.concatenate([[0.0], np.cumsum(counts * levels**power)]) for power in (0, 1, 2))
     start, stop = np.meshgrid(np.arange(len(levels)), np.arange(1, len(levels) + 1), indexing="ij")
     held = np.maximum(number[stop] - number[start], 1)
-    spread = second[stop] - second[start] - (first[stop] - first[start]) ** 2 / held
-    spread[start >= stop] = np.inf
-    least = spread[0]  # of the levels up to and including each, in one class
+    within = second[stop] - second[start] - (first[stop] - first[start]) ** 2 / held
+    within[start >= stop] = np.inf
+    least = within[0]  # for the levels up to and including each, in one class
     starts = []
     for _ in range(classes - 1):
-        totals = np.concatenate([[np.inf], least[:-1]])[:, None] + spread
+        totals = np.concatenate([[np.inf], least[:-1]])[:, None] + within
         starts.append(totals.argmin(axis=0))
         least = totals.min(axis=0)
     ends = [len(levels) - 1]

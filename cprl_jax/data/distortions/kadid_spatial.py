@@ -11,7 +11,7 @@ from cprl_jax.data.distortions._arrays import Array, Key, generator, normal, sub
 def jitter(image: Float[Array, "*batch height width 3"], amount: float, key: Key) -> Array:
     """Five times in a row, every pixel is fetched from a place that is normally distributed about its own.
 
-    `amount` is the deviation in pixels, of rows and of columns; values between pixels are interpolated bicubically.
+    `amount` is the standard deviation in pixels, of rows and of columns; interpolation between pixels is bicubic.
     """
     xp = image.__array_namespace__()
     height, width = image.shape[-3:-1]
@@ -36,7 +36,7 @@ def _bicubic(
         weights.append(xp.stack(_keys_weights(place - whole), axis=-1))
     rows, columns = (indices.astype(np.int32) for indices in neighbours)
     flat = image.reshape(-1, 3)
-    first = xp.arange(0, flat.shape[0], height * width, dtype=np.int32)  # of each image of the batch
+    first = xp.arange(0, flat.shape[0], height * width, dtype=np.int32)  # where each image of the batch begins
     sources = first.reshape(*image.shape[:-3], 1, 1, 1, 1) + width * rows[..., :, None] + columns[..., None, :]
     shares = weights[0][..., :, None] * weights[1][..., None, :]
     return xp.einsum("...ij,...ijc->...c", shares, xp.take(flat, sources, axis=0))

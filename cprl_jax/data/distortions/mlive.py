@@ -53,7 +53,7 @@ def pair(
 
 
 def gaussian_blur(image: Float[Array, "*batch height width 3"], sigma: float) -> Array:
-    """Gaussian of deviation `sigma` in a window 3 sigma wide (9, 11 and 13 pixels), edges mirrored."""
+    """Gaussian of standard deviation `sigma` in a window 3 sigma wide (9, 11 and 13 pixels), edges mirrored."""
     return correlate_separably(image, gaussian_weights(sigma, radius=int(1.5 * sigma)), border="reflect")
 
 

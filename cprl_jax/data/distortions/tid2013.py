@@ -1,4 +1,4 @@
-"""Those distortions of TID2013 that KADID-10k has no like of.
+"""The distortions of TID2013 that have no counterpart in KADID-10k.
 
 TID2013 (Ponomarenko et al., "Image database TID2013: Peculiarities, results and perspectives", Signal Processing:
 Image Communication 30, 2015) was made with a generator that is not public. What is known is its principle: the
@@ -32,9 +32,9 @@ from cprl_jax.data.distortions._arrays import (
 from cprl_jax.data.distortions._distortion import Distortion
 
 PSNR = (33.0, 30.0, 27.0, 24.0, 21.0)
-_GRAIN = 1.5  # deviation in pixels of the Gaussian that correlates spatially correlated noise
+_GRAIN = 1.5  # standard deviation in pixels of the filter that makes spatially correlated noise
 _LAPLACIAN = np.array([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-_STEP_OF_NOISE = 3.5  # quantisation step that compresses noisy images well, in deviations of the noise
+_STEP_OF_NOISE = 3.5  # quantisation step that compresses noisy images well, in standard deviations of the noise
 _LARGEST_SHIFT = 16.0  # pixels
 
 
@@ -57,9 +57,9 @@ def high_frequency_noise(image: Float[Array, "*batch height width 3"], psnr: flo
 def masked_noise(image: Float[Array, "*batch height width 3"], psnr: float, key: Key) -> Array:
     """White noise that hides in texture, with the energy that gives this PSNR (before clipping).
 
-    Its deviation at a pixel is the geometric mean, in a Gaussian window of 2 pixels, of sqrt(1 + d^2), where d is the
-    distance of a value from its local mean: next to none in the sky, much in the grass, and little along an edge,
-    which fills only a part of the window.
+    Its standard deviation at a pixel is the geometric mean, in a Gaussian window of 2 pixels, of sqrt(1 + d^2), where d
+    is the distance of a value from its local mean: next to none in the sky, much in the grass, and little along an
+    edge, which fills only a part of the window.
     """
     xp = image.__array_namespace__()
     detail = image - correlate_separably(image, gaussian_weights(1.0, radius=3), border="reflect")
@@ -103,7 +103,7 @@ def comfort_noise(image: Float[np.ndarray, "height width 3"], psnr: float, key: 
 def noisy_compression(
     image: Float[np.ndarray, "height width 3"], psnr: float, key: Key
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Lossy compression of a noisy image: white noise, then JPEG with one quantisation step of 3.5 deviations.
+    """Lossy compression of a noisy image: white noise, then JPEG with a quantisation step of 3.5 sigma.
 
     That step is about the one at which compression takes most of the noise away. The noise is searched for that leaves
     this PSNR behind.

@@ -73,7 +73,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a reader found: records, the undistorted photograph of each scene, and a line for every problem."""
+    """What a reader returns: records, the undistorted photograph of each scene, and a line for every problem."""
 
     records: tuple[Record, ...] = ()
     pristine: Mapping[str, Path] = dataclasses.field(default_factory=dict)
@@ -94,7 +94,7 @@ class Release(Protocol):
       MAY_BE_IDENTICAL: kinds of distortion ('' is none) of which the official release may hold identical files under
         different names; these are warned of. All other identical files are a problem, and so are identical versions
         of different scenes. Usually ().
-      OPTIONS: fields of config.dataset that it brings, and `read` takes; may be left out.
+      OPTIONS: the release's fields of config.dataset, which `read` takes as arguments; may be left out.
     """
 
     NAME: str

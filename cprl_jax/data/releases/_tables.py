@@ -102,10 +102,10 @@ def number(cell: Cell) -> float:
 
 
 def numbers(pattern: re.Pattern, name: str, largest: Sequence[int]) -> tuple[int, ...] | None:
-    """The numbers in a file name, each 1 to the largest that the release has; None if the name is another's."""
-    found = pattern.fullmatch(name)
-    values = tuple(map(int, found.groups())) if found else ()
-    fits = found and all(1 <= value <= most for value, most in zip(values, largest, strict=True))
+    """The numbers in a file name, each 1 to the largest that the release has; None for any other name."""
+    matched = pattern.fullmatch(name)
+    values = tuple(map(int, matched.groups())) if matched else ()
+    fits = matched and all(1 <= value <= most for value, most in zip(values, largest, strict=True))
     return values if fits else None
 
 

@@ -101,7 +101,7 @@ def load(
 ) -> QualityDataset:
     """Loads a dataset, after building it from its official release if that has not been done.
 
-    A build lies in `data_dir/<builder>/<options and fingerprint of labels and file contents>`, so that another or a
+    A build lies in `data_dir/<builder>/<options and stamp of labels and file contents>`, so that another or a
     changed release never meets an older build. Before one is made, every list and image is checked and nothing is
     written if there is a problem. Processes that share `data_dir` wait for one another.
 
@@ -136,7 +136,7 @@ def load(
     problems = contents.problems + _duplicates(release, contents, digest_of)
     if not contents.records and not problems:
         problems = ["it has no rated images"]
-    build = data_path / builder.name / (prefix + _fingerprint(contents, digest_of)) / str(builder.VERSION)
+    build = data_path / builder.name / (prefix + _stamp(contents, digest_of)) / str(builder.VERSION)
     if problems or not build.exists():
         _refuse(release, folder, problems + _common.unreadable(contents))
         _build(builder, contents, build, data_path)
@@ -170,7 +170,7 @@ def _candidates(release: _common.Release, manual_dir: str | os.PathLike) -> list
 
 
 def _builds(folder: Path, prefix: str) -> list[Path]:
-    """The builds made with the options of `prefix`: a fingerprint has no hyphen."""
+    """The builds made with the options of `prefix`: a stamp has no hyphen."""
     builds = folder.glob(f"{prefix}*/{QualityBuilder.VERSION}")
     return [path for path in builds if path.is_dir() and "-" not in path.parent.name.removeprefix(prefix)]
 
@@ -194,8 +194,8 @@ def _duplicates(release: _common.Release, contents: _common.Contents, digest_of:
     return problems
 
 
-def _fingerprint(contents: _common.Contents, digest_of: dict[Path, str]) -> str:
-    """A name for exactly these labels and file contents, wherever the files lie."""
+def _stamp(contents: _common.Contents, digest_of: dict[Path, str]) -> str:
+    """The stamp of the labels and file contents, wherever the files lie."""
     rows = []
     for record in (*contents.records, *_pristine_records(contents)):
         columns = vars(record) | {"path": digest_of[record.path]}
@@ -207,7 +207,7 @@ def _refuse(release: _common.Release, folder: Path, problems: list[str]) -> None
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         shown = listing(problems, most=MOST_PROBLEMS, separator="; ")
-        raise UserError(f"the {release.TITLE} release in {folder} has {count}; mend or unpack it again: {shown}")
+        raise UserError(f"the {release.TITLE} release in {folder} has {count}; correct it or unpack it again: {shown}")
 
 
 def _build(builder: type[QualityBuilder], contents: _common.Contents, build: Path, data_path: Path) -> None:
@@ -216,7 +216,7 @@ def _build(builder: type[QualityBuilder], contents: _common.Contents, build: Pat
         with filelock.FileLock(build.parent / "lock"), tempfile.TemporaryDirectory() as download_dir:
             if build.exists():
                 return  # another process was faster
-            for leftover in build.parent.glob("incomplete.*"):  # of a process that was killed
+            for leftover in build.parent.glob("incomplete.*"):  # left by a process that was killed
                 shutil.rmtree(leftover)
             config = tfds.core.BuilderConfig(name=build.parent.name, version=builder.VERSION)
             made = builder(config=config, data_dir=data_path, file_format="array_record")
@@ -271,8 +271,8 @@ def _read_split(builder: tfds.core.DatasetBuilder, split: str, cache: str, cache
     if cache == "disk":
         from cprl_jax.data.decoded_file import DecodedImages
 
-        folder = Path(builder.data_path).parent  # its name is the fingerprint of this build
-        images = DecodedImages(decode, len(order), path=folder / f"decoded-{split}", fingerprint=folder.name)
+        folder = Path(builder.data_path).parent  # its name holds the stamp of this build
+        images = DecodedImages(decode, len(order), path=folder / f"decoded-{split}", stamp=folder.name)
     else:
         images = CachedImages(decode, len(order), cache_bytes=int(cache_gib * 2**30))
     return [labels[i] for i in order], images

@@ -1,6 +1,6 @@
 """CID2013 (Camera Image Database): six image sets, 474 photographs of eight scenes by 79 cameras.
 
-Every image set had observers of its own. The release realigned their scores to one scale by a further experiment; that
+Every image set had different observers. The release realigned their scores to one scale by a further experiment; that
 column is read. It runs from -9.55 to 87.88, so -10 becomes 0 and 90 becomes 100: the unit of the release is kept.
 """
 
@@ -24,7 +24,7 @@ MAY_BE_IDENTICAL = ()
 
 SCENES = 8
 SCALE = _tables.Scale(-10, 90)
-SCORE_RANGE = (-9.54906, 87.88207)  # of the 474 published scores
+SCORE_RANGE = (-9.54906, 87.88207)  # lowest and highest of the 474 published scores
 # The paper counts 480 images; the release scores 474, as the fifth set has those of twelve cameras.
 IMAGES = {"I": 84, "II": 78, "III": 78, "IV": 78, "V": 72, "VI": 84}
 DISTORTIONS = ()
@@ -46,8 +46,8 @@ def read(release: Path) -> _common.Contents:
     problems: list[str] = []
     workbooks = _workbooks(release)
     if len(workbooks) != 1:
-        found = f"several: {listing([path.name for path in workbooks])}" if workbooks else "none"
-        return _common.Contents(problems=[f"one file 'CID2013 data - version ....xlsx' is needed, found {found}"])
+        present = f"several: {listing([path.name for path in workbooks])}" if workbooks else "none"
+        return _common.Contents(problems=[f"one file 'CID2013 data - version ....xlsx' is needed, found {present}"])
     (workbook,) = workbooks
     rows = _tables.read_table(workbook, (_NAMES, _SCORES), problems, sheet=_SHEET)
     if rows is None:

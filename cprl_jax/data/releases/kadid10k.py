@@ -27,7 +27,7 @@ MAY_BE_IDENTICAL = ("color-diffusion", "color-shift", "color-saturation-1", "col
 
 SCENES, LEVELS = 81, 5
 SCALE = _tables.Scale(1, 5)
-SCORE_RANGE = (1.0, 4.93)  # of the 10 125 published scores
+SCORE_RANGE = (1.0, 4.93)  # lowest and highest of the 10 125 published scores
 
 # By the number in the file names, from 1; with the abbreviations of the papers' tables.
 ABBREVIATIONS = {

@@ -35,7 +35,7 @@ SCALES = {"zscore": ("MOS_zscore", _tables.Scale(0, 100)), "mos": ("MOS", _table
 OPTIONS = {
     "koniq_scores": Field("zscore", "koniq: MOS_zscore, or 'mos' (1..5, stretched to 0..100)", choices=tuple(SCALES))
 }
-SCORE_RANGE = (1.096, 4.310)  # of the published MOS, 1..5
+SCORE_RANGE = (1.096, 4.310)  # lowest and highest of the published MOS, 1..5
 PARTS = {"training": ("train", 7058), "validation": ("validation", 1000), "test": ("test", 2015)}
 DISTORTIONS = ()
 

@@ -45,9 +45,9 @@ HOW_TO_UNPACK = (
 )
 MAY_BE_IDENTICAL = ()
 PARTS = {"Part 1": ("blurjpeg", "jpeg"), "Part 2": ("blurnoise", "noise")}  # folder of the images, second distortion
-ROWS = 225  # of each part
+ROWS = 225  # in each part
 SCENES = 15
-IMAGES = 405  # that are different
+IMAGES = 405  # different ones
 DMOS = {"Part 1": (5.0, 84.4211), "Part 2": (0.6111, 84.6667)}  # lowest and highest
 
 

@@ -25,7 +25,7 @@ MAY_BE_IDENTICAL = ()
 
 SCENES, LEVELS = 25, 5
 SCALE = _tables.Scale(0, 9)
-SCORE_RANGE = (0.24242, 7.21429)  # of the 3000 published scores
+SCORE_RANGE = (0.24242, 7.21429)  # lowest and highest of the 3000 published scores
 
 # By the number in the file names, from 1; with the abbreviations of the papers' tables. What is of the same kind as one
 # of KADID-10k's has its name, although the recipes differ.

@@ -29,7 +29,7 @@ MAY_BE_IDENTICAL = ()
 
 SCENES, LEVELS = 23, 6
 SCALE = _tables.Scale(0, 100)
-SCORE_RANGE = (1.5659, 96.5232)  # of the 552 published scores
+SCORE_RANGE = (1.5659, 96.5232)  # lowest and highest of the 552 published scores
 
 # By the letters in the file names, with the abbreviations of the papers' tables.
 ABBREVIATIONS = {"white-noise": "AWGN", "gaussian-blur": "BLUR", "jpeg2000": "J2K", "jpeg": "JPG"}
