@@ -5,8 +5,8 @@
 
 Needs torch, and foolbox for its row. The network has one output and random weights, the same in every row, and every
 row takes the same steps: l-inf radius 4/255, a quarter of it per step, no random start, float32. foolbox is given the
-score function compiled, and its loss overridden for a score. The rows run in turns, so that a change of the machine's
-load hits all of them. Before that, each runs once: compilation is not counted, and the scores must agree.
+score function compiled, and its loss overridden for a score. The rows take turns, so that a change of the machine's
+load affects all of them. Before that, each runs once: compilation is not counted, and the scores must agree.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from cprl_jax.runtime.memory import keep_freed_memory
 RADIUS = 4 / 255
 STEP_SIZE = RADIUS / 4
 # The directions of steps jump with the sign of the gradient, where rounding decides: the rows drift apart a little.
-TOLERANCE = 0.05  # of the mean change of the scores
+TOLERANCE = 0.05  # relative to the mean change of the scores
 
 
 def main() -> None:
@@ -41,10 +41,10 @@ def main() -> None:
         default="wall",
         help="cpu counts this process's processor time only: for a busy machine",
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # of all rows
+    keep_freed_memory()  # for all rows alike
 
     images = np.random.default_rng(0).random((arguments.batch, arguments.size, arguments.size, 3), dtype=np.float32)
     module = ResNetScore("resnet18")
@@ -174,7 +174,7 @@ class TorchBlock(nn.Module):
 
 
 def print_table(rows, arguments) -> None:
-    """Runs the rows in turns and prints their medians as a Markdown table; the first row is the yardstick."""
+    """Runs the rows in turns and prints their medians as a Markdown table; times are relative to the first row."""
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     for name in [name for name, attack in rows.items() if attack is None]:
         print(f"({name}: not installed)\n")

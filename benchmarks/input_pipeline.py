@@ -6,7 +6,7 @@
 
 The first table gives images per second of every way to a batch: decoding alone, crops of decoded images in memory and
 in a memory-mapped file for one thread and more, crops cut on the devices. The second one runs training steps of the
-plain method (SqueezeNet 1.1, 224 pixels, 16 images a step, unless --config says otherwise) the way `train.fit` does:
+plain method (SqueezeNet 1.1, 224 pixels, 16 images a step, unless --config says otherwise) as `training.loop.fit` does:
 `waiting` is the time from asking for a batch to having it, beside the time of the whole step; `one batch` repeats a
 batch that was made before, so what a step takes longer than that is what making the batches costs.
 """
@@ -43,12 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="", help="FILE[:key=value,...] of an experiment: its data, network, sizes")
     parser.add_argument("--manual_dir", default="", help="the folder of the official release, as in a configuration")
-    parser.add_argument("--images", type=int, default=500, help="so many, at most (default 500)")
-    parser.add_argument("--size", type=int, default=500, help="of random photographs, pixels (default 500)")
-    parser.add_argument("--batch_size", type=int, default=0, help="default: of the configuration, 16")
-    parser.add_argument("--crop_size", type=int, default=0, help="default: of the configuration, 224")
-    parser.add_argument("--batches", type=int, default=200, help="made for every row of the first table (default 200)")
-    parser.add_argument("--steps", type=int, default=100, help="made for every row of the second (default 100)")
+    parser.add_argument("--images", type=int, default=500, help="number of images, at most (default 500)")
+    parser.add_argument("--size", type=int, default=500, help="side of random photographs in pixels (default 500)")
+    parser.add_argument("--batch_size", type=int, default=0, help="default: that of the configuration, 16")
+    parser.add_argument("--crop_size", type=int, default=0, help="default: that of the configuration, 224")
+    parser.add_argument("--batches", type=int, default=200, help="batches for a row of the first table (default 200)")
+    parser.add_argument("--steps", type=int, default=100, help="steps for a row of the second table (default 100)")
     parser.add_argument("--threads", default="", help="such as 1,2,4; default: doubling up to the number of cores")
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -176,7 +176,7 @@ def waiting_rows(config, dataset: QualityDataset, options: dict, threads: list[i
 
 
 def timed_steps(step_fn, state, iterator, steps: int) -> tuple[float, list[float]]:
-    """Runs steps as `train.fit` does; returns the seconds of all and those that each waited for its batch."""
+    """Runs steps as `training.loop.fit` does; returns the seconds of all and those that each waited for its batch."""
     for _ in range(2):  # starts the threads, compiles
         state, metrics = step_fn(state, next(iterator))
         float(metrics["loss"])
@@ -187,7 +187,7 @@ def timed_steps(step_fn, state, iterator, steps: int) -> tuple[float, list[float
         batch = next(iterator)
         waits.append(time.perf_counter() - asked)
         pending, (state, metrics) = metrics, step_fn(state, batch)
-        float(pending["loss"])  # of the step before, read while the devices work on this one
+        float(pending["loss"])  # the previous step's, read while the devices work on this one
     float(metrics["loss"])
     return time.perf_counter() - start, waits
 

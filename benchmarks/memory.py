@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--batch=16] [--size=224] [--repeats=5]
 
-Each turn is a process of its own, because the setting cannot be taken back.
+Each turn is a separate process, because the setting cannot be undone.
 """
 
 import argparse
@@ -41,19 +41,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="images at once")
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--repeats", type=int, default=5, help="attacks a turn (median)")
-    parser.add_argument("--turns", type=int, default=3, help="turns of each (median)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of either (median)")
     arguments = parser.parse_args()
-    found = {False: [], True: []}
+    turns = {False: [], True: []}
     for _ in range(arguments.turns):
-        for keep, results in found.items():
+        for keep, results in turns.items():
             options = json.dumps([keep, arguments.batch, arguments.size, arguments.repeats])
             done = subprocess.run([sys.executable, "-c", PROGRAM, options], stdout=subprocess.PIPE, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
-    seconds = {keep: statistics.median(time for time, _ in results) for keep, results in found.items()}
+    seconds = {keep: statistics.median(time for time, _ in results) for keep, results in turns.items()}
     print(f"PGD-10 on SqueezeNet, {arguments.batch} images of {arguments.size} pixels")
     print("| freed memory | seconds | peak GB |")
     print("|---|---|---|")
-    for keep, results in found.items():
+    for keep, results in turns.items():
         peak = max(memory for _, memory in results)
         print(f"| {'kept' if keep else 'given back'} | {seconds[keep]:.2f} | {peak:.1f} |")
     print(f"kept: {seconds[False] / seconds[True]:.2f} times as fast")

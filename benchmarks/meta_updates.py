@@ -13,8 +13,8 @@ inner step has no loop. `erm` is plain training, a step on each group. PyTorch t
 averages of batch statistics as ours does, with its operations on lists of tensors, and measures the same norms.
 
 Before anything is timed, both networks must have the same number of parameters, and the first meta steps of all rows
-the same loss, gradient norm and displacement. The rows run in turns, so that a change of the machine's load hits all of
-them. Compilation is not part of a step; `first call` has it.
+the same loss, gradient norm and displacement. The rows take turns, so that a change of the machine's load affects all
+of them. Compilation is not part of a step; `first call` has it.
 """
 
 import argparse
@@ -49,13 +49,13 @@ NETWORKS = {  # ours, and what builds it in PyTorch
     "resnet18": (ResNetScore(backbone="resnet18", score_mean=50.0, score_std=20.0), torch_networks.ResNetWithHead),
     "metaiqa": (MetaIQA(backbone="resnet18", dropout=0.0, score_mean=0.0), torch_networks.MetaIQA),
 }
-# Of params['backbone'] and of all the rest.
+# Learning rates of params['backbone'] and of all the rest.
 RATES = {"backbone": 1e-4, "head": 1e-3}
 BETAS = (0.9, 0.9999)
 META_RATE = 0.5
 TASK_LENGTH = {"metaiqa": 2}  # inner steps after which phi starts from theta again
 TORCH = "PyTorch"
-TOLERANCE = 0.02  # of each of them; rounding is amplified by batch statistics of few values
+TOLERANCE = 0.02  # relative, for each of METRICS; rounding is amplified by batch statistics of few values
 QUICK = dict(subsets=4, batch=4, size=64, repeats=2)
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         default="wall",
         help="cpu counts this process's processor time only: for a busy machine",
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, unless given otherwise")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -90,7 +90,7 @@ def main() -> None:
     if "metaiqa" in names and arguments.subsets % 2:
         parser.error(f"--subsets={arguments.subsets}: MetaIQA needs an even number, a support and a query batch a task")
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # of all rows
+    keep_freed_memory()  # for all rows alike
     benchmark(names, loops, arguments)
 
 
@@ -135,8 +135,8 @@ def benchmark(names, loops, arguments) -> None:
         if loop != TORCH:
             theirs = times[name, TORCH]
             print(
-                f"| {name} | {inner_steps[name]} | {loop} | {first_calls[name, loop]:.1f} | {spread(values)} "
-                f"| {spread(theirs)} | {statistics.median(theirs) / statistics.median(values):.2f} |"
+                f"| {name} | {inner_steps[name]} | {loop} | {first_calls[name, loop]:.1f} | {median_and_range(values)} "
+                f"| {median_and_range(theirs)} | {statistics.median(theirs) / statistics.median(values):.2f} |"
             )
 
 
@@ -232,7 +232,7 @@ def run_in_turns(rows, arguments) -> dict:
     return times
 
 
-def spread(seconds) -> str:
+def median_and_range(seconds) -> str:
     return f"{1e3 * statistics.median(seconds):.0f} ({1e3 * min(seconds):.0f} to {1e3 * max(seconds):.0f})"
 
 

@@ -3,8 +3,8 @@
     python benchmarks/sort_mask.py                 # the two layer sizes of docs/papers.md
     python benchmarks/sort_mask.py --shape 8,56,56,64 --kernel 3 --rate 0.05 --repeats 11
 
-Every row is one jitted function; the rows of a table run in turns, so that a change of the machine's load hits all of
-them. `temp` is what XLA sets aside for intermediate results, inputs and outputs not counted.
+Every row is one jitted function; the rows of a table take turns, so that a change of the machine's load affects
+all of them. `temp` is what XLA sets aside for intermediate results, inputs and outputs not counted.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def literal_training(variables, x, key, rate):
 
 
 def print_table(title, functions, variables, x, arguments) -> None:
-    """Compiles the functions, runs them in turns and prints a row for each; the first is the yardstick."""
+    """Compiles the functions, runs them in turns and prints a row for each; times are relative to the first."""
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     compiled = {name: jax.jit(function).lower(variables, x).compile() for name, function in functions.items()}
     for function in compiled.values():  # the first call warms up

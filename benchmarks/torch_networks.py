@@ -1,6 +1,7 @@
 """Networks of cprl_jax in PyTorch, in training: the same layers under the same names, without dropout and masks.
 
-`load` takes our variables over. The output is that of the last layer: the score is score_mean + score_std * output.
+`load` copies our variables into them. The output is that of the last layer: the score is score_mean + score_std *
+output.
 """
 
 import jax

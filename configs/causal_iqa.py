@@ -1,4 +1,4 @@
-r"""Causal-IQA: trained on synthetic distortions, tested as it is on authentic ones.
+r"""Causal-IQA: trained on synthetic distortions, tested without further training on authentic ones.
 
 Paper: Zhong et al., "Causal-IQA: Towards the Generalization of Image Quality Assessment Based on Causal Inference",
 ICML 2024, Table 4: SROCC of CIS 0.651 on CID2013, 0.684 on LIVE-C, 0.658 on KonIQ-10k; of CIP 0.683, 0.624, 0.704; of
@@ -17,23 +17,23 @@ Fine-tuned afterwards (Tables 2 and 5: 80 % of the set, 30 epochs; the ratio t o
   python -m cprl_jax.main --config=configs/fine_tune.py:run=runs/causal_iqa,from=cis,dataset=livec \
       --config.dataset.manual_dir=DIR --config.dataset.test_fraction=0.2
 
-Without those sets: on one made of photographs, on two cores in a quarter of an hour (to be tested on LIVE-C, its
-ChallengeDB_release must then be in SET, or linked from there):
+Without those sets: on one made from photographs, on two cores in a quarter of an hour (for the test on LIVE-C,
+ChallengeDB_release must be in SET, or linked from there):
 
   python -m cprl_jax.data.synthesize --images=PHOTOGRAPHS --out=SET
   python -m cprl_jax.main --config=configs/causal_iqa.py:train=own,backbone=squeezenet,updates=erm+cis+cip \
       --config.dataset.manual_dir=SET --config.model.weights=squeezenet1_1.pth \
       --config.evaluation.datasets="('livec',)"
 
-The paper trains on all images of its sets. Here a tenth of the scenes is kept for a first test.
+The paper trains on all images of its sets. Here a tenth of the scenes is held out for a first test.
 
 Arguments (--config=configs/causal_iqa.py:key=value,key=value):
-  updates    of erm, metaiqa, cis and cip, joined by + (default all)
+  updates    erm, metaiqa, cis, cip or some of them, joined by + (default all)
   train      data sets of synthetic distortions, joined by + (default tid2013+kadid10k)
-  clusters   of content, 1 to 5 (default 2)
+  clusters   number of content clusters, 1 to 5 (default 2)
   content    true (default), or false: subsets by distortion alone
   levels     false (default), or true: subsets by level as well
-  reduction  of the features that are clustered: tsne (default, as the paper says), pca or none
+  reduction  how the clustered features are reduced: tsne (default, as the paper says), pca or none
   backbone   resnet18 (default), resnet34 or resnet50 (Tables 6 and 9); squeezenet: small crops and few steps, for a CPU
 """
 

@@ -3,13 +3,13 @@
 Divides photographs and procedural scenes by distortion and content, leaves one of five distortions out after the other,
 trains a compact network on the rest by each update, and tests it on the distortion that it has not seen. Labels are
 from a full-reference formula, not from people. 11 minutes on two cores; the time is in proportion to `steps` and
-`seeds`. The same command again goes on where it stopped, and with more seeds keeps those that are there.
+`seeds`. The same command again resumes; with more seeds, it keeps those that are there.
 
   python -m cprl_jax.main --config=configs/causal_iqa_quickstart.py
   python -m cprl_jax.main --config=configs/causal_iqa_quickstart.py:seeds=3
 
 Arguments (--config=configs/causal_iqa_quickstart.py:key=value,key=value):
-  updates    of erm, metaiqa, cis and cip, joined by + (default all)
+  updates    erm, metaiqa, cis, cip or some of them, joined by + (default all)
   seeds      trainings of each update and distortion (default 1)
   steps      meta steps of each training (default 80)
 """

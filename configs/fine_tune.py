@@ -11,8 +11,8 @@ Arguments (--config=configs/fine_tune.py:key=value,key=value):
   run       the folder of the run that trained the model
   from      which of its methods (default: cprl where it was trained, else the last); of a run of configs/causal_iqa.py
             an update, such as cis, or cis/seed-1
-  dataset   the data set to fine-tune on, one of DATASETS in cprl_jax/config/defaults.py
-  methods   how: of plain, cprl and at, joined by + (default plain)
+  dataset   the data set to fine-tune on, a name of config.dataset.name (docs/datasets.md)
+  methods   names of cprl_jax/methods joined by + (default plain)
 """
 
 from cprl_jax.config import presets

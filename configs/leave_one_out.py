@@ -9,12 +9,12 @@ weights; for an accelerator.
       --config.model.weights=resnet18.pth --workdir=runs/leave_one_out
   python -m cprl_jax.main --config=configs/leave_one_out.py:dataset=tid2013 ...
 
-Every (distortion, update, seed) is trained, tested and kept in workdir/cells once. The same command again goes on where
-it stopped. --config.causal_iqa.seeds=3 adds seeds to what is there, --config.causal_iqa.held_out chooses distortions.
+Every (distortion, update, seed) is trained, tested and kept in workdir/cells once. The same command again resumes.
+--config.causal_iqa.seeds=3 adds seeds to what is there, --config.causal_iqa.held_out chooses distortions.
 
 Arguments (--config=configs/leave_one_out.py:key=value,key=value):
   dataset    kadid10k (default) or tid2013
-  updates    of erm, metaiqa, cis and cip, joined by + (default all)
+  updates    erm, metaiqa, cis, cip or some of them, joined by + (default all)
   clusters, content, levels, reduction, backbone: as in configs/causal_iqa.py
 """
 

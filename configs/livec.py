@@ -8,7 +8,7 @@ Table 3, column LIVEC. Needs the official release (docs/datasets.md):
 
 Arguments (--config=configs/livec.py:key=value,key=value):
   backbone   hyperiqa (default: HyperIQA on ResNet-50, the paper's), resnet18, resnet34, resnet50, squeezenet
-  methods    of plain, cprl and at, joined by + (default plain+cprl)
+  methods    names of cprl_jax/methods joined by + (default plain+plain_longer+cprl_loss+cprl)
   schedule   paper: 16 epochs of 25 crops of 224 pixels, CPRL as printed (default for hyperiqa and the ResNets)
              short: minutes on two cores; small crops, CPRL warm-started and with the stronger directions that
              docs/papers.md explains (default for squeezenet)

@@ -5,7 +5,7 @@ The file is FOLDER/labels.csv, or any other named by --config.dataset.labels. It
   image,mos,reference,distortion,level,std,split
   blurred/roof_1.jpg,71.5,roof,blur,1,8.2,train
 
-`image` (its path in FOLDER) and `mos` are needed, the others are not; docs/datasets.md tells what they mean. Images are
+`image` (its path in FOLDER) and `mos` are needed, the others are not; docs/datasets.md says what they mean. Images are
 JPEG, PNG, BMP, WebP or TIFF of any size, taken upright as their EXIF data say. Whatever is wrong is reported with its
 line before training begins.
 
@@ -18,7 +18,7 @@ unless --config.dataset.split=official takes the column `split`.
 
 Arguments (--config=configs/own.py:key=value,key=value):
   backbone   hyperiqa (default: HyperIQA on ResNet-50, the paper's), resnet18, resnet34, resnet50, squeezenet
-  methods    of plain, cprl and at, joined by + (default plain+cprl)
+  methods    names of cprl_jax/methods joined by + (default plain+plain_longer+cprl_loss+cprl)
   schedule   paper or short, as in configs/livec.py (default short for squeezenet, else paper)
 """
 

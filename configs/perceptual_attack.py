@@ -8,13 +8,13 @@ Algorithm 1, Tables 1 and 2. In place of its observers, a declared threshold on 
   python -m cprl_jax.main --config=configs/perceptual_attack.py:models=ma19 --config.perceptual.ma19_weights=FILE \
       --config.perceptual.images=DIR --config.perceptual.height=128 --config.perceptual.width=192
 
-The same command again goes on where it stopped: every (model, fidelity, image) is computed once and kept.
+The same command again resumes: every (model, fidelity, image) is computed once and kept.
 
 Arguments (--config=configs/perceptual_attack.py:key=value,key=value):
   models       joined by +: ma19, brisque (their weights by config.perceptual.ma19_weights, .brisque_svr), and
                run:FOLDER:METHOD for a model that was trained here
                (default run:runs/quickstart:plain+run:runs/quickstart:cprl, attacked on their own test images)
-  fidelities   of chebyshev, ssim, lpips and dists, joined by + (default chebyshev+ssim); the last two need
+  fidelities   chebyshev, ssim, lpips or dists, joined by + (default chebyshev+ssim); the last two need
                config.perceptual.vgg16_weights
   size         paper: 32 candidates of 200 steps (default); short: 8 of 100, minutes for 12 small images
 """

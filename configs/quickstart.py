@@ -1,14 +1,15 @@
 """The whole story in minutes, without any download: `make quickstart`.
 
 Trains a compact network on the embedded data set (photographs and procedural scenes, three levels of six distortions,
-labels from a full-reference formula: no human opinion) plainly, plainly for as long as CPRL, with CPRL's loss, and with
-CPRL's loss and SortMask; attacks all four with FGSM and PGD, and writes runs/quickstart/report/report.html.
+labels from a full-reference formula: no human opinion) with the loss on MOS, with that loss for as long as CPRL, with
+CPRL's loss, and with CPRL's loss and SortMask; attacks all four with FGSM and PGD, and writes
+runs/quickstart/report/report.html.
 
   python -m cprl_jax.main --config=configs/quickstart.py                 # 10 minutes on two cores
   python -m cprl_jax.main --config=configs/quickstart.py:methods=plain+nt+at
 
-Expect (docs/results.md has the measured table): plain near SRCC 0.8 on untouched images and turned upside down by PGD
-at 2/255; CPRL within 0.1 of it on untouched images, with part of its ranking left under PGD.
+Expect (docs/results.md has the measured table): plain near SRCC 0.8 on clean images, with its ranking reversed by PGD
+at 2/255; CPRL within 0.1 of it on clean images, with part of its ranking left under PGD.
 
 Arguments (--config=configs/quickstart.py:key=value):
   methods    names of cprl_jax/methods joined by + (default plain+plain_longer+cprl_loss+cprl)
@@ -37,7 +38,7 @@ def get_config(argument: str | None = None):
     train.ema_decay = 0.98
     train.evaluate_every = 100
 
-    # Directions of two ascent steps and a loss free of the scores' scale: docs/papers.md tells why.
+    # Directions of two ascent steps and a loss free of the scores' scale: docs/papers.md says why.
     presets.set_cprl(config, start_from="plain", steps=140, weight=12.0, relative=True)
     presets.set_cprl(config, epsilon=3.0, alphas=1, alpha_law="edge", direction_steps=2)
     for rival in ("at", "nt"):
