@@ -1,4 +1,4 @@
-"""Jobs of many cells: each is computed once, kept in a file of its own, and known by a stamp of all it depends on."""
+"""Results that are computed once, kept in a file each, and recognised by a stamp of everything they depend on."""
 
 import re
 import zlib
@@ -11,11 +11,11 @@ from absl import logging
 from tqdm import tqdm
 
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.files import read_cache, write_cache
+from cprl_jax.runtime.files import Arrays, read_cache, write_cache
 
 
 class Cell(Protocol):
-    """What a job needs to know of a cell, whatever else it holds."""
+    """One result of a job: its file and its stamp."""
 
     path: Path
     stamp: str
@@ -32,42 +32,50 @@ def compute(
     describe: Callable[[C], str],
     shared: bool,
     without: Collection[str] = (),
-) -> None:
-    """Computes the cells that are not there yet, and writes each as soon as it is done.
+) -> list[Arrays]:
+    """Computes the cells that are not there yet, writes each as soon as it is done, and reads all of them back.
 
     Args:
-      cells: of this process.
-      compute_one: the arrays of a cell.
-      job: its name, for the log and the progress bar.
-      describe: a cell in a few words, for the progress bar.
-      shared: all processes work on each cell together, and the main one writes it; else each has cells of its own.
-      without: names of large arrays that need not be read to see whether a cell is there.
+      cells: all cells of the job, the same in every process.
+      compute_one: cell -> arrays.
+      job: name for the log and the progress bar.
+      describe: cell -> a few words for the progress bar.
+      shared: all processes work on each cell together, and the main one writes it; else each computes and writes its
+        share of the cells.
+      without: names of large arrays to leave in the files.
+
+    Returns:
+      the arrays of each cell, in the order of `cells`.
     """
-    missing = [cell for cell in cells if read_cache(cell.path, cell.stamp, without=without) is None]
+    share = cells if shared else cells[parallel.process_index() :: parallel.process_count()]
+    missing = [cell for cell in share if read_cache(cell.path, cell.stamp, without=without) is None]
     outdated = sum(cell.path.exists() for cell in missing)
     parallel.barrier("cells looked at")  # before any of them is written
-    if len(missing) < len(cells) or outdated:
-        logging.info(
-            "%s: %d of %d cells are there already%s",
-            job,
-            len(cells) - len(missing),
-            len(cells),
-            f"; {outdated} of other settings are computed anew" if outdated else "",
-        )
-    with tqdm(
-        total=len(cells),
-        initial=len(cells) - len(missing),
-        desc=job,
-        unit="cell",
-        dynamic_ncols=True,
-        disable=not parallel.is_main_process(),
-    ) as progress:
+    present = len(share) - len(missing)
+    if present or outdated:
+        again = f"; {outdated} of other settings are computed anew" if outdated else ""
+        logging.info("%s: %d of %d cells are there already%s", job, present, len(share), again)
+    hidden = not parallel.is_main_process()
+    with tqdm(total=len(share), initial=present, desc=job, unit="cell", dynamic_ncols=True, disable=hidden) as progress:
         for cell in missing:
             progress.set_postfix_str(describe(cell))
             arrays = compute_one(cell)
             if not shared or parallel.is_main_process():
                 write_cache(cell.path, cell.stamp, arrays)
             progress.update()
+    parallel.barrier("cells computed")
+    return [read_cache(cell.path, cell.stamp, without=without) for cell in cells]
+
+
+def cached(path: Path, stamp: str, compute_one: Callable[[], Arrays]) -> Arrays:
+    """One result: read back, or computed by all processes together and written by the main one."""
+    arrays = read_cache(path, stamp)
+    parallel.barrier("result looked at")  # before it is written
+    if arrays is None:
+        arrays = compute_one()
+        if parallel.is_main_process():
+            write_cache(path, stamp, arrays)
+    return arrays
 
 
 def file_name(name: str) -> str:

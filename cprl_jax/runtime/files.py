@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and results kept in them with a stamp of what they depend on."""
+"""Files that are either whole or absent, and arrays kept in them with a stamp of what they depend on."""
 
 import contextlib
 import os
@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 from absl import logging
+
+from cprl_jax.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,21 +43,21 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
         np.savez(file, **arrays)
 
 
+def check_workdir(folder: Path, *, entry: str, content: str) -> None:
+    """Raises UserError for a folder that is neither empty nor a run's: every run of `content` has this entry."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / entry).exists())):
+        raise UserError(f"{folder} holds something else than {content}; give another --workdir")
+
+
 def write_cache(path: str | os.PathLike, stamp: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays to an .npz file, for `read_cache` to find them by the same stamp."""
     write_arrays(path, {"stamp": np.array(stamp), **arrays})
 
 
 def read_cache(path: str | os.PathLike, stamp: str, *, without: Collection[str] = ()) -> Arrays | None:
-    """Reads what `write_cache` kept.
+    """The arrays that `write_cache` wrote, besides those named in `without`.
 
-    Args:
-      path: of the file.
-      stamp: of everything that the arrays depend on.
-      without: names of arrays to leave in the file.
-
-    Returns:
-      the arrays; None if there is no such file, it has another stamp, or it is damaged (which is logged).
+    None if there is no such file, it has another stamp, or it is damaged (which is logged).
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key
 
 from cprl_jax.runtime.errors import TrainingDiverged, UserError
 
@@ -52,7 +51,7 @@ def initialize() -> None:
     `jax.distributed.initialize` is called, without arguments, when the environment is that of one process among
     several (a Slurm job step of several tasks, Open MPI, an indexed Kubernetes job, a TPU pod) or when a launcher asks
     for it with `CPRL_JAX_DISTRIBUTED=1`. `CPRL_JAX_DISTRIBUTED=0` forbids it. Everywhere else (a laptop, a login node,
-    an allocation of one task) this does nothing, so it never waits for processes that will not come.
+    an allocation of one task) this does nothing, and so never waits for processes that will not come.
 
     Raises:
       UserError: a cluster is there, but JAX could not find this process's place in it.
@@ -91,7 +90,7 @@ def cluster() -> Iterator[None]:
 
 
 def lost_peer_message(error: BaseException) -> str | None:
-    """What to tell the user when `error` means that another process of the run is gone; None if it means otherwise."""
+    """What to tell the user when `error` means that another process of the run is gone; else None."""
     text = str(error).lower()
     if process_count() == 1 or not any(sign in text for sign in _LOST_PEER_SIGNS):
         return None
@@ -193,10 +192,7 @@ def device_count() -> int:
 
 
 def replicate(tree: Tree) -> Tree:
-    """Copies `tree` to every device of this process; shapes stay as they are.
-
-    The result shares no memory with `tree`, so a step that reuses the buffers of its state leaves `tree` intact.
-    """
+    """A copy of `tree` on every device of this process, with the same shapes and no shared memory."""
     sharding = _replicated()
     return jax.tree.map(lambda leaf: _copy_to(leaf, sharding), tree)
 
@@ -241,14 +237,9 @@ def map_step(
       `(state, batch) -> (state, metrics)` with the state and the metrics in their natural shapes, and the batch from
       `shard`.
     """
-    mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,) if donate else ()
-    )
-
-    def run(state: Tree, batch: Tree) -> tuple[Tree, Tree]:
-        return mapped(_placed(state), batch)
-
-    return run
+    donated = (0,) if donate else ()
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=donated)
+    return lambda state, batch: mapped(_placed(state), batch)
 
 
 def map_batch(function: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
@@ -262,20 +253,7 @@ def map_batch(function: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], 
       several processes, each must call it the same number of times.
     """
     mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
-
-    def run(tree: Tree, batch: Tree) -> Tree:
-        return mapped(_placed(tree), batch)
-
-    return run
-
-
-def device_key(key: Key[Array, ""]) -> Key[Array, ""]:
-    """A different key on every device, inside a mapped function.
-
-    What is drawn from it depends on the number of devices. A draw that belongs to one example should be made from that
-    example's row number instead.
-    """
-    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    return lambda tree, batch: mapped(_placed(tree), batch)
 
 
 # -------------------------------------------------------------------------------------------------- internals
@@ -286,26 +264,21 @@ def _has_peers(environment: Mapping[str, str]) -> bool:
     asked = environment.get("CPRL_JAX_DISTRIBUTED", "")
     if asked:
         return asked != "0"
-    counts = (
-        # Only `srun` sets this one: a batch script or an interactive shell of a larger allocation is a lone process.
-        environment.get("SLURM_STEP_NUM_TASKS", ""),
-        environment.get("OMPI_COMM_WORLD_SIZE", ""),
-        environment.get("MEGASCALE_NUM_SLICES", ""),
+    # Of Slurm's variables, only `srun` sets this one: a batch script or a shell of a larger allocation is alone.
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+    return (
+        any(environment.get(name, "").isdigit() and int(environment[name]) > 1 for name in counts)
+        or any("," in environment.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
+        or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+        or "JAX_COORDINATOR_ADDRESS" in environment
     )
-    if any(count.isdigit() and int(count) > 1 for count in counts):
-        return True
-    if any("," in environment.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")):
-        return True
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
-        return True
-    return "JAX_COORDINATOR_ADDRESS" in environment
 
 
 def _make_room_for_forced_devices() -> None:
     """Gives XLA's CPU backend more threads than forced devices.
 
-    Forced CPU devices wait for each other inside collectives, each on a thread of one pool. A pool as small as the
-    machine's two cores deadlocks as soon as steps are dispatched without waiting for the one before.
+    Forced CPU devices wait for each other inside collectives, each on a thread of one pool. A pool of two threads, on
+    a machine of two cores, deadlocks as soon as steps are dispatched without waiting for the one before.
     """
     flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     forced = max(int(flag.group(1)) if flag else 1, jax.config.jax_num_cpu_devices)
@@ -344,17 +317,16 @@ def _replicated() -> NamedSharding:
 
 
 def _placed(tree: Tree) -> Tree:
-    """`tree`, its leaves as they are where they lie on every local device already, and copied there otherwise.
+    """`tree` with every leaf on all local devices; a leaf that is there already is not copied.
 
     Passed to a mapped function as it is, a leaf that lies elsewhere is refused, or compiled for separately, or (with
     several processes and donation) deleted twice.
     """
     sharding = _replicated()
-
-    def place(leaf):
-        return leaf if isinstance(leaf, jax.Array) and leaf.sharding == sharding else _copy_to(leaf, sharding)
-
-    return jax.tree.map(place, tree)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) and leaf.sharding == sharding else _copy_to(leaf, sharding),
+        tree,
+    )
 
 
 def _copy_to(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cprl_jax.runtime import cells
+from cprl_jax.runtime import cells, parallel
 from cprl_jax.runtime.files import read_cache
 
 
@@ -25,7 +25,8 @@ def compute(wanted, fail_at=None):
         done.append(cell.path.stem)
         return {"value": np.array(cell.stamp)}
 
-    cells.compute(wanted, one, job="test", describe=lambda cell: cell.path.stem, shared=True)
+    read = cells.compute(wanted, one, job="test", describe=lambda cell: cell.path.stem, shared=True)
+    assert [str(arrays["value"]) for arrays in read] == [cell.stamp for cell in wanted]
     return done
 
 
@@ -51,6 +52,38 @@ def test_an_interrupted_job_goes_on_where_it_stopped(wanted):
     with pytest.raises(KeyboardInterrupt):
         compute(wanted, fail_at="c")
     assert compute(wanted) == ["c"]
+
+
+def test_each_process_computes_its_share_and_reads_all_without_the_large_arrays(wanted, monkeypatch):
+    monkeypatch.setattr(parallel, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel, "barrier", lambda name: None)
+    shares = []
+    for process in range(2):
+        monkeypatch.setattr(parallel, "process_index", lambda process=process: process)
+        done = []
+        read = cells.compute(
+            wanted,
+            lambda cell, done=done: done.append(cell.path.stem) or {"small": np.ones(1), "large": np.ones(9)},
+            job="test",
+            describe=str,
+            shared=False,
+            without=("large",),
+        )
+        shares.append(done)
+    assert shares == [["a", "c"], ["b"]]
+    assert [[*arrays] for arrays in read] == [["small"]] * 3
+
+
+def test_a_result_is_computed_once_for_each_stamp(tmp_path):
+    computed = []
+
+    def one():
+        computed.append(None)
+        return {"value": np.arange(3)}
+
+    for stamp, count in (("first", 1), ("first", 1), ("second", 2)):
+        np.testing.assert_array_equal(cells.cached(tmp_path / "a.npz", stamp, one)["value"], np.arange(3))
+        assert len(computed) == count
 
 
 def test_file_names_never_meet():

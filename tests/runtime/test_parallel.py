@@ -146,14 +146,6 @@ def test_shard_refuses_what_does_not_divide(leaf):
         parallel.shard({"leaf": leaf})
 
 
-def test_device_key_differs_between_devices(getkey):
-    def function(key, batch):
-        return jax.random.uniform(parallel.device_key(key), batch.shape)
-
-    draws = parallel.map_batch(function)(getkey(), parallel.shard(np.zeros(4, np.float32)))
-    assert np.unique(np.asarray(draws)).size == 4
-
-
 def test_the_platform_follows_the_default_device_and_mapped_functions_do_not(monkeypatch):
     assert parallel.platform() == parallel.platform(mapped=True) == "cpu"
     with jax.default_device(jax.devices("cpu")[1]):

@@ -1,4 +1,4 @@
-"""What a perceptual attack works on: images, models on one scale of scores, and fidelities, all by name."""
+"""The inputs of a perceptual attack: images, models on one scale of scores, and fidelities, all by name."""
 
 import csv
 from collections.abc import Callable
@@ -24,8 +24,6 @@ from cprl_jax.training.setup import create_model, trained_variables
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 LOWEST, HIGHEST = 0.0, 10.0  # of every model's mapped scores
-_RANDOM = "random"  # in the place of weights
-_NO_FILE = "is not given"
 
 
 class Picture(NamedTuple):
@@ -37,7 +35,7 @@ class Picture(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A model: its scores on 0..10, the higher the better, and the stamp of what they depend on."""
+    """A model: its scores on 0..10, higher is better, and the stamp of what they depend on."""
 
     name: str
     score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
@@ -45,7 +43,7 @@ class Target(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """A distance, the largest value of it that counts as invisible, and the stamp of what the distance depends on."""
+    """A distance, its largest value that counts as invisible, and the stamp of what the distance depends on."""
 
     name: str
     distance: Callable
@@ -54,7 +52,7 @@ class Fidelity(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One model, one fidelity, one image: the unit that is computed and kept, with its stamp."""
+    """One model, fidelity and image: what is computed and kept as one file."""
 
     target: Target
     fidelity: Fidelity
@@ -83,7 +81,8 @@ def read_pictures(config: ml_collections.ConfigDict) -> list[Picture]:
     return [Picture(names[row], _resize(decode(row), options.height, options.width), float(mos[row])) for row in chosen]
 
 
-def _folder(options: ml_collections.ConfigDict):
+def _folder(options: ml_collections.ConfigDict) -> tuple[list[str], Callable[[int], np.ndarray], np.ndarray]:
+    """Names, a function from row to image, and labels (NaN where there are none); as `_dataset`."""
     folder = Path(options.images).expanduser()
     if not folder.is_dir():
         raise UserError(f"config.perceptual.images: there is no folder {folder}")
@@ -95,10 +94,8 @@ def _folder(options: ml_collections.ConfigDict):
     def decode(row: int) -> np.ndarray:
         try:
             return decode_rgb(paths[row].read_bytes())
-        except OSError as error:
-            raise UserError(f"{paths[row]} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise UserError(f"{paths[row]} cannot be read: {error}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{paths[row]} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
     mos = np.full(len(names), np.nan)
     if options.labels:
@@ -134,25 +131,21 @@ def _dataset(config: ml_collections.ConfigDict):
         rows = splits.rows(dataset, splits.load_split(config.dataset.split_file, dataset).test)
     if dataset.name == "embedded":
         rows = rows[np.isin(dataset.references[rows], list(PHOTOGRAPHS))]
-    if not len(rows):
+    if not rows.size:
         raise UserError(
             f"config.dataset.split_file: no photographs in the test part of {config.dataset.split_file}; give another "
             "split, or images by config.perceptual.images"
         )
     rows = rows[np.argsort(dataset.names[rows], kind="stable")]
-    names = dataset.names[rows].tolist()
-    return names, lambda row: dataset.images[int(rows[row])], dataset.mos[rows].astype(float)
+    return dataset.names[rows].tolist(), lambda row: dataset.images[int(rows[row])], dataset.mos[rows].astype(float)
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """To height x width with Pillow's antialiased filter; sides are exchanged so that upright images stay upright."""
-    if not height:
-        return pixels
-    size = (width, height)
-    if (pixels.shape[0] > pixels.shape[1]) != (height > width):
-        size = (height, width)
+    """To height x width (0: as it is) by an antialiased Lanczos filter; an upright image stays upright."""
+    upright = pixels.shape[0] > pixels.shape[1]
+    size = (width, height) if upright == (height > width) else (height, width)
     image = Image.fromarray(pixels)
-    return np.array(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
+    return pixels if not height or image.size == size else np.array(image.resize(size, Image.Resampling.LANCZOS))
 
 
 def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
@@ -166,8 +159,8 @@ def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
     readers = {"ma19": _ma19, "brisque": _brisque}
     targets = []
     for name in config.perceptual.models:
-        target = Target(name, *readers[name](config.perceptual)) if name in readers else _trained(name)
-        if any(target.name == other.name for other in targets):
+        target = readers[name](config.perceptual) if name in readers else _trained(name)
+        if target.name in [other.name for other in targets]:
             raise UserError(
                 f"config.perceptual.models: two models would be called {target.name!r}; rename a run's folder"
             )
@@ -175,9 +168,9 @@ def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
     return targets
 
 
-def _ma19(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
+def _ma19(options: ml_collections.ConfigDict) -> Target:
     if not options.ma19_weights:
-        raise UserError(f"the weights of ma19: --config.perceptual.ma19_weights=FILE {_NO_FILE}")
+        raise UserError("the weights of ma19: --config.perceptual.ma19_weights=FILE is not given")
     config_model = config_lib.default().model
     config_model.name, config_model.score_mean, config_model.score_std = "ma19", 0.0, 1.0
     config_model.sort_mask.rate = 0.0
@@ -185,15 +178,15 @@ def _ma19(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
     variables = models.initialize(module, jax.random.key(0), 32)
     variables = models.load_weights(variables, options.ma19_weights, config_model=config_model)
     score_fn = logistic.logistic(models.score_fn(module, variables), logistic.MA19)
-    return score_fn, stamp(model="ma19", score_fn=score_fn)
+    return Target("ma19", score_fn, stamp(model="ma19", score_fn=score_fn))
 
 
-def _brisque(options: ml_collections.ConfigDict) -> tuple[Callable, str]:
+def _brisque(options: ml_collections.ConfigDict) -> Target:
     if not options.brisque_svr:
-        raise UserError(f"the regression of brisque: --config.perceptual.brisque_svr=FILE {_NO_FILE}")
+        raise UserError("the regression of brisque: --config.perceptual.brisque_svr=FILE is not given")
     svr = brisque.load_svr(options.brisque_svr, ranges=options.brisque_ranges or None, rho=options.brisque_rho or None)
     score_fn = logistic.logistic(brisque.score_fn(svr), logistic.BRISQUE)
-    return score_fn, stamp(model="brisque", score_fn=score_fn)
+    return Target("brisque", score_fn, stamp(model="brisque", score_fn=score_fn))
 
 
 def _trained(name: str) -> Target:
@@ -231,31 +224,26 @@ def read_fidelities(config: ml_collections.ConfigDict) -> list[Fidelity]:
     options = config.perceptual
     fidelities = []
     for name in options.fidelities:
-        settings = {}
-        if name in ("lpips", "dists"):
-            try:
-                distance = fidelity.distance(name, parameters=_deep_parameters(name, options))
-            except ValueError as error:
-                raise UserError(f"{name}: {error}") from error
-        else:
-            if name == "ssim" and options.ssim_gray:
-                settings = {"gray": "float"}
-            distance = fidelity.distance(name, **settings)
+        settings = {"gray": "float"} if name == "ssim" and options.ssim_gray else {}
+        deep = {"parameters": _deep_parameters(name, options)} if name in ("lpips", "dists") else {}
+        distance = fidelity.distance(name, **settings, **deep)
         threshold = options.thresholds[name] / (255.0 if name == "chebyshev" else 1.0)
-        distance_stamp = stamp(name=name, settings=settings, distance=distance)
-        fidelities.append(Fidelity(name, distance, threshold, distance_stamp))
+        fidelities.append(Fidelity(name, distance, threshold, stamp(name=name, settings=settings, distance=distance)))
     return fidelities
 
 
 def _deep_parameters(name: str, options: ml_collections.ConfigDict) -> dict[str, Any]:
     if not options.vgg16_weights:
         raise UserError(
-            f"the network of {name}: --config.perceptual.vgg16_weights=FILE {_NO_FILE} (torchvision's VGG-16; 'random' "
-            "tries the path out, without meaning)"
+            f"the network of {name}: --config.perceptual.vgg16_weights=FILE is not given (torchvision's VGG-16; "
+            "'random' tries the path out, without meaning)"
         )
     backbone = options.vgg16_weights
-    if backbone == _RANDOM:
+    if backbone == "random":
         backbone = fidelity.random_backbone(jax.random.key(0))
-    if name == "lpips":
-        return fidelity.lpips_parameters(backbone, heads=options.lpips_weights or None)
-    return fidelity.dists_parameters(backbone, weights=options.dists_weights or None)
+    try:
+        if name == "lpips":
+            return fidelity.lpips_parameters(backbone, heads=options.lpips_weights or None)
+        return fidelity.dists_parameters(backbone, weights=options.dists_weights or None)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error

@@ -22,7 +22,6 @@ from cprl_jax.report.values import Row, decimals, distinct, number, shorten, val
 
 HEADINGS = {"chebyshev": "Chebyshev", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 _BASES = {"e": "ln", "2": "log2", "10": "log10"}
-_FIGURES = ("perceptual_", "example_")  # how the figures' file names begin
 _ALL_FLAT = 1e-6  # distances below what float32 resolves of 1 are not drawn
 INTRA_LEGEND = (
     "SRCC of scores and MOS, over the originals (before) and over originals and counterexamples together, which keep "
@@ -63,7 +62,7 @@ def write(
       logarithm: the base of R's: "e", "2" or "10".
     """
     names = distinct(intra, "model")
-    tables = intra_table(intra, logarithm=logarithm), transfer_table(intra, transfer, logarithm=logarithm)
+    tables = _tables(intra, transfer, logarithm)
     panels = trade_offs(candidates, thresholds, names) + changes(counterexamples, names)
     sections = [
         Section("Models under their own attack", [tables[0]], INTRA_LEGEND),
@@ -88,20 +87,22 @@ def write(
         page.Page(title, sections, summary=summary, notes=notes, config_text=config_text),
         files={f"{name}.csv": csv_text(table, ("model",)) for name, table in rows.items()}
         | {"tables.md": page.markdown(title, [*tables, Section("Notes", [list(notes)])])},
-        figure_names=_FIGURES,
+        figure_names=("perceptual_", "example_"),
     )
 
 
 def format_tables(intra: Sequence[Row], transfer: Sequence[Row], *, logarithm: str) -> str:
     """Both tables for a terminal."""
-    tables = intra_table(intra, logarithm=logarithm), transfer_table(intra, transfer, logarithm=logarithm)
-    return page.terminal(tables)
+    return page.terminal(_tables(intra, transfer, logarithm))
+
+
+def _tables(intra: Sequence[Row], transfer: Sequence[Row], logarithm: str) -> tuple[Table, Table]:
+    return intra_table(intra, logarithm=logarithm), transfer_table(intra, transfer, logarithm=logarithm)
 
 
 def intra_table(rows: Sequence[Row], *, logarithm: str) -> Table:
     """Table 1 of the paper: a line per model, under each measure a column per fidelity."""
     fidelities = distinct(rows, "fidelity")
-    most = {row["model"]: row for row in sorted(rows, key=lambda row: row["images"])}  # of most images
 
     def columns(key: str, group: str, digits: int, **options: Any) -> list[Column]:
         return [Column(key, _heading(name), group=group, of=name, digits=digits, **options) for name in fidelities]
@@ -110,12 +111,9 @@ def intra_table(rows: Sequence[Row], *, logarithm: str) -> Table:
     shown += columns("mean_ssim", "mean SSIM", 4)
     shown += columns("moved", "moved", 0, text=lambda row: f"{row['moved']}/{row['of']}")
     if any(math.isfinite(value(row, "srcc")) for row in rows):
-        before = Column(
-            "srcc_before",
-            "before",
-            group="SRCC",
-            text=lambda row: decimals(value(most[row["model"]], "srcc_before"), 3),
-        )
+        known = {row["model"]: value(row, "srcc_before") for row in sorted(rows, key=lambda row: row["images"])}
+        # That of the fidelity with the most images.
+        before = Column("srcc_before", "before", group="SRCC", text=lambda row: decimals(known[row["model"]], 3))
         shown = [before, *columns("srcc", "SRCC", 3), *shown]
     return Table(rows, shown, line=("model",), across="fidelity", heading="model", legend=INTRA_LEGEND)
 

@@ -1,7 +1,7 @@
-"""What the cells of a perceptual attack come to: counterexamples, tables, notes. Plain rows, on the host."""
+"""From the cells of a perceptual attack to rows: candidates, counterexamples, tables, notes. On the host."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from cprl_jax.attacks.perceptual import PerceptualResult, select_counterexample
 from cprl_jax.evaluation import statistics
 from cprl_jax.experiments.perceptual.inputs import HIGHEST, LOWEST, Cell, Target, as_floats
 from cprl_jax.robustness import metrics as robustness_metrics
+from cprl_jax.runtime.files import Arrays
 
-Arrays = dict[str, np.ndarray]
 Rows = list[dict[str, Any]]
 
 MOVED, ALIKE = 1.0, 0.98  # an image counts as moved when its score changes by more than 1 of 10 at an SSIM of 0.98
@@ -36,51 +36,42 @@ def select(arrays: Arrays, threshold: float) -> tuple[int, bool]:
     return int(chosen.candidates[0]), bool(chosen.found[0])
 
 
-def candidate_rows(cell: Cell, arrays: Arrays, chosen: int, exists: bool, *, folder: Path) -> Iterable[dict[str, Any]]:
-    """A row for each candidate of a cell. `imperceptible` is left to observers; the pixels are in `file`, `images`."""
+def cell_rows(cell: Cell, arrays: Arrays, *, folder: Path) -> tuple[Rows, dict[str, Any]]:
+    """A row for each candidate of a cell, and one for its counterexample.
+
+    Of a candidate, `imperceptible` is left to observers; its pixels are in `file`, relative to `folder`, under
+    `images`. Where no candidate is below the threshold, `found` is False and the counterexample is the nearest one.
+    """
+    chosen, exists = select(arrays, cell.fidelity.threshold)
+    names = {"model": cell.target.name, "fidelity": cell.fidelity.name, "image": cell.picture.name}
+    rows = []
     for index in range(len(arrays["multipliers"])):
-        yield {
-            "model": cell.target.name,
-            "fidelity": cell.fidelity.name,
-            "image": cell.picture.name,
-            "candidate": index,
-            "multiplier": arrays["multipliers"][index],
-            "step_size": arrays["step_sizes"][index],
-            "before": arrays["before"][index],
-            "after": arrays["after"][index],
-            "change": arrays["after"][index] - arrays["before"][index],
-            "after_unquantized": arrays["after_unquantized"][index],
-            "distance": arrays["distances"][index],
-            "distance_unquantized": arrays["distances_unquantized"][index],
-            "ssim": arrays["ssim"][index],
-            "max_change": 255 * arrays["max_change"][index],
-            "zero_gradient_fraction": arrays["zero_gradient_fraction"][index],
-            "below_threshold": bool(arrays["distances"][index] <= cell.fidelity.threshold + _ROUNDING),
-            "selected": exists and index == chosen,
-            "imperceptible": "",
-            "file": cell.path.relative_to(folder).as_posix(),
-        }
-
-
-def counterexample_row(cell: Cell, arrays: Arrays, chosen: int, exists: bool) -> dict[str, Any]:
-    """What was chosen in a cell; with `found` False, the candidate nearest to the original."""
-    before, after = float(arrays["before"][chosen]), float(arrays["after"][chosen])
-    return {
-        "model": cell.target.name,
-        "fidelity": cell.fidelity.name,
-        "image": cell.picture.name,
-        "mos": cell.picture.mos,
-        "found": exists,
-        "candidate": chosen,
-        "before": before,
-        "after": after,
-        "change": after - before,
-        "distance": float(arrays["distances"][chosen]),
-        "ssim": float(arrays["ssim"][chosen]),
-        "max_change": 255 * float(arrays["max_change"][chosen]),
-        "zero_gradient_fraction": float(arrays["zero_gradient_fraction"][chosen]),
-        "seconds": float(arrays["seconds"]),
-    }
+        numbers = {name: float(values[index]) for name, values in arrays.items() if name != "seconds"}
+        rows.append(
+            {
+                **names,
+                "candidate": index,
+                "multiplier": numbers["multipliers"],
+                "step_size": numbers["step_sizes"],
+                "before": numbers["before"],
+                "after": numbers["after"],
+                "change": numbers["after"] - numbers["before"],
+                "after_unquantized": numbers["after_unquantized"],
+                "distance": numbers["distances"],
+                "distance_unquantized": numbers["distances_unquantized"],
+                "ssim": numbers["ssim"],
+                "max_change": 255 * numbers["max_change"],
+                "zero_gradient_fraction": numbers["zero_gradient_fraction"],
+                "below_threshold": numbers["distances"] <= cell.fidelity.threshold + _ROUNDING,
+                "selected": exists and index == chosen,
+                "imperceptible": "",
+                "file": cell.path.relative_to(folder).as_posix(),
+            }
+        )
+    copied = ("before", "after", "change", "distance", "ssim", "max_change", "zero_gradient_fraction")
+    counterexample = {**names, "mos": cell.picture.mos, "found": exists, "candidate": chosen}
+    counterexample |= {key: rows[chosen][key] for key in copied} | {"seconds": float(arrays["seconds"])}
+    return rows, counterexample
 
 
 def intra_rows(counterexamples: Rows, *, base: str) -> Rows:
@@ -91,97 +82,81 @@ def intra_rows(counterexamples: Rows, *, base: str) -> Rows:
     more than one of ten points at an SSIM of at least 0.98.
     """
     rows = []
-    for (model, fidelity), every in _grouped(counterexamples, "model", "fidelity").items():
-        kept = [row for row in every if row["found"]]
+    for (model, fidelity), group in _grouped(counterexamples).items():
+        kept = [row for row in group if row["found"]]
         rows.append(
             {
                 "model": model,
                 "fidelity": fidelity,
                 "images": len(kept),
-                "of": len(every),
+                "of": len(group),
                 **_numbers(kept, base),
                 "mean_ssim": _mean([row["ssim"] for row in kept]),
                 "lowest_ssim": min((row["ssim"] for row in kept), default=math.nan),
                 "moved": sum(abs(row["change"]) > MOVED and row["ssim"] >= ALIKE for row in kept),
-                "seconds": sum(row["seconds"] for row in every),
+                "seconds": sum(row["seconds"] for row in group),
             }
         )
     return rows
 
 
-def transfer_rows(counterexamples: Rows, scores: dict[tuple[str, int], tuple[float, float]], *, base: str) -> Rows:
+def transfer_rows(
+    targets: Sequence[Target],
+    cells: Sequence[Cell],
+    attacked: Sequence[np.ndarray],
+    counterexamples: Rows,
+    *,
+    base: str,
+) -> Rows:
     """Each model on the counterexamples made for another one (Table 2): `model` is tested, `attacked` was attacked.
 
     Args:
-      scores: (tested model, place of the counterexample) -> its score before and after.
+      targets: the models to test.
+      cells, attacked, counterexamples: every cell with its counterexample, uint8 [height, width, 3], and its row.
     """
     rows = []
-    for tested in dict.fromkeys(name for name, _ in scores):
-        places = [place for name, place in scores if name == tested and counterexamples[place]["found"]]
-        entries = [
-            {**counterexamples[place], "before": scores[tested, place][0], "after": scores[tested, place][1]}
-            for place in places
-        ]
-        for (attacked, fidelity), kept in _grouped(entries, "model", "fidelity").items():
-            names = {"model": tested, "attacked": attacked, "fidelity": fidelity}
-            rows.append({**names, "images": len(kept), **_numbers(kept, base)})
+    for target in targets:
+        score_fn = jax.jit(target.score_fn)
+        before: dict[str, float] = {}
+        scored = []
+        for cell, pixels, row in zip(cells, attacked, counterexamples, strict=True):
+            if cell.target.name == target.name or not row["found"]:
+                continue
+            name = cell.picture.name
+            if name not in before:
+                before[name] = float(score_fn(as_floats(cell.picture.pixels[None]))[0])
+            scored.append({**row, "before": before[name], "after": float(score_fn(as_floats(pixels[None]))[0])})
+        for (model, fidelity), group in _grouped(scored).items():
+            names = {"model": target.name, "attacked": model, "fidelity": fidelity}
+            rows.append({**names, "images": len(group), **_numbers(group, base)})
     return rows
 
 
-def transfer_scores(
-    targets: Sequence[Target], cells: Sequence[Cell], attacked: Sequence[np.ndarray]
-) -> dict[tuple[str, int], tuple[float, float]]:
-    """Scores of all originals and counterexamples by the models that they were not made for.
-
-    Args:
-      attacked: the counterexample of each cell, uint8 [height, width, 3].
-
-    Returns:
-      (model under test, place of the cell) -> its scores before and after.
-    """
-    scores = {}
-    for target in targets:
-        score_fn = jax.jit(target.score_fn)
-        clean: dict[str, float] = {}
-        for place, (cell, pixels) in enumerate(zip(cells, attacked, strict=True)):
-            if cell.target.name == target.name:
-                continue
-            name = cell.picture.name
-            if name not in clean:
-                clean[name] = float(score_fn(as_floats(cell.picture.pixels[None]))[0])
-            scores[target.name, place] = clean[name], float(score_fn(as_floats(pixels[None]))[0])
-    return scores
-
-
 def _numbers(rows: Rows, base: str) -> dict[str, float]:
+    """SRCC before and after; R of Eq. 6, NaN without images and for a model whose scores have left its scale."""
     before, after, mos = (np.array([row[key] for row in rows]) for key in ("before", "after", "mos"))
     labelled = before.size >= statistics.MIN_IMAGES and np.all(np.isfinite(mos))
     both = np.concatenate([before, after])
+    r = math.nan
+    if before.size and LOWEST <= np.median(before) <= HIGHEST:
+        number = "e" if base == "e" else float(base)
+        r = robustness_metrics.r_robustness(before, after, lowest=LOWEST, highest=HIGHEST, base=number)
     return {
         "srcc_before": float(statistics.srcc(before, mos)) if labelled else math.nan,
         "srcc": float(statistics.srcc(both, np.concatenate([mos, mos]))) if labelled else math.nan,
-        "r": _r(before, after, base),
+        "r": r,
         "mean_change": _mean(np.abs(after - before)),
     }
-
-
-def _r(before: np.ndarray, after: np.ndarray, base: str) -> float:
-    """R of Eq. 6; NaN without images and for a model whose scores have left its scale."""
-    if not before.size or not LOWEST <= np.median(before) <= HIGHEST:
-        return math.nan
-    return robustness_metrics.r_robustness(
-        before, after, lowest=LOWEST, highest=HIGHEST, base="e" if base == "e" else float(base)
-    )
 
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _grouped(rows: Rows, *keys: str) -> dict[tuple, Rows]:
-    groups: dict[tuple, list] = {}
+def _grouped(rows: Rows) -> dict[tuple[str, str], Rows]:
+    groups: dict[tuple[str, str], Rows] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+        groups.setdefault((row["model"], row["fidelity"]), []).append(row)
     return groups
 
 
@@ -198,32 +173,31 @@ def examples(cells: Sequence[Cell], attacked: Sequence[np.ndarray], counterexamp
 
 
 def notes(config: ml_collections.ConfigDict, counterexamples: Rows) -> list[str]:
-    options = config.perceptual
+    """What a reader of the report has to know, one sentence or two each, the gravest first."""
+    options, texts = config.perceptual, []
+    if blind := sum(row["zero_gradient_fraction"] == 1 for row in counterexamples):
+        texts.append(
+            f"In {blind} of {len(counterexamples)} cells the gradient of the score was exactly 0: the attack was blind "
+            "there, and its failure is no robustness."
+        )
+    if missed := sum(not row["found"] for row in counterexamples):
+        texts.append(
+            f"{missed} of {len(counterexamples)} counterexamples were not found: no candidate below the "
+            "threshold. The numbers leave these images out."
+        )
+    if options.vgg16_weights == "random" and {"lpips", "dists"} & set(options.fidelities):
+        texts.append("LPIPS and DISTS ran on a random VGG-16: their numbers show that the path works, nothing else.")
     thresholds = ", ".join(
         f"{name} {options.thresholds[name]:g}{'/255' if name == 'chebyshev' else ''}" for name in options.fidelities
     )
-    texts = [
+    texts += [
         f"No observer looked at the candidates. Declared thresholds stand in for them: {thresholds}. candidates.csv "
         "has every candidate, with a column for verdicts.",
         f"R (Eq. 6) uses the {_LOGARITHMS[options.logarithm]} logarithm; the paper does not state its base.",
         f"Sign steps for Chebyshev, {'sign' if options.norm == 'linf' else 'Euclidean'} steps for the others.",
     ]
-    if options.vgg16_weights == "random" and {"lpips", "dists"} & set(options.fidelities):
-        texts.insert(0, "LPIPS and DISTS ran on a random VGG-16: their numbers show that the path works, nothing else.")
     if not all(math.isfinite(row["mos"]) for row in counterexamples):
         texts.append("No labels for these images, hence no SRCC.")
     elif not options.images and config.dataset.name == "embedded":
         texts.append("The labels of the embedded data set come from a full-reference formula, not from people.")
-    if missed := sum(not row["found"] for row in counterexamples):
-        texts.insert(
-            0,
-            f"{missed} of {len(counterexamples)} counterexamples were not found: no candidate below the "
-            "threshold. The numbers leave these images out.",
-        )
-    if blind := sum(row["zero_gradient_fraction"] == 1 for row in counterexamples):
-        texts.insert(
-            0,
-            f"In {blind} of {len(counterexamples)} cells the gradient of the score was exactly 0: the attack was blind "
-            "there, and its failure is no robustness.",
-        )
     return texts

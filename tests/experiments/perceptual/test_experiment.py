@@ -183,16 +183,18 @@ def test_cells_of_other_settings_are_told_apart(config, tmp_path):
 def test_multipliers_are_the_published_ones_and_chebyshev_gets_radii(config):
     options = config.perceptual
     options.multipliers = 32
-    multipliers, step_sizes = experiment.candidates(options, "ssim")
-    np.testing.assert_array_equal(multipliers, PUBLISHED_MULTIPLIERS)
-    np.testing.assert_array_equal(step_sizes, 1e-3)
-    options.multipliers, options.steps, options.chebyshev_radius = 8, 100, 4.0
-    multipliers, step_sizes = experiment.candidates(options, "chebyshev")
-    assert multipliers[[0, -1]].tolist() == [PUBLISHED_MULTIPLIERS[0], PUBLISHED_MULTIPLIERS[-1]]
-    np.testing.assert_allclose(255 * 100 * step_sizes, 0.5 * np.arange(1, 9))
+    settings = experiment.attack_settings(options, "ssim")
+    np.testing.assert_array_equal(settings["multipliers"], PUBLISHED_MULTIPLIERS)
+    np.testing.assert_array_equal(settings["step_size"], 1e-3)
+    assert (settings["norm"], settings["steps"]) == (options.norm, options.steps)
+    options.multipliers, options.steps, options.chebyshev_radius, options.norm = 8, 100, 4.0, "l2"
+    settings = experiment.attack_settings(options, "chebyshev")
+    assert settings["multipliers"][[0, -1]].tolist() == [PUBLISHED_MULTIPLIERS[0], PUBLISHED_MULTIPLIERS[-1]]
+    np.testing.assert_allclose(255 * 100 * settings["step_size"], 0.5 * np.arange(1, 9))
+    assert settings["norm"] == "linf"
     options.multipliers = 33
     with pytest.raises(UserError, match="multipliers is 33; there are 32"):
-        experiment.candidates(options, "ssim")
+        experiment.attack_settings(options, "ssim")
 
 
 def test_two_models_have_a_transfer_table(config, tmp_path, monkeypatch):
