@@ -100,7 +100,7 @@ def test_interruption(images, made, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(synthesize, "write_file", interrupt)
         assert synthesize.main(command) == 130
-    assert "the same command goes on where" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     out = tmp_path / "set"
     assert len(list(out.glob("*/*.png"))) == 6 and not (out / "labels.csv").exists()
     # What a process leaves that is killed while it writes: a file under its temporary name, half a line in the journal.
