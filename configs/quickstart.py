@@ -26,12 +26,13 @@ def get_config(argument: str | None = None):
 
     config.dataset.name = "embedded"
     config.dataset.scenes, config.dataset.levels = 120, 3
+    config.dataset.test_fraction = 0.15
     config.model.name = "compact"
     config.model.sort_mask.min_channels, config.model.sort_mask.stages = 48, (3,)
 
     train = config.train
-    train.batch_size, train.crop_size = 24, 96
-    train.steps = 320
+    train.batch_size, train.crop_size = 24, 88
+    train.steps = 360
     train.backbone_learning_rate = train.head_learning_rate = 2e-3
     train.schedule, train.warmup_steps = "cosine", 30
     train.correlation_weight = 20.0
@@ -39,7 +40,7 @@ def get_config(argument: str | None = None):
     train.evaluate_every = 100
 
     # Directions of two ascent steps and a loss free of the scores' scale: docs/papers.md says why.
-    presets.set_cprl(config, start_from="plain", steps=140, weight=12.0, relative=True)
+    presets.set_cprl(config, start_from="plain", steps=125, weight=12.0, relative=True)
     presets.set_cprl(config, epsilon=3.0, alphas=1, alpha_law="edge", direction_steps=2)
     for rival in ("at", "nt"):
         config[rival].start_from, config[rival].as_long_as = "plain", "cprl"
@@ -47,7 +48,8 @@ def get_config(argument: str | None = None):
 
     evaluation = config.evaluation
     evaluation.checkpoint = "last"
-    evaluation.crop_size, evaluation.crops, evaluation.crops_drawn = 96, 1, 5
+    evaluation.crop_size, evaluation.crops, evaluation.crops_drawn = 88, 1, 5
     evaluation.batch_size = 32
     evaluation.radii = (1.0, 2.0)
+    evaluation.trust_images = 4
     return config

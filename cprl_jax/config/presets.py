@@ -68,7 +68,7 @@ def _short_schedule(config: ml_collections.ConfigDict) -> None:
     config.evaluation.checkpoint = "last"
     for name in ("plain", "plain_longer"):
         config[name].batch_size, config[name].crop_size = 16, 224
-    set_cprl(config, start_from="plain", steps=450, weight=17.0, relative=True)
+    set_cprl(config, start_from="plain", steps=300, weight=12.0, relative=True)
     set_cprl(config, epsilon=1.5, alphas=1, alpha_law="edge", direction_steps=2)
     config.at.start_from, config.at.as_long_as = "plain", "cprl"
 
