@@ -1,4 +1,4 @@
-"""The arrows of docs/architecture.md: who may import whom, and nobody another folder's private names."""
+"""The arrows of docs/architecture.md: which folder may import which, and none another folder's private names."""
 
 import ast
 from pathlib import Path

@@ -1,6 +1,6 @@
 """docs/extending.md, executed: its files in a copy of the package, and what it says can be done with them then.
 
-This file is also the program that does it, in a process of its own, whose package is the copy.
+This file is also the program that does it, in a separate process whose package is the copy.
 """
 
 import contextlib
@@ -244,7 +244,7 @@ CHECKS = {name.removeprefix("check_"): value for name, value in globals().items(
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Of every check: '', or its traceback."""
+    """For every check: '', or its traceback."""
     folder = tmp_path_factory.mktemp("extended")
     for name in ("cprl_jax", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""The public surface: `import cprl_jax` is quick, and everything promised is there when it is asked for."""
+"""The public surface: `import cprl_jax` is quick, and every public name is importable."""
 
 import importlib.metadata
 import subprocess

@@ -43,7 +43,7 @@ class CarliniWagnerResult(NamedTuple):
       zero_gradient_fraction: share of values at which the first gradient of the score was exactly 0 or not a number.
       success: whether the required change was reached.
       distances: Euclidean length of the change, in [0, 1] pixel units; 0 where there was no success.
-      constants: the constant c with which `images` was found; 0 where there was no success.
+      constants: the constant c that gave `images`; 0 where there was no success.
     """
 
     images: Float[Array, "batch height width 3"]
@@ -79,7 +79,7 @@ def carlini_wagner(
     Costs searches * steps gradients.
 
     Args:
-      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its own image.
+      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its image alone.
       images: float32 or float64 RGB images in [0, 1].
       required_change: how far the score must go, in units of the direction's objective (of the score, for those here),
         one number or one per image. 0 gives an image back bit for bit.

@@ -42,7 +42,7 @@ def reflect(mos: Float[ArrayLike, " batch"], mid: float = 50.0) -> Partial:
 
 
 def target_free(mid: float = 50.0) -> Partial:
-    """Pushes each score away from its own side of the scale: down where the clean score > mid, up elsewhere.
+    """Pushes each score away from the side of its clean score: down where the clean score > mid, up elsewhere.
 
     Needs no labels: the model's score of the unattacked image decides (Liu et al., "Defense Against Adversarial Attacks
     on No-Reference Image Quality Models with Gradient Norm Regularization", CVPR 2024; "Target-Free" in CPRL).

@@ -53,7 +53,7 @@ def enhance(
     gradient a step and two evaluations.
 
     Args:
-      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its own image.
+      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its image alone.
       images: float32 or float64 RGB images in [0, 1].
       direction: what to ascend; None is `up()`: a better score. `down()` degrades.
       step_size: length of a step in [0, 1] pixel units, one number or one per image.

@@ -37,7 +37,7 @@ def value_and_gradient(
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch height width 3"]]:
     """Each image's value, and its gradient in that image; 0 in place of what is not a number."""
 
-    def total(images):  # the gradient of the sum, because each value depends on its own image only
+    def total(images):  # the gradient of the sum, because each value depends on its image alone
         values = function(images)
         return jnp.sum(values), values
 

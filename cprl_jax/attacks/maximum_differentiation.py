@@ -55,14 +55,14 @@ def maximum_differentiation(
     tolerance: Float[ArrayLike, ""] | Float[ArrayLike, " batch"] = 1e-3,
     progress: bool = False,
 ) -> MaximumDifferentiationResult:
-    """The images of highest and lowest `varied_fn` among those that `fixed_fn` judges like the given image.
+    """The images of highest and lowest `varied_fn` among those with the same `fixed_fn` as an image.
 
     Wang & Simoncelli, "Maximum Differentiation (MAD) Competition", Journal of Vision 2008 (Eq. 4 of Zhang et al.,
-    NeurIPS 2022). From the given image (which should be a distorted one: at a reference, the level of a distance to it
-    is that single image), each step goes along the gradient of `varied_fn` without its component along the gradient of
+    NeurIPS 2022). From the image (which should be a distorted one: at a reference, the level set of a distance to it is
+    that single image), each step goes along the gradient of `varied_fn` without its component along the gradient of
     `fixed_fn`, and then back to the level by Newton steps along the latter; values that leave [0, 1] are held. Steps
     shorten linearly to 0. Of all images on the way whose level is within the tolerance, the most extreme is returned;
-    the given image is the first of them, so the result is never worse. It is a local optimum, as in the paper.
+    the original image is the first of them, so the result is never worse. It is a local optimum, as in the paper.
 
     Both functions give one number per image: a score, or a metric against references, as a function of the images
     alone: `jax.tree_util.Partial(lambda references, images: distance(images, references), references)`, the function
@@ -71,14 +71,14 @@ def maximum_differentiation(
 
     Args:
       fixed_fn: the function that stays the same. images [batch, height, width, 3] in [0, 1] to [batch], each number a
-        function of its own image.
+        function of its image alone.
       varied_fn: the function that is driven up and down, of the same form.
       images: float32 or float64 RGB images in [0, 1].
       steps: number of steps, at least 1.
       step_size: Euclidean length of the first step in [0, 1] pixel units, over all values of an image; one number or
         one per image.
       corrections: further Newton steps back to the level, at least 0, after the one that every step ends with.
-      tolerance: how far `fixed_fn` may be off, as a share of its value at the given image; one number or one per image.
+      tolerance: how far `fixed_fn` may be off, as a share of its original value; one number or one per image.
       progress: show a progress bar on the terminal.
 
     Returns:

@@ -112,7 +112,7 @@ def perceptual(
     score and distance for each image and multiplier, and two evaluations.
 
     Args:
-      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its own image; called
+      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its image alone; called
         with batches of other sizes than that of `images`.
       images: float32 or float64 RGB images in [0, 1].
       distance: `distance(images, references)` to one number per image, 0 for equal images, larger for less alike;

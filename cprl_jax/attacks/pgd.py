@@ -51,7 +51,7 @@ def pgd(
     Each start costs `steps` gradients and one evaluation of the network; random starts cost one evaluation more.
 
     Args:
-      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its own image. See
+      score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its image alone. See
         `cprl_jax.attacks` on passing functions and their parameters.
       images: float32 or float64 RGB images in [0, 1].
       radius: size of the ball in [0, 1] pixel units: one number, or an array with one per image. "linf": the largest
@@ -217,7 +217,7 @@ class _Step:
                 clean = jnp.where(index == 0, lax.stop_gradient(scores), clean)
             value = direction(scores, clean)
             check_per_image("direction", value, images.shape[0])
-            # The gradient of the sum is each image's own: a score depends on its image only.
+            # The gradient of the sum holds that of each image: a score depends on its image alone.
             return jnp.sum(value), (scores, clean)
 
         gradient, (scores, clean) = jax.grad(objective, has_aux=True)(state.images)

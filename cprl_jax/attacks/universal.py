@@ -335,7 +335,7 @@ def _step(score_fn, direction, perturbation, images, step_size, *, step):
         check_per_image("score_fn", clean_scores, batch)
         value = direction(score_fn(jnp.clip(images + shift, 0, 1)), lax.stop_gradient(clean_scores))
         check_per_image("direction", value, batch)
-        return jnp.sum(value)  # each score depends on its own image only
+        return jnp.sum(value)  # each score depends on its image alone
 
     # With respect to each image, so that one without a usable gradient does not spoil the others.
     shift = _tile(pattern, images.shape[1:3])

@@ -37,7 +37,7 @@ def load(config_dataset: "ConfigDict") -> QualityDataset:
     Args:
       config_dataset: `name` is one of `DATASETS`, or several joined by + (see `combined.combine`); with `resize` every
         image is brought to that many pixels a side (see `combined.resize`). The official releases read `manual_dir`,
-        `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), and their own `FIELDS`; 'own' reads these
+        `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), and their `OPTIONS`; 'own' reads these
         four, `labels`, `mos_worst` and `mos_best` (see `own.load`); 'embedded' reads `seed`, `image_size`, `scenes` and
         `levels` (see `embedded.make_embedded`).
 

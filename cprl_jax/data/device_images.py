@@ -128,7 +128,7 @@ class DeviceImages:
         offsets: Int32[np.ndarray, "devices b 2"],
         flips: Bool[np.ndarray, "devices b"],
     ) -> UInt8[Array, "devices b crop crop 3"]:
-        """Cuts crops at `offsets` (top, left), on each device its own, and mirrors those that `flips` names.
+        """Cuts a crop at each of the `offsets` (top, left), on every device, and mirrors those that `flips` marks.
 
         The arguments are what `training_plans` gives, divided by `parallel.shard`; they are not checked.
         """
@@ -201,7 +201,7 @@ def _upload(
 ) -> UInt8[Array, "rows height values"]:
     """The images on every local device, the three values of a pixel side by side in the last axis.
 
-    An axis of its own for them would cost a TPU 128 bytes a pixel: it fills up the last axis to a multiple of that.
+    A separate axis for them would cost a TPU 128 bytes per pixel: it pads the last axis to a multiple of that.
     """
     count = len(rows)
     at_once = min(max(1, _BLOCK_BYTES // (3 * height * width)), count)

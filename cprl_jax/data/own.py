@@ -49,7 +49,7 @@ def load(
       image: path of the image below `folder`; also its name in the dataset. JPEG, PNG, BMP, WebP or TIFF of any size,
         decoded by `decode_photograph`.
       mos: the score, on a scale from `mos_worst` to `mos_best`.
-      reference: the scene that it shows, which splits keep together; without one, the image is a scene of its own. If
+      reference: the scene that it shows, which splits keep together; without one, the image is a separate scene. If
         `folder` or `folder/references` holds an image of that name (in the latter, its suffix may be left out), that is
         the undistorted photograph of the scene.
       distortion, level: kind and level, a whole number from 0.

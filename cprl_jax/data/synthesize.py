@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recipe",
         default="kadid",
         help="kadid: KADID-10k's 25 distortions (default). tid2013: those of TID2013 that KADID-10k lacks. mlive: the "
-        "pairs of MLIVE. all: these three. embedded: the quickstart's data set, which brings its own pictures",
+        "pairs of MLIVE. all: these three. embedded: the quickstart's data set, which needs no pictures",
     )
     parser.add_argument("--distortions", type=_names, default=(), metavar="A,B", help="these instead of a recipe's")
     parser.add_argument("--levels", type=_levels, default=LEVELS, metavar="1,3,5", help="default: 1,2,3,4,5")

@@ -11,8 +11,8 @@ IMAGES = jnp.zeros((3, 2, 2, 3))
 
 def test_distances_are_rounded_down():
     for value in (1 / 255, 0.1, 1 / 3):
-        given = np.asarray(check_distance("radius", value, IMAGES), np.float64)
-        assert np.all(given <= value) and np.all(given > value * (1 - 2e-7))
+        rounded = np.asarray(check_distance("radius", value, IMAGES), np.float64)
+        assert np.all(rounded <= value) and np.all(rounded > value * (1 - 2e-7))
 
 
 def test_distances_may_be_traced():

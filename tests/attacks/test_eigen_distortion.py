@@ -47,7 +47,7 @@ def test_equals_numpys_eigenvectors_of_the_explicit_matrix(count):
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_fewer_features_than_values_leave_unnoticed_directions(count):
-    """The space that the iteration spans closes early, and must go on to what lies outside of it."""
+    """The Krylov space closes early, and the iteration must continue outside of it."""
     images, weights = photographs(), matrix(count)
     with jax.enable_x64(True):
         result = eigen_distortion(Partial(features, weights), images, key=jax.random.key(0), steps=18)

@@ -87,8 +87,8 @@ def test_a_program_is_made_for_the_platform_that_it_is_lowered_for():
 
     loops = {name: "stablehlo.while" in program(name).mlir_module() for name in ("cpu", "cuda", "tpu")}
     assert loops == {"cpu": False, "cuda": True, "tpu": True}
-    for found, expected in zip(program("cpu", "tpu").call(carry), iterate(ascent, carry, steps=3), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    for actual, expected in zip(program("cpu", "tpu").call(carry), iterate(ascent, carry, steps=3), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_progress_bar_is_driven_from_the_host_on_every_platform(monkeypatch, capfd):

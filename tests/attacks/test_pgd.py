@@ -206,8 +206,8 @@ def test_clean_scores_stay_those_of_the_clean_image():
 
 def test_default_step_is_a_quarter_of_the_radius_for_ten_steps():
     images = images_like_photographs()
-    given = attacks.pgd(SCORE, images, radius=0.02, step_size=0.005, direction=attacks.up())
-    assert_same(attacks.pgd(SCORE, images, radius=0.02, direction=attacks.up()), given, 1e-6)
+    explicit = attacks.pgd(SCORE, images, radius=0.02, step_size=0.005, direction=attacks.up())
+    assert_same(attacks.pgd(SCORE, images, radius=0.02, direction=attacks.up()), explicit, 1e-6)
 
 
 # Momentum and restarts
@@ -248,7 +248,7 @@ def test_momentum_equals_a_literal_transcription_in_numpy(norm):
 
 
 def test_momentum_carries_over_a_ridge():
-    """A score that falls beyond a narrow ridge: the plain attack turns round there, momentum goes on."""
+    """A score that falls beyond a narrow ridge: the plain attack turns back there, momentum carries on."""
 
     def score(images):
         position = jnp.mean(images, axis=(1, 2, 3))

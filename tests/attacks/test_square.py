@@ -113,7 +113,7 @@ def test_whole_image_patches_and_small_images():
 
 
 def test_no_query_repeats_the_image_at_hand():
-    """Of one pixel's 8 proposals one is the pixel itself, once the stripes have been kept."""
+    """Once the stripes have been kept, one of the 8 proposals for a single pixel is the pixel itself."""
     clean, kept, *asked = proposals(
         30, batch=4, height=1, width=1, score=lambda x: jnp.any(x != 0.5, axis=(1, 2, 3)).astype(jnp.float32)
     )

@@ -49,8 +49,8 @@ def attack_of(name):
 
 def pattern(score_fn, images):
     """What a pattern does that was made from the images of the same call."""
-    found = attack_of("universal")(score_fn, [images], radius=0.05, epochs=2)
-    return found, found.attack(score_fn, images)
+    pattern = attack_of("universal")(score_fn, [images], radius=0.05, epochs=2)
+    return pattern, pattern.attack(score_fn, images)
 
 
 # Each as a function of weights, images, labels and keys.
@@ -134,9 +134,9 @@ def halved(leaf):
     return leaf.reshape(2, 2, *leaf.shape[1:])
 
 
-def assert_same(name, found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    leaves = zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(found), strict=True)
+def assert_same(name, actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    leaves = zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True)
     for (path, one), other in leaves:
         assert one.shape == other.shape and one.dtype == other.dtype, path
         tolerance = 1e-3 if name in ("eigen_distortion", "carlini_wagner") else 2e-5

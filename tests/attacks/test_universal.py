@@ -45,14 +45,16 @@ def tiled(pattern, height, width):
 def test_linear_score_reaches_the_known_optimum():
     weights = np.random.default_rng(1).normal(size=(6, 5, 3)).astype(np.float32)
     batches = [0.3 + 0.4 * images_of(seed=seed) for seed in range(3)]  # away from 0 and 1
-    found = universal(lambda x: jnp.einsum("bhwc,hwc->b", x, weights), batches, radius=0.1, direction=attacks.down())
-    np.testing.assert_allclose(found.pattern, -0.1 * np.sign(weights), rtol=1e-6)  # 15 steps of a tenth
-    np.testing.assert_allclose(found.radius, 0.1, rtol=1e-6)
+    perturbation = universal(
+        lambda x: jnp.einsum("bhwc,hwc->b", x, weights), batches, radius=0.1, direction=attacks.down()
+    )
+    np.testing.assert_allclose(perturbation.pattern, -0.1 * np.sign(weights), rtol=1e-6)  # 15 steps of a tenth
+    np.testing.assert_allclose(perturbation.radius, 0.1, rtol=1e-6)
 
 
 def test_a_small_pattern_gets_the_gradient_of_all_its_copies():
     weights = np.random.default_rng(1).normal(size=(6, 5, 3)).astype(np.float32)
-    found = universal(
+    perturbation = universal(
         lambda x: jnp.einsum("bhwc,hwc->b", x, weights),
         [0.3 + 0.4 * images_of()],
         radius=1.0,
@@ -65,7 +67,7 @@ def test_a_small_pattern_gets_the_gradient_of_all_its_copies():
     for i in range(6):
         for j in range(5):
             expected[i % 4, j % 3] += weights[i, j]
-    np.testing.assert_allclose(found.pattern, 1e-3 * expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(perturbation.pattern, 1e-3 * expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("step", ["sign", "gradient"])
@@ -89,18 +91,18 @@ def test_equals_pytorch(step):
         # The same start as over there.
         patch.setattr(jax.random, "uniform", lambda *_: jnp.asarray(start))
         double = Partial(network, {name: value.astype(np.float64) for name, value in WEIGHTS.items()})
-        found = universal(
+        perturbation = universal(
             double, batches, radius=radius, step_size=step_size, step=step, epochs=2, key=jax.random.key(0)
         )
-        assert found.pattern.dtype == np.float64
-    np.testing.assert_allclose(found.pattern, pattern.numpy()[0].transpose(1, 2, 0), atol=1e-12)
+        assert perturbation.pattern.dtype == np.float64
+    np.testing.assert_allclose(perturbation.pattern, pattern.numpy()[0].transpose(1, 2, 0), atol=1e-12)
 
 
 @pytest.mark.parametrize("direction", [None, attacks.down(), attacks.target_free(mid=0.0)])
 def test_moves_unseen_images_too(direction):
     batches = [images_of(batch=4, seed=seed) for seed in range(4)]
-    found = universal(SCORE, batches, radius=0.05, direction=direction)
-    result = found.attack(SCORE, images_of(batch=8, seed=99))
+    perturbation = universal(SCORE, batches, radius=0.05, direction=direction)
+    result = perturbation.attack(SCORE, images_of(batch=8, seed=99))
     gain = np.asarray(result.after - result.before)
     if direction is None:
         assert np.all(gain > 0)
@@ -111,8 +113,8 @@ def test_moves_unseen_images_too(direction):
 def test_batches_may_come_in_any_way_and_size():
     batches = [images_of(), images_of(batch=1, seed=1)]
     expected = universal(SCORE, batches, radius=0.05, epochs=2)
-    for given in (tuple(batches), lambda: iter(batches), [jnp.asarray(batch) for batch in batches]):
-        np.testing.assert_array_equal(universal(SCORE, given, radius=0.05, epochs=2).pattern, expected.pattern)
+    for form in (tuple(batches), lambda: iter(batches), [jnp.asarray(batch) for batch in batches]):
+        np.testing.assert_array_equal(universal(SCORE, form, radius=0.05, epochs=2).pattern, expected.pattern)
     once = universal(SCORE, iter(batches), radius=0.05, epochs=1)
     np.testing.assert_array_equal(once.pattern, universal(SCORE, batches, radius=0.05, epochs=1).pattern)
     mixed = universal(SCORE, [images_of(), images_of(height=9, width=4)], radius=0.05, epochs=2, size=4)
@@ -121,9 +123,9 @@ def test_batches_may_come_in_any_way_and_size():
 
 def test_pattern_stays_within_its_radius_exactly():
     for radius in (1 / 255, 0.1, 1 / 3):
-        found = universal(SCORE, [images_of()], radius=radius, step_size=1.0, key=jax.random.key(0))
-        assert np.abs(np.asarray(found.pattern, np.float64)).max() <= radius
-        assert np.abs(found.pattern).max() > 0.99 * radius
+        perturbation = universal(SCORE, [images_of()], radius=radius, step_size=1.0, key=jax.random.key(0))
+        assert np.abs(np.asarray(perturbation.pattern, np.float64)).max() <= radius
+        assert np.abs(perturbation.pattern).max() > 0.99 * radius
 
 
 def test_the_start_depends_on_the_key_only():
@@ -151,8 +153,8 @@ def test_a_direction_with_no_gradient_at_zero_needs_the_key():
     with pytest.warns(UserWarning, match="2 of 2 images"):
         stuck = universal(score, [images], radius=0.05, direction=change)
     assert not np.any(stuck.pattern)
-    found = universal(score, [images], radius=0.05, direction=change, key=jax.random.key(0))
-    result = found.attack(score, images)
+    perturbation = universal(score, [images], radius=0.05, direction=change, key=jax.random.key(0))
+    result = perturbation.attack(score, images)
     assert np.all(np.abs(result.after - result.before) > 1)
 
 
@@ -162,8 +164,8 @@ def test_away_takes_the_way_that_goes_farther():
 
     batches = [jnp.full((2, 4, 4, 3), 0.5)]
     for score_fn, sign in ((bent, -1), (lambda images: bent(1 - images), 1)):
-        found = universal(score_fn, batches, radius=0.1, epochs=10, direction=attacks.away())
-        np.testing.assert_allclose(found.pattern, np.full((4, 4, 3), sign * 0.1), rtol=1e-5)
+        perturbation = universal(score_fn, batches, radius=0.1, epochs=10, direction=attacks.away())
+        np.testing.assert_allclose(perturbation.pattern, np.full((4, 4, 3), sign * 0.1), rtol=1e-5)
     with pytest.raises(ValueError, match="several times"):
         universal(bent, iter(batches), radius=0.1, epochs=1, direction=attacks.away())
 
@@ -174,20 +176,20 @@ def test_one_image_without_a_number_does_not_spoil_the_others():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = universal(score, [0.3 + 0.4 * images_of()], radius=0.05)
-    assert np.all(found.pattern > 0)
+        perturbation = universal(score, [0.3 + 0.4 * images_of()], radius=0.05)
+    assert np.all(perturbation.pattern > 0)
 
 
 def test_constant_score_leaves_nothing_and_says_so():
     with pytest.warns(UserWarning, match="no gradient"):
-        found = universal(lambda x: jnp.zeros(2), [images_of()], radius=0.1)
-    np.testing.assert_array_equal(found.pattern, np.zeros((6, 5, 3)))
+        perturbation = universal(lambda x: jnp.zeros(2), [images_of()], radius=0.1)
+    np.testing.assert_array_equal(perturbation.pattern, np.zeros((6, 5, 3)))
 
 
 def test_it_is_constant_for_differentiation():
     def total(images):
-        found = universal(SCORE, [images], radius=0.05, epochs=1, key=jax.random.key(0))
-        return sum(jnp.sum(leaf) for leaf in (*found, *found.attack(SCORE, images)))
+        perturbation = universal(SCORE, [images], radius=0.05, epochs=1, key=jax.random.key(0))
+        return sum(jnp.sum(leaf) for leaf in (*perturbation, *perturbation.attack(SCORE, images)))
 
     np.testing.assert_array_equal(jax.grad(total)(images_of()), np.zeros((2, 6, 5, 3)))
 

@@ -1,4 +1,4 @@
-"""Decoded images in a file: the pixels of the decoder, made once, whole or not at all."""
+"""Decoded images in a file: the pixels of the decoder, written once, completely or not at all."""
 
 import contextlib
 import subprocess
@@ -118,7 +118,7 @@ def test_failure_leaves_nothing_behind(path):
     with pytest.raises(ValueError, match="image 3 is broken"):
         opened(path, failing)
     assert {file.name for file in path.parent.iterdir()} <= {"pixels.lock"}
-    leftover = path.with_name(".pixels.1.tmp")  # of a process that was killed
+    leftover = path.with_name(".pixels.1.tmp")  # left by a process that was killed
     leftover.write_bytes(b"x")
     assert_holds(opened(path, decoder), decoder)
     assert not leftover.exists()

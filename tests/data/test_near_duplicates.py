@@ -83,13 +83,13 @@ def test_different_views_of_one_photograph_are_not(photographs):
 
 
 def test_bits_are_the_signs_of_the_cosine_transform():
-    """Of a picture of 32 x 32 pixels, nothing is reduced: the sums of the definition, term by term."""
+    """A picture of 32 x 32 pixels is not reduced: the sums of the definition, term by term."""
     image = np.repeat(np.random.default_rng(1).integers(0, 256, (32, 32, 1), dtype=np.uint8), 3, axis=-1)
-    found = int(near_duplicates.image_hash(image))
+    value = int(near_duplicates.image_hash(image))
     places = (np.arange(32) + 0.5) * np.pi / 32
     for v, u in itertools.product(range(1, 9), range(1, 9)):
         coefficient = np.cos(v * places) @ image[..., 0].astype(float) @ np.cos(u * places)
-        assert (found >> (8 * (v - 1) + u - 1)) & 1 == (coefficient > 0)
+        assert (value >> (8 * (v - 1) + u - 1)) & 1 == (coefficient > 0)
 
 
 def test_hash_of_a_mirrored_image_follows_from_the_image_s_own(photographs):
@@ -125,9 +125,9 @@ def test_pairs_equal_those_of_a_loop(monkeypatch):
         bits = (int(first[i]) ^ int(second[j])).bit_count()
         if NO_STRUCTURE not in (first[i], second[j]) and bits <= 20:
             expected.append([bits, i, j])
-    found = near_duplicates.close_pairs(first, second, most_bits=20)
-    assert found.tolist() == [[i, j, bits] for bits, i, j in sorted(expected)]
-    assert len(found) >= 19
+    pairs = near_duplicates.close_pairs(first, second, most_bits=20)
+    assert pairs.tolist() == [[i, j, bits] for bits, i, j in sorted(expected)]
+    assert len(pairs) >= 19
 
 
 def test_a_large_set_takes_less_than_a_second():
@@ -187,7 +187,7 @@ def leaky(photographs):
 def test_pairs_across_a_split(leaky):
     split = split_of(["astronaut", "chelsea", "rocket"], ["coffee", "moon", "cat again"], ["rocket again"])
     pairs = near_duplicates.pairs_across(leaky, split, progress=False)
-    # That rocket trains and rocket again validates is nobody's business.
+    # That training and validation both show rocket does not matter.
     assert [(seen, tested) for seen, tested, _ in pairs] == [("chelsea", "cat again")]
     split = split_of(["astronaut", "coffee", "moon"], ["rocket", "chelsea"], ["rocket again", "cat again"])
     pairs = near_duplicates.pairs_across(leaky, split, progress=False)

@@ -78,7 +78,7 @@ def test_interrupted_and_resumed_with_other_workers(make_dataset, before, after)
 
 
 def test_bytes_stay_as_they_are(make_dataset):
-    """A run that goes on after an update of the package sees what it would have seen before."""
+    """A run that resumes after an update of the package sees what it would have seen before."""
     batches = pipeline.training_batches(make_dataset(10), range(10), **OPTIONS)
     digest = hashlib.sha256()
     for step in range(8):

@@ -66,8 +66,8 @@ def test_shrink_and_stretch():
 def test_without_photographs(monkeypatch, tmp_path):
     empty = importlib.machinery.ModuleSpec("skimage", None, is_package=True)
     empty.submodule_search_locations = [str(tmp_path)]
-    for found in (empty, None):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+    for spec in (empty, None):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
         with pytest.raises(UserError, match="astronaut.png is not in.*pip install") as caught:
             scenes.make_views("astronaut", seed=0, image_size=32)
         assert "\n" not in str(caught.value)

@@ -124,7 +124,7 @@ def test_damage_is_mended(images, made, tmp_path):
     (out / "labels.csv").write_text("image,mos\n")
     synthesize.synthesize(images, out, **OPTIONS)
     assert contents(out) == contents(made)
-    (out / ".made.jsonl").unlink()  # then the images are labelled anew
+    (out / ".made.jsonl").unlink()  # then the images are labelled again
     synthesize.synthesize(images, out, **OPTIONS)
     assert contents(out) == contents(made)
 

@@ -100,7 +100,7 @@ def test_equals_the_literal_formula_in_torch(network):
 
 @pytest.mark.parametrize(("network", "theirs"), [("vgg16", "vgg"), ("alexnet", "alex"), ("squeezenet", "squeeze")])
 def test_equals_the_published_package(network, theirs):
-    """With its own heads, on a random backbone."""
+    """With the heads of the package, on a random backbone."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     package = pytest.importorskip("lpips")

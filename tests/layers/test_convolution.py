@@ -1,4 +1,4 @@
-"""Convolution and its gradients against XLA's own, whichever way the shapes make it go."""
+"""Convolution and its gradients against XLA's, in each of the implementations that the shapes select."""
 
 import re
 
@@ -11,7 +11,7 @@ from jax import export, lax
 
 from cprl_jax.layers.convolution import conv_general_dilated, convolve
 
-# height, width, channels, features, kernel, strides, padding; between them they go every way.
+# height, width, channels, features, kernel, strides, padding; together they use every implementation.
 SHAPES = {
     "rows and columns": (11, 10, 32, 8, (3, 3), (1, 1), ((1, 1), (1, 1))),
     "small map": (6, 5, 4, 70, (3, 3), (1, 1), ((1, 1), (1, 1))),

@@ -355,7 +355,7 @@ def test_random_masks_at_test_time_are_those_of_training():
 
 
 class _DrawnKey(nn.Module):
-    """Tells the key that a module at the top level gets from the stream 'mask'."""
+    """Returns the key that a module at the top level gets from the stream 'mask'."""
 
     @nn.compact
     def __call__(self):

@@ -69,4 +69,4 @@ DISTORTIONS: dict[str, Distortion] = {f"kadid/{name}": distortion for name, (_, 
 """By name; the n-th entry is type n of the file names of KADID-10k."""
 
 ABBREVIATIONS: dict[str, str] = {f"kadid/{name}": abbreviation for name, (abbreviation, _) in _TABLE.items()}
-"""KADID-10k's own abbreviations, by name."""
+"""The abbreviations of KADID-10k, by name."""

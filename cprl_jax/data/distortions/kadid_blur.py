@@ -39,7 +39,7 @@ def disk(radius: float) -> Float[np.ndarray, "side side"]:
 def motion_blur(image: Float[Array, "*batch height width 3"], length: float, key: Key) -> Array:
     """Mean along a line of `length` pixels, at a random angle of 0 to 180 whole degrees; 1 pixel changes nothing.
 
-    A pixel's weight is 1 - its distance from the line, or from the line's end where the pixel's own distance from the
+    A pixel's weight is 1 - its distance from the line, or from the line's end where the pixel's distance from the
     centre is half the length or more (MATLAB's `fspecial("motion")`). One call, one angle, also for a batch.
     """
     xp = image.__array_namespace__()

@@ -9,7 +9,7 @@ from cprl_jax.data.distortions._arrays import Array, Key, generator, normal, sub
 
 
 def jitter(image: Float[Array, "*batch height width 3"], amount: float, key: Key) -> Array:
-    """Five times in a row, every pixel is fetched from a place that is normally distributed about its own.
+    """Five times in a row, every pixel is fetched from a position that is normally distributed around it.
 
     `amount` is the standard deviation in pixels, of rows and of columns; interpolation between pixels is bicubic.
     """

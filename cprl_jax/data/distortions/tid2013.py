@@ -240,4 +240,4 @@ _TABLE = {
 DISTORTIONS: dict[str, Distortion] = {f"tid2013/{name}": distortion for name, (_, distortion) in _TABLE.items()}
 
 ABBREVIATIONS: dict[str, str] = {f"tid2013/{name}": abbreviation for name, (abbreviation, _) in _TABLE.items()}
-"""TID2013's own abbreviations, by name."""
+"""The abbreviations of TID2013, by name."""

@@ -49,7 +49,7 @@ def read_sheets(path: Path, problems: list[str], *, sheet: str = "") -> dict[str
     """
     try:
         sheets = {".csv": _read_csv, ".xls": _read_xls, ".xlsx": _read_xlsx}[path.suffix.lower()](path, sheet)
-    except Exception as error:  # each library has its own for damaged files
+    except Exception as error:  # each library has different ones for damaged files
         problems.append(f"{path.name} is not a readable {path.suffix[1:].upper()} file ({one_line(error)})")
         return None
     if sheet and sheet not in sheets:
@@ -153,7 +153,7 @@ class Listed:
 
 
 def match(listed: Sequence[Listed], files: Files, scale: Scale, problems: list[str]) -> tuple[Record, ...]:
-    """Checks scores and finds files: a record for each row that has a file of its own.
+    """Checks scores and finds files: a record for each row that has a file which no other row has.
 
     Args:
       files: `Files`, or whatever has its method `find`.
@@ -193,7 +193,7 @@ def check_complete(names: Iterable[str], expected: Sequence[str], what: str, pro
 def check_published_range(
     scores: Sequence[float], scale: Scale, published: tuple[float, float], what: str, problems: list[str]
 ) -> None:
-    """As `_common.check_range`, of the scores that are on the scale; the others are problems of their own."""
+    """As `_common.check_range`, for the scores that are on the scale; the others are separate problems."""
     scores = [score for score in scores if scale.worst <= score <= scale.best]
     check_range(scores, *published, f"{what}: scores", problems)
 

@@ -238,7 +238,7 @@ def _read(release: _common.Release, build: Path, cache: str, cache_gib: float) -
             scenes, photographs = _read_split(builder, _PRISTINE, cache, cache_gib)
     except UserError:  # no room for decoded images
         raise
-    except Exception as error:  # ArrayRecord, TFDS and the file system each have their own
+    except Exception as error:  # ArrayRecord, TFDS and the file system have no common class
         reason = _common.one_line(error)
         raise UserError(
             f"the {release.TITLE} build in {build} is damaged ({reason}); delete it to build anew"

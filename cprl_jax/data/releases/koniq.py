@@ -124,7 +124,7 @@ def _read_parts(release: Path, problems: list[str]) -> dict[str, str]:
 
 
 def _rescaled(rows: list[dict[str, _tables.Cell]], problems: list[str]) -> bool:
-    """Whether the 1..5 column holds 0..100 instead: a problem of its own rather than one of each row."""
+    """Whether the 1..5 column holds 0..100 instead: one problem rather than one for each row."""
     mos = np.array([_tables.number(cells["MOS"]) for cells in rows])
     mos = mos[np.isfinite(mos)]
     if not mos.size or np.median(mos) <= SCALES["mos"][1].best:

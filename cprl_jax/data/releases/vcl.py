@@ -1,6 +1,6 @@
 """VCL@FER: 23 photographs, four distortions at six levels, as the official archive and results.xls give them.
 
-The MOS is 0..100, higher is better. The photographs may lie beside the distorted images or in a folder of their own,
+The MOS is 0..100, higher is better. The photographs may lie beside the distorted images or in a separate folder,
 and the names vary in case. As the archive has no list of names but the one in results.xls, whose other columns
 differ between copies, that table is read by what it holds: a column with the header `MOS` beside one of image names.
 """

@@ -59,7 +59,7 @@ def test_error_grows_with_level(name, scene):
 
 
 def test_first_level_of_noise_is_seen():
-    """Attacks are granted some 2/255: what the labels call distorted has to be clearly more than that."""
+    """Attacks may change values by some 2/255: what the labels call distorted has to be clearly more than that."""
     assert DISTORTIONS["white-noise"].parameters[0] >= 8 and DISTORTIONS["color-noise"].parameters[0] >= 8
 
 

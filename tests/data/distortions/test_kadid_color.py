@@ -71,7 +71,7 @@ def test_color_saturation_2(image):
 
 
 def spline(values, x, y):
-    curve = interpolate.CubicSpline(x, y, bc_type="not-a-knot")  # of three points: a parabola
+    curve = interpolate.CubicSpline(x, y, bc_type="not-a-knot")  # through three points: a parabola
     return np.clip(curve(values), 0, 1)
 
 

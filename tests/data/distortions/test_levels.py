@@ -20,7 +20,7 @@ def photograph(request):
     return np.asarray(small)
 
 
-# Levels of these go through "nothing happens".
+# The parameters of these pass through a value that changes nothing.
 TWO_SIDED = ["kadid/contrast-change", "kadid/mean-shift"]
 # The published parameter of the first level changes nothing, or less than rounding does.
 FIRST_LEVEL_IS_THE_IMAGE = ["kadid/gaussian-blur", "kadid/motion-blur", "kadid/color-saturation-2"]

@@ -1,4 +1,4 @@
-"""The distortions of TID2013: PSNR of the levels, and what makes each its own."""
+"""The distortions of TID2013: PSNR of the levels, and what characterises each."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_spectra_of_noise(grey):
     high = tid2013.high_frequency_noise(grey, 27.0, 0) - grey
     assert share_of_high_frequencies(correlated) < 0.05 < 0.9 < share_of_high_frequencies(high)
     neighbours = np.corrcoef(correlated[:, 1:].ravel(), correlated[:, :-1].ravel())[0, 1]
-    np.testing.assert_allclose(neighbours, np.exp(-1 / (4 * 1.5**2)), atol=0.03)  # of a Gaussian filter's output
+    np.testing.assert_allclose(neighbours, np.exp(-1 / (4 * 1.5**2)), atol=0.03)  # that of a Gaussian filter's output
 
 
 def test_masked_noise_hides_in_texture():

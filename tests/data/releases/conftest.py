@@ -76,7 +76,7 @@ def replace_file() -> Callable[[Path, bytes], None]:
     return replace
 
 
-# Of the sets whose every scene has all distortions and levels: `Release` of the test's module makes a tree of a number
+# For sets in which every scene has all distortions and levels: `Release` of the test's module makes a tree of a number
 # of scenes, and has their `reader`.
 
 

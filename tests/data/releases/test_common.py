@@ -145,8 +145,8 @@ def test_identical_images(tmp_path):
     digest_of = _common.digests(paths)
     texts = [f"these image files are identical: {i}.bmp, {i + 1}.bmp" for i in (0, 2, 4)]
     records = (
-        *(record(row, paths[row], "one") for row in (0, 1)),  # of one scene
-        *(record(row, paths[row], f"scene{row}") for row in (2, 3)),  # of two
+        *(record(row, paths[row], "one") for row in (0, 1)),  # both of one scene
+        *(record(row, paths[row], f"scene{row}") for row in (2, 3)),  # of two scenes
         *(record(row, paths[row], paths[row].name, distortion="") for row in (4, 5)),  # authentic
     )
     contents = Contents(records)

@@ -79,7 +79,7 @@ def test_reads_back_what_the_release_says(sound, tmp_path):
     kept = [i for i, name in enumerate(two.names) if "noise" in name]
     assert len(dataset) == 405 and len(kept) == 180
     assert dataset.names.tolist() == one.names + [two.names[i] for i in kept]
-    dmos = np.concatenate([one.dmos, two.dmos[kept]])  # of an image that is in both parts, the score of Part 1
+    dmos = np.concatenate([one.dmos, two.dmos[kept]])  # for an image that is in both parts, the score of Part 1
     np.testing.assert_array_equal(dataset.mos_raw, dmos.astype(np.float32))
     np.testing.assert_allclose(dataset.mos, 100 - dmos, rtol=1e-6)
     assert np.isnan(dataset.mos_std).all()

@@ -95,7 +95,7 @@ def test_find_inside(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "Scores.CSV").touch()
     assert _tables.find_inside(tmp_path, "scores.csv") == tmp_path / "b" / "Scores.CSV"
-    (tmp_path / "scores.csv").touch()  # the release itself goes before its folders
+    (tmp_path / "scores.csv").touch()  # the release itself has precedence over its folders
     assert _tables.find_inside(tmp_path, "scores.csv") == tmp_path / "scores.csv"
     assert _tables.find_inside(tmp_path, "other.csv") is None
     assert _tables.find_inside(tmp_path / "nowhere", "scores.csv") is None
