@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from cprl_jax.config.defaults import method_of, read_config
 from cprl_jax.data import combined
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import CachedImages, QualityDataset
 from cprl_jax.data.decode import decode_photograph
 from cprl_jax.runtime.errors import UserError
@@ -39,26 +40,22 @@ def load(
     Raises:
       UserError: no run, method or checkpoint there; when called, a file that is no image (named).
     """
-    from cprl_jax.evaluation.scoring import (
-        Scorer,
-        score_images,
-    )  # after the checks of the command line: starting JAX takes seconds
+    from cprl_jax.evaluation.scoring import Scorer  # after the checks of the command line: JAX takes seconds to start
     from cprl_jax.training.setup import create_model, trained_variables
 
     run = Path(run).expanduser()
     config = read_config(run)
     method = method_of(config, method, run)
     evaluation = config.evaluation
-    if crops:
-        evaluation.crops = crops
-    variables, _ = trained_variables(config, method, run / method)
+    options = {"crops": crops or evaluation.crops, "crop_size": evaluation.crop_size, "seed": config.seed}
+    variables = trained_variables(config, method, run / method)
     scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size)
 
     def score(files: Sequence[str | Path]) -> Float[np.ndarray, " files"]:
         scores = []
         for path in tqdm(files, desc="score", unit="image", disable=len(files) < 20, dynamic_ncols=True):
             dataset = _dataset(Path(path), resize=config.dataset.get("resize", 0))
-            scores.append(score_images(scorer, variables, dataset, [0], evaluation, seed=config.seed)[0])
+            scores.append(scorer.scores(variables, Crops(dataset, [0], **options))[0])
         return np.array(scores, np.float32)
 
     return score

@@ -8,8 +8,10 @@ from PIL import Image
 from cprl_jax import models, score
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data.combined import resize
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.evaluation.scoring import Scorer, score_images
+from cprl_jax.evaluation.scoring import Scorer
+from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.runtime.files import write_file
 from cprl_jax.training import setup
 
@@ -22,7 +24,7 @@ def config():
     config.methods = ("plain",)
     config.model.name = "compact"
     evaluation = config.evaluation
-    evaluation.crop_size, evaluation.crops, evaluation.crops_drawn, evaluation.batch_size = SIZE, 3, 3, 6
+    evaluation.crop_size, evaluation.crops, evaluation.batch_size = SIZE, 3, 6
     return config
 
 
@@ -35,7 +37,7 @@ def network(config):
 @pytest.fixture
 def scorer(config, network, tmp_path, monkeypatch):
     """Makes the function of `score.load` for a run with these changes of its configuration."""
-    monkeypatch.setattr(setup, "trained_variables", lambda *arguments: (network[1], 1))
+    monkeypatch.setattr(setup, "trained_variables", lambda *arguments: network[1])
 
     def make(**changes):
         changed = config.copy_and_resolve_references()
@@ -78,9 +80,8 @@ def test_files_are_scored_like_the_images_of_the_run(scorer, config, network, tm
     images = pictures(3, 60, 90)
     dataset = resize(dataset_of(images), size, cache_gib=1) if size else dataset_of(images)
     module, variables = network
-    expected = score_images(
-        Scorer(module, batch_size=6), variables, dataset, range(3), config.evaluation, seed=config.seed
-    )
+    crops = Crops(dataset, range(3), crops=3, crop_size=SIZE, seed=config.seed)
+    expected = Scorer(module, batch_size=6).scores(variables, crops)
     found = scorer(**{"dataset.resize": size})(save(tmp_path, images))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     other = scorer(**{"dataset.resize": 60 - size})([tmp_path / "0.png"])
@@ -95,7 +96,7 @@ def test_saved_attacked_images_have_the_scores_of_the_table(scorer, network, tmp
     module, variables = network
     images, mos = pictures(4, SIZE, SIZE), np.array([20, 80, 60, 40], np.float32)
     result = Scorer(module, batch_size=6).attack(
-        variables, images[:, None], mos, attack="pgd", radius=radius / 255, settings={"steps": 3}, keep_images=True
+        variables, images[:, None], mos, ATTACKS["pgd"].at(radius, steps=3), keep_images=True
     )
     rounded = round_to_8_bit(result["images"][:, 0], images / np.float32(255), radius / 255)
     paths = save(tmp_path, np.round(255 * np.asarray(rounded)).astype(np.uint8))
@@ -115,9 +116,6 @@ def test_the_number_of_crops_can_be_asked_for(scorer, config, network, tmp_path)
     (path,) = save(tmp_path, images)
     module, variables = network
     first = score.load(tmp_path / "run", crops=1) if scorer() else None
-    evaluation = config.evaluation.copy_and_resolve_references()
-    evaluation.crops = 1
-    expected = score_images(
-        Scorer(module, batch_size=6), variables, dataset_of(images), [0], evaluation, seed=config.seed
-    )
+    crops = Crops(dataset_of(images), [0], crops=1, crop_size=SIZE, seed=config.seed)
+    expected = Scorer(module, batch_size=6).scores(variables, crops)
     np.testing.assert_allclose(first([path]), expected, rtol=1e-5)

@@ -1,30 +1,28 @@
 """Scores of images by a trained model, clean and attacked, on every device of every process."""
 
+import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from tqdm import tqdm
 
 from cprl_jax import attacks, fidelity, models
-from cprl_jax.data.crops import LazyCrops, draw_crops
-from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.evaluation.table_attacks import ATTACKS, Batch, Condition
+from cprl_jax.evaluation.table_attacks import Batch, Condition
 from cprl_jax.runtime import parallel
 
-_BLOCK_BYTES = 2**29  # of crops that are cut out at once
+_BLOCK_BYTES = 2**29  # size of the crops that are cut out at once
 
 Crops = UInt8[np.ndarray, "images crops size size 3"]
-"""Or what is indexed like it by rows, and has its `shape`: `cprl_jax.data.crops.LazyCrops`."""
+"""Or what is indexed like it by rows, and has its `shape`: `cprl_jax.data.crops.Crops`."""
 
 
 class Scorer:
@@ -37,22 +35,22 @@ class Scorer:
       module: the network.
       batch_size: crops at once, a device.
       mid: the score that divides good images from bad ones, for attacks that push scores to the other side.
-      seed: of random starts and the like.
+      seed: determines random starts and the like.
     """
 
     def __init__(self, module: nn.Module, *, batch_size: int, mid: float = 50.0, seed: int = 0):
         self._batch_size, self._mid, self._seed = batch_size, mid, seed
-        self._module = module
+        self._score_fn = functools.partial(models.score_fn, module)
         self._score = _on_devices(
             jax.jit(lambda variables, batch: {"scores": self._score_fn(variables)(batch["image"])})
         )
-        self._attacks: dict[tuple, Callable] = {}
+        self._attacks: dict[str, Callable] = {}
 
     def scores(self, variables: Mapping, crops: Crops, *, progress: str = "") -> Float[np.ndarray, " images"]:
         """Clean scores: the mean over an image's crops.
 
         Args:
-          variables: of the network.
+          variables: the network's parameters and batch statistics.
           crops: uint8 RGB.
           progress: name of the progress bar; '' for none.
         """
@@ -63,11 +61,8 @@ class Scorer:
         variables: Mapping,
         crops: Crops,
         mos: Float[np.ndarray, " images"],
+        condition: Condition,
         *,
-        attack: str,
-        radius: float,
-        settings: Mapping[str, Any] | None = None,
-        variant: str = "",
         prepared: Any = (),
         keep_images: bool = False,
         progress: str = "",
@@ -75,12 +70,10 @@ class Scorer:
         """Attacks every crop by itself.
 
         Args:
-          variables, crops: the network's, and uint8 RGB.
+          variables, crops: as for `scores`.
           mos: labels of the images, 0..100.
-          attack: of `table_attacks.ATTACKS`.
-          radius: l-inf, in [0, 1] pixel units; ignored by attacks without radius.
-          settings: of the attack, other than the defaults of its fields; PGD needs its `steps`.
-          variant, prepared: of the attack, see `TableAttack`.
+          condition: the attack, its radius and its settings.
+          prepared: what the attack's `prepare` returned.
           keep_images: also return the attacked crops.
           progress: name of the progress bar; '' for none.
 
@@ -89,22 +82,18 @@ class Scorer:
           crop is rounded to 8 bits inside the radius: that of a saved file), `ssim`, `zero_gradient_fraction`;
           `max_change`, the largest over its crops, in [0, 1] pixel units; and `images` [images, crops, size, size, 3].
         """
-        declared = ATTACKS[attack]
-        defaults = {name: field.default for name, field in declared.settings.items()}
-        condition = Condition(declared, variant, 0.0, defaults | dict(settings or {}))
-        key = (condition.label, repr(sorted(condition.settings.items())))
-        if key not in self._attacks:  # a new function would be compiled anew on several devices
+        program = f"{condition.label} {sorted(condition.settings.items())}"
+        if program not in self._attacks:  # a new function would be compiled anew on several devices
             # Not under jit here: the attacks compile their step, and loop over it in the way that suits the device.
-            self._attacks[key] = _on_devices(functools.partial(self._attacked, condition))
-        per_image = {"mos": np.asarray(mos, np.float32), "radius": np.full(len(mos), radius, np.float32)}
+            any_radius = dataclasses.replace(condition, radius=0.0)  # an attack reads that of the batch
+            self._attacks[program] = _on_devices(functools.partial(self._attacked, any_radius))
+        radius = np.full(len(mos), condition.radius / 255.0, np.float32)
+        per_image = {"mos": np.asarray(mos, np.float32), "radius": radius}
         without = () if keep_images else ("images",)
-        result = self._by_blocks(self._attacks[key], (variables, prepared), crops, per_image, progress, without)
+        result = self._by_blocks(self._attacks[program], (variables, prepared), crops, per_image, progress, without)
         largest = result.pop("max_change").max(axis=1)
         kept = {"images": result.pop("images")} if keep_images else {}
         return {name: values.mean(axis=1) for name, values in result.items()} | {"max_change": largest} | kept
-
-    def _score_fn(self, variables):
-        return models.score_fn(self._module, variables)
 
     def _attacked(self, condition: Condition, tree, batch):
         variables, prepared = tree
@@ -189,23 +178,3 @@ def _on_devices(function: Callable) -> Callable:
         return function
     mapped = parallel.map_batch(function)
     return lambda tree, batch: parallel.unshard(mapped(tree, parallel.shard(batch)))
-
-
-def score_images(
-    scorer: Scorer,
-    variables: Mapping,
-    dataset: QualityDataset,
-    rows: Sequence[int],
-    evaluation: ml_collections.ConfigDict,
-    *,
-    seed: int,
-    progress: str = "",
-) -> Float[np.ndarray, " rows"]:
-    """Clean scores of images of a data set.
-
-    Args:
-      evaluation: config.evaluation: `crops` and `crop_size`.
-      seed: of the crops' places.
-    """
-    drawn = draw_crops(dataset, rows, crops=evaluation.crops, crop_size=evaluation.crop_size, seed=seed)
-    return scorer.scores(variables, LazyCrops(drawn, dataset, evaluation.crops), progress=progress)

@@ -1,4 +1,4 @@
-"""How well predicted scores agree with given ones: SRCC, PLCC, RMSE and their bootstrap intervals (NumPy, on the host).
+"""How well predicted scores agree with targets: SRCC, PLCC, RMSE and their bootstrap intervals (NumPy, on the host).
 
 The three numbers are those of Tables 3 and 4 of the CPRL paper, taken of the scores as they are: no logistic curve is
 fitted between predictions and targets first, so PLCC and RMSE also tell of a wrong scale. Targets are mean opinion
@@ -57,14 +57,12 @@ def bootstrap_interval(
     *,
     seed: int,
     resamples: int = 1000,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic over images, (low, high).
+    """95 % percentile bootstrap interval of a statistic over images, (low, high).
 
     Images are drawn with replacement, as pairs of prediction and target, `resamples` times; the interval lies between
-    the (1 - level)/2 and (1 + level)/2 quantiles of the statistic (Efron & Tibshirani, An Introduction to the
-    Bootstrap, chapter 13). It covers the choice of test images. It says nothing about other scenes, other splits or
-    other training seeds.
+    the 2.5 % and 97.5 % quantiles of the statistic (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13).
+    It covers the choice of test images. It says nothing about other scenes, other splits or other training seeds.
 
     Resamples without a value (a correlation of one image drawn n times) are left out, and where more than half have
     none the interval is (NaN, NaN). That is why this is not `scipy.stats.bootstrap`: one such resample, and a small
@@ -72,30 +70,19 @@ def bootstrap_interval(
 
     Args:
         statistic: takes two arrays [resamples, images] and gives [resamples]: `srcc`, `plcc`, `rmse`.
-        seed: of the draw; the same seed and number of images draw the same images, so that intervals of
-            several methods on one test set are comparable.
+        seed: the same seed and number of images draw the same images, so that intervals of several methods on one
+            test set are comparable.
 
     Raises:
-        ValueError: level outside (0, 1), resamples below 1, or for the reasons given at `srcc`.
+        ValueError: resamples below 1, or as `srcc` does.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1 (0.95 for a 95 % interval), got {level}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
     predictions, targets = _checked(predictions, targets)
-    if predictions.ndim != 1:
-        raise ValueError(f"predictions and targets must be one number per image, got shape {predictions.shape}")
-    images = predictions.size
-    chosen = np.random.default_rng(seed).integers(images, size=(resamples, images))
-    values = np.asarray(statistic(predictions[chosen], targets[chosen]))
-    if np.mean(np.isfinite(values)) < 0.5:
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    chosen = _draws(targets, seed, resamples)
+    return _interval(statistic(predictions[chosen], targets[chosen]))
 
 
 MEASURES: dict[str, Statistic] = {"srcc": srcc, "plcc": plcc, "rmse": rmse}
-"""Of the tables."""
+"""The statistics of the tables."""
 
 
 def measures_with_intervals(
@@ -118,17 +105,16 @@ def paired_difference(
     *,
     seed: int,
     resamples: int = 1000,
-    level: float = 0.95,
 ) -> tuple[float, float, float]:
     """Difference of a statistic between two models on the same images, and its paired bootstrap interval.
 
     Both models are resampled with the same images: what a draw does to both cancels in their difference, so that this
-    interval may exclude 0 where the two models' own intervals overlap. Draws are those of `bootstrap_interval` with the
-    same seed; resamples in which either statistic has no value are left out, as there.
+    interval may exclude 0 where the intervals of the two models overlap. Draws are those of `bootstrap_interval` with
+    the same seed; resamples in which either statistic has no value are left out, as there.
 
     Args:
         first, second: predictions of the two models.
-        statistic, seed, resamples, level: as in `bootstrap_interval`.
+        statistic, seed, resamples: as in `bootstrap_interval`.
 
     Returns:
         (difference, low, high) of `statistic(first, targets) - statistic(second, targets)`.
@@ -138,14 +124,25 @@ def paired_difference(
     """
     first, targets = _checked(first, targets)
     second, _ = _checked(second, targets)
+    chosen = _draws(targets, seed, resamples)
+    differences = statistic(first[chosen], targets[chosen]) - statistic(second[chosen], targets[chosen])
+    return float(statistic(first, targets) - statistic(second, targets)), *_interval(differences)
 
-    def difference(places: np.ndarray, _: np.ndarray) -> np.ndarray:
-        chosen = places.astype(int)
-        return statistic(first[chosen], targets[chosen]) - statistic(second[chosen], targets[chosen])
 
-    places = np.arange(first.shape[-1], dtype=np.float64)
-    interval = bootstrap_interval(places, places, difference, seed=seed, resamples=resamples, level=level)
-    return float(difference(places, places)), *interval
+def _draws(targets: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Indices of the images of each resample, [resamples, images]."""
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if targets.ndim != 1:
+        raise ValueError(f"predictions and targets must be one number per image, got shape {targets.shape}")
+    return np.random.default_rng(seed).integers(targets.size, size=(resamples, targets.size))
+
+
+def _interval(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    if np.mean(np.isfinite(values)) < 0.5:
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:

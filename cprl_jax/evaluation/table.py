@@ -21,7 +21,7 @@ from cprl_jax.runtime.files import Arrays, read_cache
 from cprl_jax.runtime.stamps import stamp
 
 CLEAN = ("none", 0.0)
-_LOWEST, _HIGHEST = 0.0, 100.0  # of the scores' scale
+_SCALE = {"lowest": 0.0, "highest": 100.0}
 
 Results = dict[tuple[str, float], Arrays]
 """(attack, radius in 1/255) -> arrays over images: `before`, `after`, `after_8bit`, `ssim`, `max_change`, and
@@ -40,6 +40,10 @@ class _Cell:
     def key(self) -> tuple[str, float]:
         return (self.condition.label, self.condition.radius) if self.condition else CLEAN
 
+    def __str__(self) -> str:
+        attack, radius = self.key
+        return f"{attack} at {radius:g}/255" if radius else attack if self.condition else "clean scores"
+
 
 def evaluate(
     config: ml_collections.ConfigDict,
@@ -55,7 +59,7 @@ def evaluate(
 
     Args:
       config: config.evaluation says what is done.
-      method: of `networks`: the model.
+      method: the model's name in `networks`.
       networks: module and variables of every method, in the order of training: attacks may come from another model.
       crops, mos: test images and their labels.
       folder: keeps one file a condition, read back as long as what it depends on stays the same: the variables, the
@@ -67,65 +71,40 @@ def evaluate(
     scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid, seed=config.seed)
     score_fns = {name: models.score_fn(network, weights) for name, (network, weights) in networks.items()}
     context = Context(score_fn=score_fns.pop(method), others=score_fns, training_crops=training_crops)
-    model = stamp(module=module, variables=variables, crops=_stamp_of(crops))
+    pixels = crops if isinstance(crops, np.ndarray) else crops.stamp
+    model = stamp(module=module, variables=variables, crops=pixels)
 
-    def cell(condition: Condition | None) -> _Cell:
-        if condition is None:
-            return _Cell(None, folder / "none.npz", stamp(model=model))
+    def cell(condition: Condition) -> _Cell:
         attack = condition.attack
         name = cells.file_name(f"{condition.label}-{condition.radius:g}")
-        return _Cell(
-            condition,
-            folder / f"{name}.npz",
-            stamp(
-                model=model,
-                attack=[attack.name, condition.variant, condition.radius, condition.settings],
-                mid=evaluation.mid,
-                seed=config.seed,
-                mos=mos if attack.direction == "reflect" else None,
-                prepared_from=attack.depends_on(context, condition),
-            ),
+        attack_stamp = stamp(
+            model=model,
+            attack=[attack.name, condition.variant, condition.radius, condition.settings],
+            mid=evaluation.mid,
+            seed=config.seed,
+            mos=mos if attack.direction == "reflect" else None,
+            prepared_from=attack.depends_on(context, condition),
         )
+        return _Cell(condition, folder / f"{name}.npz", attack_stamp)
 
     results: Results = {}
 
     def compute(cell: _Cell) -> Arrays:
-        if cell.condition is None:
-            clean = scorer.scores(variables, crops, progress="scores")
-            nothing = np.zeros_like(clean)
-            results[CLEAN] = dict.fromkeys(("before", "after", "after_8bit"), clean) | {
-                "ssim": nothing + 1,
-                "max_change": nothing,
-                "zero_gradient_fraction": nothing,
-            }
-            return results[CLEAN]
-        attack, condition = cell.condition.attack, cell.condition
-        results[cell.key] = scorer.attack(
-            variables,
-            crops,
-            mos,
-            attack=attack.name,
-            radius=condition.radius / 255.0,
-            settings=condition.settings,
-            variant=condition.variant,
-            prepared=attack.prepare(context, condition),
-            progress=_described(cell),
-        )
+        if condition := cell.condition:
+            options = {"prepared": condition.attack.prepare(context, condition), "progress": str(cell)}
+            results[cell.key] = scorer.attack(variables, crops, mos, condition, **options)
+        else:
+            clean = scorer.scores(variables, crops, progress=str(cell))
+            results[CLEAN] = {name: clean for name in ("before", "after", "after_8bit")}
+            results[CLEAN] |= {name: np.zeros_like(clean) for name in ("max_change", "zero_gradient_fraction")}
+            results[CLEAN]["ssim"] = np.ones_like(clean)
         return results[cell.key]
 
-    wanted = [cell(condition) for condition in (None, *table_attacks.conditions(evaluation))]
-    cells.compute(wanted, compute, job=f"evaluate {method}", describe=_described, shared=True)
+    wanted = [_Cell(None, folder / "none.npz", stamp(model=model))]
+    wanted += [cell(condition) for condition in table_attacks.conditions(evaluation)]
+    cells.compute(wanted, compute, job=f"evaluate {method}", describe=str, shared=True)
     parallel.barrier("conditions evaluated")
     return {cell.key: results.get(cell.key) or read_cache(cell.path, cell.stamp) for cell in wanted}
-
-
-def _stamp_of(crops: Crops) -> str:
-    return stamp(pixels=crops) if isinstance(crops, np.ndarray) else crops.stamp
-
-
-def _described(cell: _Cell) -> str:
-    attack, radius = cell.key
-    return "clean scores" if attack == "none" else f"{attack} at {radius:g}/255" if radius else attack
 
 
 def table_rows(
@@ -134,14 +113,17 @@ def table_rows(
     """The rows of table.csv for one method: every condition, against MOS and against the clean prediction.
 
     Intervals are 95 % percentile bootstrap intervals over test images. `r` is R of `robustness.metrics` on 0..100 with
-    the natural logarithm, infinite where some score did not change. `srcc_8bit` and the like are of attacked images
-    rounded to 8 bits inside the radius: below 1/255 these are the clean images, which no file can come closer to.
+    the natural logarithm, infinite where some score did not change, NaN for a model whose scores have left their scale.
+    `srcc_8bit` and the like are of attacked images rounded to 8 bits inside the radius: below 1/255 these are the clean
+    images, which no file can come closer to.
     """
-    columns = {(found.label, found.radius): found.columns for found in table_attacks.conditions(config.evaluation)}
+    asked = table_attacks.conditions(config.evaluation)
+    columns = {(condition.label, condition.radius): condition.columns for condition in asked}
     columns[CLEAN] = {"direction": "", "steps": 0, "restarts": 0}
     options = {"seed": config.seed, "resamples": config.evaluation.resamples}
     rows = []
     clean = results[CLEAN]["after"]
+    has_scale = _SCALE["lowest"] <= np.median(clean) <= _SCALE["highest"]
     for (attack, radius), result in results.items():
         for against, target in (("mos", mos), ("prediction", clean)):
             row = {"method": method, "attack": attack, "radius": radius, "against": against}
@@ -150,7 +132,8 @@ def table_rows(
             row["max_change"] = float(result["max_change"].max() * 255.0)
             row["zero_gradient_fraction"] = float(result["zero_gradient_fraction"].mean())
             row["score_std"] = float(result["after"].std())
-            row["r"] = _r(clean, result["after"])
+            has_r = has_scale and np.all(np.isfinite([clean, result["after"]]))
+            row["r"] = robustness_metrics.r_robustness(clean, result["after"], **_SCALE) if has_r else math.nan
             row["images"] = len(mos)
             row |= columns[attack, radius]
             for name, statistic in statistics.MEASURES.items():
@@ -199,21 +182,15 @@ def examples(
         return []
     images = crops[rows][:, :1]
     scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid, seed=config.seed)
-    result = scorer.attack(
-        variables,
-        images,
-        mos[rows],
-        attack="pgd",
-        radius=evaluation.example_radius / 255.0,
-        settings=table_attacks.ATTACKS["pgd"].read(evaluation),
-        keep_images=True,
-    )
+    attack = table_attacks.ATTACKS["pgd"]
+    condition = attack.at(evaluation.example_radius, **attack.read(evaluation))
+    result = scorer.attack(variables, images, mos[rows], condition, keep_images=True)
     return [
         {
             "method": method,
             "name": names[row],
-            "attack": "pgd",
-            "radius": float(evaluation.example_radius),
+            "attack": condition.label,
+            "radius": condition.radius,
             "mos": float(mos[row]),
             "before": float(result["before"][i]),
             "after": float(result["after"][i]),
@@ -228,10 +205,3 @@ def images_over_mos_range(mos: Float[np.ndarray, " images"], count: int) -> np.n
     """Rows of `count` images, evenly over the ranks of the MOS, the extremes left out."""
     places = np.linspace(0, 1, count + 2)[1:-1] * (len(mos) - 1)
     return np.argsort(mos, kind="stable")[np.round(places).astype(int)]
-
-
-def _r(before: Float[np.ndarray, " images"], after: Float[np.ndarray, " images"]) -> float:
-    """R, NaN for a model whose scores have left their scale."""
-    if not _LOWEST <= np.median(before) <= _HIGHEST or not np.all(np.isfinite([before, after])):
-        return math.nan
-    return robustness_metrics.r_robustness(before, after, lowest=_LOWEST, highest=_HIGHEST)

@@ -7,10 +7,11 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from cprl_jax.data.crops import draw_crops, extract
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import statistics
 from cprl_jax.evaluation.scoring import Scorer
+from cprl_jax.evaluation.table_attacks import ATTACKS
 
 
 def make_validation(
@@ -22,7 +23,7 @@ def make_validation(
       config: config.train.validation_crops and config.evaluation say how images are scored.
       module: the network.
       dataset, rows: the validation images.
-      radius: of the attack, [0, 1] pixel units.
+      radius: the attack's, in units of 1/255.
 
     Returns:
       None for fewer than three images: a correlation of them says nothing.
@@ -30,14 +31,13 @@ def make_validation(
     if len(rows) < statistics.MIN_IMAGES:
         return None
     evaluation, count, mos = config.evaluation, config.train.validation_crops, dataset.mos[rows]
-    drawn = draw_crops(dataset, rows, crops=count, crop_size=evaluation.crop_size, seed=config.seed)
-    crops = extract(drawn, dataset, count)
+    crops = Crops(dataset, rows, crops=count, crop_size=evaluation.crop_size, seed=config.seed)[:]
     scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid)
 
     def validate(variables: Mapping) -> dict[str, float]:
         result = {"srcc": statistics.srcc(scorer.scores(variables, crops), mos)}
         if radius:
-            attacked = scorer.attack(variables, crops, mos, attack="pgd", radius=radius, settings={"steps": 5})["after"]
+            attacked = scorer.attack(variables, crops, mos, ATTACKS["pgd"].at(radius, steps=5))["after"]
             result["attacked_srcc"] = statistics.srcc(attacked, mos)
         selection = float(np.mean([*result.values()]))
         return result | {"selection": selection if math.isfinite(selection) else -1.0}  # constant scores

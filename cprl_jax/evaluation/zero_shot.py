@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cprl_jax import data
-from cprl_jax.data.crops import LazyCrops, draw_crops
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import statistics
 from cprl_jax.evaluation.scoring import Scorer
@@ -70,7 +70,7 @@ def evaluate(
       config: config.evaluation says how images are scored.
       method, module, variables: the model.
       datasets: from `load_datasets`.
-      folder: of the method; scores are kept in zero_shot/ there until the model or a pixel changes.
+      folder: the method's; scores are kept in zero_shot/ there until the model or a pixel changes.
     """
     options = {"seed": config.seed, "resamples": config.evaluation.resamples}
     rows = []
@@ -86,19 +86,18 @@ def _scores(
 ) -> Float[np.ndarray, " images"]:
     evaluation = config.evaluation
     crops = _all_crops(dataset, evaluation.crops, evaluation.crop_size, config.seed)
-    key = stamp(module=module, variables=variables, crops=crops.stamp)
+    scores_stamp = stamp(module=module, variables=variables, crops=crops.stamp)
     path = folder / f"{file_name(name)}.npz"
-    kept = read_cache(path, key)
+    kept = read_cache(path, scores_stamp)
     parallel.barrier("zero shot looked at")  # before it is written
     if kept is None:
         scorer = Scorer(module, batch_size=evaluation.batch_size)
         kept = {"scores": scorer.scores(variables, crops, progress=f"{method} on {name}")}
         if parallel.is_main_process():
-            write_cache(path, key, kept)
+            write_cache(path, scores_stamp, kept)
     return kept["scores"]
 
 
 @functools.lru_cache(maxsize=8)  # their stamp is computed once, for all methods
-def _all_crops(dataset: QualityDataset, crops: int, crop_size: int, seed: int) -> LazyCrops:
-    drawn = draw_crops(dataset, range(len(dataset)), crops=crops, crop_size=crop_size, seed=seed)
-    return LazyCrops(drawn, dataset, crops)
+def _all_crops(dataset: QualityDataset, crops: int, crop_size: int, seed: int) -> Crops:
+    return Crops(dataset, range(len(dataset)), crops=crops, crop_size=crop_size, seed=seed)

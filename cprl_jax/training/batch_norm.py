@@ -1,6 +1,6 @@
 """Batch normalisation in training by the statistics that the deployed model has.
 
-A batch's own statistics hide what training is to see: they take out the common shift that a perturbation makes (behind
+Statistics of the batch hide what training is to see: they take out the common shift that a perturbation makes (behind
 batch normalisation and a linear layer, the gradient of the summed scores is exactly zero), and a batch of one
 distortion gives away which one it is. Under `running_statistics`, a network in training mode normalises by its running
 averages; `step_of_averages` makes these follow the training.
@@ -19,7 +19,7 @@ from cprl_jax.models.common import BATCH_NORM_MOMENTUM
 
 
 def running_statistics() -> AbstractContextManager:
-    """Under it, batch normalisation does as in evaluation mode, and all other layers as they are told.
+    """A context in which batch normalisation behaves as in evaluation mode; other layers are not affected.
 
     `use_running_average` must come with the call of `nn.BatchNorm`, not with its constructor.
     """
@@ -48,12 +48,12 @@ def uses_batch_norm(apply: Callable[[], Any]) -> bool:
 def step_of_averages(old: Mapping, updated: Mapping, *, step: Int[Array, ""]) -> dict[str, Any]:
     """The collection 'batch_stats' after a step of the running averages towards the statistics of a batch.
 
-    In the first ten steps they are the mean of all batches so far: those of random weights say nothing, and those that
-    weights came with are of other images. Variables of other layers are what the pass made of them.
+    In the first ten steps they are the mean of all batches so far: the averages of random weights say nothing, and
+    those that weights came with are of other images. Variables of other layers are what the pass made of them.
 
     Args:
-      old: before it.
-      updated: what a pass in training mode made of it, with the momentum of `models.common.batch_norm`.
+      old: the collection before the step.
+      updated: the collection after a pass in training mode, with the momentum of `models.common.batch_norm`.
       step: the number of earlier steps.
     """
     if {*old} == {"mean", "var"}:

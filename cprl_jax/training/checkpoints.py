@@ -4,14 +4,15 @@ A checkpoint directory appears under its final name only when all of it is writt
 moment, also during `save`: the checkpoint before it is still there.
 """
 
-import functools
 import math
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from cprl_jax.runtime import parallel
@@ -30,7 +31,7 @@ class Checkpoints:
     must be one that all of them see.
 
     Args:
-      directory: made if it is missing. Belongs to this class alone.
+      directory: made if it is missing; holds nothing else.
       read_only: for reading beside a run that may still be going on: nothing is made, removed or written.
 
     Raises:
@@ -69,16 +70,15 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception) -> None:
-        self.close()
+        self._manager.close()
 
     def save(self, step: int, state: Tree, metric: float | None = None) -> None:
         """Writes a checkpoint, then removes those that are neither the latest nor the best any more.
 
         Args:
-          step: the number of training steps that `state` has behind it; larger than any saved before.
+          step: the number of training steps that led to `state`; larger than any saved before.
           state: a pytree of arrays (JAX, NumPy, Python numbers), the same on every process.
-          metric: of this state on the validation part, higher is better; None where it was not measured, and not a
-            number counts as None.
+          metric: this state's on the validation part, higher is better; None (or NaN) where it was not measured.
 
         Raises:
           ValueError: opened with `read_only`, or `step` is not larger than the latest.
@@ -89,14 +89,14 @@ class Checkpoints:
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} cannot be saved after step {latest}; the next must be larger")
         leaves = _named_leaves(state)
-        layout = {name: _layout(leaf) for name, leaf in leaves.items()}
-        arrays = {name: _to_host(leaf) for name, leaf in leaves.items()}
+        # Orbax refuses empty arrays; the layout describes them fully.
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                # Orbax refuses empty arrays, and needs none: the layout tells all about them.
-                state=ocp.args.PyTreeSave(_nest({name: array for name, array in arrays.items() if array.size})),
-                metadata=ocp.args.JsonSave({"layout": layout}),
+                # Nested by name, the checkpoint reads well with Orbax alone.
+                state=ocp.args.PyTreeSave(unflatten_dict(arrays, sep="/")),
+                metadata=ocp.args.JsonSave({"layout": _layout(leaves)}),
             ),
             metrics={"metric": _NO_METRIC if metric is None or math.isnan(metric) else float(metric)},
         )
@@ -133,35 +133,23 @@ class Checkpoints:
         metadata_args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
         layout = self._manager.restore(step, args=metadata_args)["metadata"]["layout"]
         leaves = _named_leaves(template)
-        self._compare(step, layout, {name: _layout(leaf) for name, leaf in leaves.items()}, partial)
-        arrays = self._read(step, [name for name, leaf in leaves.items() if math.prod(np.shape(leaf))])
-        empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items() if name not in arrays}
-        restored = parallel.replicate([(arrays | empty)[name] for name in leaves])
-        return jax.tree.unflatten(jax.tree.structure(template), restored)
-
-    def close(self) -> None:
-        """Ends all background work. Nothing else of this object may be used afterwards."""
-        self._manager.close()
-
-    def _read(self, step: int, names: list[str]) -> dict[str, np.ndarray]:
-        """The named arrays."""
-        if not names:
-            return {}
-        placeholders = _nest({name: np.zeros((), np.int8) for name in names})
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placeholders)
-        state_args = ocp.args.PyTreeRestore(item=placeholders, restore_args=restore_args, partial_restore=True)
-        tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
-        return {name: functools.reduce(lambda node, part: node[part], name.split("/"), tree) for name in names}
-
-    def _compare(self, step: int, stored: dict, wanted: dict, partial: bool) -> None:
-        names = list(wanted) + ([] if partial else [name for name in stored if name not in wanted])
-        for name in names:
-            if stored.get(name) != wanted.get(name):
+        wanted = _layout(leaves)
+        for name in wanted if partial else wanted | layout:
+            if layout.get(name) != wanted.get(name):
                 raise UserError(
-                    f"the checkpoint {self.directory / str(step)} has {_described(name, stored)}, but this "
+                    f"the checkpoint {self.directory / str(step)} has {_described(name, layout)}, but this "
                     f"configuration needs {_described(name, wanted)}; use the configuration that the run was started "
                     "with, or another --workdir"
                 )
+        arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items() if not leaf.size}
+        if stored := [name for name in leaves if name not in arrays]:
+            placeholders = unflatten_dict(dict.fromkeys(stored, np.zeros((), np.int8)), sep="/")
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placeholders)
+            state_args = ocp.args.PyTreeRestore(item=placeholders, restore_args=restore_args, partial_restore=True)
+            tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
+            arrays |= flatten_dict(tree, sep="/")
+        restored = parallel.replicate([arrays[name] for name in leaves])
+        return jax.tree.unflatten(jax.tree.structure(template), restored)
 
 
 def _metric(metrics: dict[str, float] | None) -> float:
@@ -169,35 +157,20 @@ def _metric(metrics: dict[str, float] | None) -> float:
 
 
 def _named_leaves(tree: Tree) -> dict[str, Any]:
-    """The leaves of `tree` in its own order, by their path in it: 'params/backbone/conv/kernel'."""
+    """The leaves as arrays, in the order of `jax.tree.leaves`, by their path: 'params/backbone/conv/kernel'."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/") or "state": leaf for path, leaf in paths}
+    leaves = {}
+    for path, leaf in paths:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
+        leaves[name] = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)  # Python numbers
     if len(leaves) < len(paths):
         raise ValueError("two leaves of the state have the same path; give the fields of its containers distinct names")
     return leaves
 
 
-def _layout(leaf: Any) -> list:
-    """Dtype and shape of a leaf, as JSON."""
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
-    return [str(dtype), list(np.shape(leaf))]
-
-
-def _to_host(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return array if hasattr(leaf, "dtype") else array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
-
-
-def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
-    """{'a/b': leaf} -> {'a': {'b': leaf}}: the form in which the checkpoint reads well with Orbax alone."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
+def _layout(leaves: dict[str, Any]) -> dict[str, list]:
+    """Dtype and shape of each leaf, as JSON."""
+    return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
 
 
 def _described(name: str, layout: dict[str, list]) -> str:

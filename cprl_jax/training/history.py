@@ -1,17 +1,19 @@
 """metrics.csv and TensorBoard: what a training measured, one row a step."""
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tensorboardX
 
+from cprl_jax.runtime.files import write_file
+
 
 class History:
-    """Writes metrics.csv and tensorboard/ in the folder of a training.
+    """Keeps the metrics of a training, and writes them to metrics.csv and tensorboard/ in its folder.
 
-    Rows behind the step that a run resumes from are dropped. A metric that no row had before gets a column of its own.
+    Rows behind the step that a run resumes from are dropped. A metric that no earlier row has gets a new column.
 
     Args:
       folder: made if it does not exist.
@@ -20,61 +22,40 @@ class History:
     """
 
     def __init__(self, folder: Path, done: int, columns: Sequence[str] = ()):
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.csv"
-        self._rows: list[dict[str, str]] = []  # of which the file lacks the columns or the end
-        kept = [row for row in read_history(folder) if int(row["step"]) <= done]
-        self._columns = list(dict.fromkeys(["step", *(name for row in kept for name in row), *columns]))
-        self._file = None
-        self._rewrite(kept)
+        self._rows: list[dict] = [row for row in read_history(folder) if int(row["step"]) <= done]
+        self._columns = dict.fromkeys(["step", *(name for row in self._rows for name in row), *columns])
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def add(self, step: int, values: Mapping[str, float], *, images_per_second: float) -> None:
-        """Notes the metrics of a step. Speed goes to TensorBoard alone: metrics.csv is the same in every run."""
-        self._write()
-        self._rows = [{"step": str(step), **{name: repr(float(value)) for name, value in values.items()}}]
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        """Adds the metrics of a step. Speed goes to TensorBoard alone: metrics.csv is the same in every run."""
+        self._rows.append({"step": step})
+        self._add(values, "", "train")
         self._board.add_scalar("speed/images_per_second", images_per_second, step)
 
-    def add_validation(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the results of a validation to the row of its step, as validation_<name>."""
+    def add_validation(self, values: Mapping[str, float]) -> None:
+        """Adds the results of a validation to the last row, as validation_<name>."""
+        self._add(values, "validation_", "validation")
+
+    def _add(self, values: Mapping[str, float], prefix: str, board: str) -> None:
+        row = self._rows[-1]
+        row |= {f"{prefix}{name}": float(value) for name, value in values.items()}
+        self._columns |= dict.fromkeys(row)
         for name, value in values.items():
-            self._rows[-1][f"validation_{name}"] = repr(float(value))
-            self._board.add_scalar(f"validation/{name}", value, step)
+            self._board.add_scalar(f"{board}/{name}", value, row["step"])
 
     def flush(self) -> None:
         """Puts everything so far on disk; called before the checkpoint of the same step is written."""
-        self._write()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        file = io.StringIO()
+        writer = csv.DictWriter(file, self._columns, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_file(self._path, file.getvalue())
         self._board.flush()
 
     def close(self) -> None:
         self.flush()
-        self._file.close()
         self._board.close()
-
-    def _write(self) -> None:
-        new = [name for row in self._rows for name in row if name not in self._columns]
-        if new:
-            self._columns += dict.fromkeys(new)
-            self._file.flush()
-            self._rewrite(read_history(self._path.parent))
-        self._writer.writerows(self._rows)
-        self._rows = []
-
-    def _rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Writes the file anew, under a temporary name first; the open file goes on under its final one."""
-        if self._file is not None:
-            self._file.close()
-        temporary = self._path.with_suffix(".csv.tmp")
-        self._file = temporary.open("w", newline="")
-        self._writer = csv.DictWriter(self._file, self._columns, restval="")
-        self._writer.writeheader()
-        self._writer.writerows(rows)
-        self._file.flush()
-        os.replace(temporary, self._path)
 
 
 def read_history(folder: Path) -> list[dict[str, str]]:

@@ -41,17 +41,17 @@ def fit(
     """Trains for a number of steps, or goes on where an earlier call in the same folder stopped.
 
     Args:
-      state: before the first step.
+      state: the one before the first step.
       step_fn: `(state, batch) -> (state, metrics)` on all devices, see `parallel.map_step`. Metrics are scalars, `loss`
         among them; they are read while the devices work on the next step.
-      batches: the number of steps that were made to the batches of those that follow.
-      name: of the training, for messages.
+      batches: `(done) -> batches`, those of the steps after the first `done`.
+      name: the training's, for messages.
       steps: how many in all.
-      batch_size: images a step.
+      batch_size: images per step.
       folder: receives checkpoints/, metrics.csv and tensorboard/. None: nothing is kept.
       every: steps between validations and checkpoints; 0 for a twentieth of the training.
-      validate: the variables to judge (`evaluation_variables`) to numbers, of which `selection` chooses the best
-        checkpoint, higher is better; without it no checkpoint is better than another.
+      validate: `(evaluation_variables) -> numbers`, of which `selection` chooses the best checkpoint, higher is better;
+        without it no checkpoint is better than another.
       columns: the first columns of metrics.csv.
       unit: what a step is called.
       advice: what to do when the training diverges, one sentence.
@@ -94,7 +94,7 @@ def fit(
         )
 
         def settle() -> None:
-            """Reads the metrics of the pending step, checks them and writes them down."""
+            """Reads, checks and records the metrics of the pending step."""
             nonlocal pending
             if pending is None:
                 return
@@ -121,7 +121,7 @@ def fit(
                 result = dict(validate(evaluation_variables(state))) if validate else {}
                 selection = result.pop("selection", None)
                 if history is not None:
-                    history.add_validation(step, result)
+                    history.add_validation(result)
                     history.flush()
                 checkpoints.save(step, state, metric=selection)
         settle()

@@ -17,8 +17,8 @@ def two_rates(
     """'adam' or 'sgd', with one learning rate for params['backbone'] and one for everything else.
 
     Args:
-      kind: of both groups.
-      backbone, head: the two learning rates or schedules.
+      kind: the optimiser of both groups.
+      backbone, head: learning rates or schedules.
       b2: decay of Adam's second moments.
       weight_decay: added to the gradient before the moments, as in the published training code (not AdamW).
       clip_norm: largest norm of the whole gradient; 0 for any.

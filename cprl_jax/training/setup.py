@@ -1,4 +1,4 @@
-"""From a configuration to what a training needs: network, first variables, length; and what it ended with."""
+"""From a configuration to what a training needs: network, first variables, length; and its trained variables."""
 
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from cprl_jax import models
 from cprl_jax.methods import METHODS
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.training.checkpoints import Checkpoints
-from cprl_jax.training.optimizers import make_optimizer
-from cprl_jax.training.state import TrainState, create_state
 
 
 def create_model(config: ml_collections.ConfigDict, method: str, *, axis_name: str | None = None) -> nn.Module:
@@ -26,17 +24,17 @@ def create_model(config: ml_collections.ConfigDict, method: str, *, axis_name: s
 
 
 def batch_size(config: ml_collections.ConfigDict, method: str) -> int:
-    """Images a step."""
+    """Images per step."""
     return config[method].batch_size or config.train.batch_size
 
 
 def crop_size(config: ml_collections.ConfigDict, method: str) -> int:
-    """Pixels a side of the training crops."""
+    """Height and width of the training crops in pixels."""
     return config[method].crop_size or config.train.crop_size
 
 
 def total_steps(config: ml_collections.ConfigDict, method: str, *, images: int) -> int:
-    """Optimiser steps: the method's own, those of as many image gradients as another method's, or config.train's.
+    """Optimiser steps: config.<method>.steps, as many image gradients as `as_long_as` has, or as config.train says.
 
     Crops of another size count by their pixels.
 
@@ -48,23 +46,22 @@ def total_steps(config: ml_collections.ConfigDict, method: str, *, images: int) 
     settings, train = config[method], config.train
     if not settings.steps and settings.as_long_as:
         model = settings.as_long_as
-        pixels = image_gradients(config, model, images=images) * crop_size(config, model) ** 2
-        gradients = METHODS[method].gradients(settings) * batch_size(config, method)
-        return max(1, round(pixels / (gradients * crop_size(config, method) ** 2)))
+        pixels = total_steps(config, model, images=images) * _gradients(config, model) * crop_size(config, model) ** 2
+        return max(1, round(pixels / (_gradients(config, method) * crop_size(config, method) ** 2)))
     epochs = train.epochs * train.crops_per_epoch * images // batch_size(config, method)
     return settings.steps or train.steps or max(1, epochs)
 
 
-def image_gradients(config: ml_collections.ConfigDict, method: str, *, images: int) -> float:
-    """The budget of a training in gradient evaluations of one image, without that of the method it starts from."""
-    per_step = METHODS[method].gradients(config[method]) * batch_size(config, method)
-    return total_steps(config, method, images=images) * per_step
+def _gradients(config: ml_collections.ConfigDict, method: str) -> float:
+    """Gradient evaluations of one image in a step."""
+    return METHODS[method].gradients(config[method]) * batch_size(config, method)
 
 
 def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: int) -> str:
     """'after plain: 250 steps of 24 crops of 96 pixels, 4 gradients each (24,000 image gradients); last checkpoint'."""
     settings = config[method]
     steps, gradients = total_steps(config, method, images=images), METHODS[method].gradients(settings)
+    budget = steps * _gradients(config, method)  # without that of the method it starts from
     start = "" if settings.start_from == "weights" else f"after {settings.start_from}: "
     if config.evaluation.checkpoint == "last":
         rule = "last checkpoint"
@@ -75,7 +72,7 @@ def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: i
     return (
         f"{start}{steps:,} steps of {batch_size(config, method)} crops of {crop_size(config, method)} pixels, "
         f"{gradients:g} gradient{'s' if gradients != 1 else ''} each "
-        f"({image_gradients(config, method, images=images):,.0f} image gradients); {rule}"
+        f"({budget:,.0f} image gradients); {rule}"
     )
 
 
@@ -101,8 +98,8 @@ def warn_of_random_weights(config: ml_collections.ConfigDict, name: str) -> None
         )
 
 
-def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Path) -> tuple[dict, int]:
-    """The variables to evaluate, from the best or last checkpoint as config.evaluation says, and their step.
+def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Path) -> dict:
+    """The variables to evaluate, from the best or last checkpoint as config.evaluation says.
 
     Raises:
       UserError: no checkpoint.
@@ -116,14 +113,8 @@ def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Pa
         template = jax.eval_shape(lambda: _initialize(config, method, seed=config.seed))
         template = {"params": template["params"], "batch_stats": template.get("batch_stats", {})}
         if config.train.ema_decay:
-            return checkpoints.restore(step, {"averaged": template}, partial=True)["averaged"], step
-        return checkpoints.restore(step, template, partial=True), step
-
-
-def first_state(config: ml_collections.ConfigDict, variables: dict, *, steps: int) -> TrainState:
-    """The state before the first step of a training of `steps` steps."""
-    optimizer_state = make_optimizer(config.train, steps=steps).init(variables["params"])
-    return create_state(variables, optimizer_state, averaged=config.train.ema_decay > 0)
+            return checkpoints.restore(step, {"averaged": template}, partial=True)["averaged"]
+        return checkpoints.restore(step, template, partial=True)
 
 
 def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:

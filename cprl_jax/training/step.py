@@ -1,6 +1,6 @@
-"""The training step of every method: labels, what the method adds, one optimiser update.
+"""The training step of every method: the method's loss and one optimiser update.
 
-A step is a pure function of one device: `(state, batch) -> (state, metrics)`. Losses are computed on the scores of all
+A step is a pure function on one device: `(state, batch) -> (state, metrics)`. Losses are computed on the scores of all
 devices (gathered over the named axis), and every random draw belongs to an example of the global batch, so that the
 numbers do not depend on how many devices share the work.
 """
@@ -33,7 +33,7 @@ def make_step(
 
     Args:
       module: takes (images, train) and gives scores.
-      optimizer: of the parameters.
+      optimizer: updates the parameters.
       config: the whole configuration; `config.train` and `config[method]` say what is minimised.
       method: a name of `methods.METHODS`.
       axis_name: the named axis over which the devices average; None for a single device without pmap.

@@ -9,6 +9,7 @@ import pytest
 from cprl_jax import attacks, fidelity, models
 from cprl_jax.evaluation import scoring
 from cprl_jax.evaluation.scoring import Scorer
+from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.runtime import parallel
 
 RADIUS = 3 / 255
@@ -52,7 +53,7 @@ def test_an_attack_of_the_table_is_the_attack_itself_on_the_same_crops(network, 
     score_fn = models.score_fn(module, variables)
     settings, oracle = ORACLES[name]
     scorer = Scorer(module, batch_size=4, mid=40.0, seed=3)
-    found = scorer.attack(variables, crops, mos, attack=name, radius=RADIUS, settings=settings, keep_images=True)
+    found = scorer.attack(variables, crops, mos, ATTACKS[name].at(3, **settings), keep_images=True)
     expected = oracle(score_fn, flat(crops), np.repeat(mos, 3), crop_keys(3))
 
     assert_same_images(found["images"], expected.images)
@@ -84,8 +85,8 @@ def test_random_attacks_depend_neither_on_batches_nor_on_devices(network, crops,
 
     def attack(batch_size, seed=0, count=6):
         scorer = Scorer(module, batch_size=batch_size, seed=seed)
-        options = {"radius": RADIUS, "settings": RANDOM[name], "variant": variant, "keep_images": True}
-        return scorer.attack(variables, crops[:count], mos[:count], attack=name, **options)["images"]
+        condition = ATTACKS[name].at(3, variant=variant, **RANDOM[name])
+        return scorer.attack(variables, crops[:count], mos[:count], condition, keep_images=True)["images"]
 
     assert parallel.local_device_count() == 2
     reference = attack(9)
@@ -111,7 +112,7 @@ class Recorder:
 def test_crops_are_cut_out_block_by_block(network, crops, mos, monkeypatch):
     module, variables = network()
     scorer = Scorer(module, batch_size=3)
-    attack = functools.partial(scorer.attack, variables, attack="pgd", radius=RADIUS, settings={"steps": 2})
+    attack = functools.partial(scorer.attack, variables, condition=ATTACKS["pgd"].at(3, steps=2))
     whole = attack(crops, mos)
     monkeypatch.setattr(scoring, "_BLOCK_BYTES", 2 * crops[0].nbytes + 5)
     recorder = Recorder(crops)
@@ -124,9 +125,9 @@ def test_crops_are_cut_out_block_by_block(network, crops, mos, monkeypatch):
 
 def test_a_network_of_half_precision_is_judged_in_float32(network, crops, mos):
     (module, variables), (half, _) = network(), network(dtype=jnp.bfloat16)
-    options = {"attack": "pgd", "radius": RADIUS, "settings": {"steps": 2}}
+    pgd = ATTACKS["pgd"].at(3, steps=2)
     rounded = half.apply(variables, flat(crops))
-    expected, found = (Scorer(each, batch_size=4).attack(variables, crops, mos, **options) for each in (module, half))
+    expected, found = (Scorer(each, batch_size=4).attack(variables, crops, mos, pgd) for each in (module, half))
     assert np.abs(rounded.reshape(6, 3).mean(axis=1) - expected["before"]).max() > 1e-3
     for field in ("before", "after"):
         np.testing.assert_allclose(found[field], expected[field], rtol=1e-6)
@@ -136,7 +137,7 @@ def test_a_network_of_half_precision_is_judged_in_float32(network, crops, mos):
 def test_scores_after_rounding_are_those_of_the_saved_images(network, crops, mos, radius):
     module, variables = network()
     scorer = Scorer(module, batch_size=4)
-    result = scorer.attack(variables, crops, mos, attack="fgsm", radius=radius / 255, keep_images=True)
+    result = scorer.attack(variables, crops, mos, ATTACKS["fgsm"].at(radius), keep_images=True)
     saved = np.round(255 * result["images"]).astype(np.uint8)
     if radius == 0.5:
         saved = crops  # no other 8-bit image is that near
@@ -148,6 +149,6 @@ def test_scores_after_rounding_are_those_of_the_saved_images(network, crops, mos
 
 def test_images_come_back_only_where_they_are_asked_for(network, crops, mos):
     module, variables = network()
-    found = Scorer(module, batch_size=4).attack(variables, crops, mos, attack="fgsm", radius=RADIUS)
+    found = Scorer(module, batch_size=4).attack(variables, crops, mos, ATTACKS["fgsm"].at(3))
     assert set(found) == {"before", "after", "after_8bit", "ssim", "max_change", "zero_gradient_fraction"}
     assert all(values.shape == (6,) for values in found.values())

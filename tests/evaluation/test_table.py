@@ -37,10 +37,11 @@ class Setting:
             monkeypatch.setattr(Scorer, name, self._recorded(getattr(Scorer, name)))
 
     def _recorded(self, call):
-        def recorded(scorer, *arguments, attack="none", radius=0.0, variant="", **options):
-            self.computed.append((f"{attack}:{variant}" if variant else attack, round(radius * 255, 3)))
-            given = {} if attack == "none" else {"attack": attack, "radius": radius, "variant": variant}
-            return call(scorer, *arguments, **given, **options)
+        def recorded(scorer, variables, crops, *mos_and_condition, **options):
+            self.computed.append(table.CLEAN)
+            for condition in mos_and_condition[1:]:
+                self.computed[-1] = condition.label, condition.radius
+            return call(scorer, variables, crops, *mos_and_condition, **options)
 
         return recorded
 

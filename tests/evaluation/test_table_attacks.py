@@ -140,15 +140,7 @@ def test_a_published_pattern_is_scaled_to_the_radius(config, context, network, c
     assert published.label == "universal:paq2piq" and published.columns["steps"] == 0
     module, variables = network()
     found = Scorer(module, batch_size=9).attack(
-        variables,
-        crops,
-        mos,
-        attack="universal",
-        radius=RADIUS,
-        settings=published.settings,
-        variant="paq2piq",
-        prepared=published.attack.prepare(context, published),
-        keep_images=True,
+        variables, crops, mos, published, prepared=published.attack.prepare(context, published), keep_images=True
     )
     expected = np.clip(crops / np.float32(255) + values * RADIUS * 255 / 19.5, 0, 1)
     np.testing.assert_allclose(found["images"], expected, atol=1e-6)
@@ -181,9 +173,8 @@ def test_patterns_that_cannot_be_had_are_refused_before_training(config, monkeyp
 def test_the_perceptual_attack_is_the_one_of_attacks(network, crops, mos, crop_keys, variant):
     module, variables = network()
     settings = {"steps": 5, "chebyshev_radius": 3.0, "ssim_multiplier": 0.02}
-    found = Scorer(module, batch_size=18).attack(
-        variables, crops, mos, attack="perceptual", radius=0, settings=settings, variant=variant, keep_images=True
-    )
+    condition = ATTACKS["perceptual"].at(0, variant=variant, **settings)
+    found = Scorer(module, batch_size=18).attack(variables, crops, mos, condition, keep_images=True)
     score_fn, images = models.score_fn(module, variables), crops.reshape(-1, 16, 16, 3) / np.float32(255)
     expected = attacks.perceptual(
         score_fn,

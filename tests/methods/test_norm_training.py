@@ -9,7 +9,7 @@ import pytest
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.models.common import IMAGENET
 from cprl_jax.training.optimizers import make_optimizer
-from cprl_jax.training.setup import first_state
+from cprl_jax.training.state import create_state
 from cprl_jax.training.step import make_step
 
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 5, 3))
@@ -33,7 +33,8 @@ def run(**settings):
         "mos": generator.uniform(0, 100, 4).astype(np.float32),
     }
     optimizer = make_optimizer(config.train, steps=10)
-    state = first_state(config, {"params": {"head": jnp.ones(())}}, steps=10)
+    params = {"head": jnp.ones(())}
+    state = create_state({"params": params}, optimizer.init(params))
     return jax.jit(make_step(Linear(), optimizer, config, method="nt"))(state, batch)[1]
 
 
@@ -43,7 +44,7 @@ def test_of_a_linear_score_the_penalty_is_half_the_squared_l1_norm_at_any_step(s
 
 
 def test_the_published_step_counts_in_units_of_the_normalised_input():
-    norm = (np.abs(WEIGHTS) * np.array(IMAGENET.std)).sum()  # of the gradient in (image - mean) / std
+    norm = (np.abs(WEIGHTS) * np.array(IMAGENET.std)).sum()  # that of the gradient in (image - mean) / std
     np.testing.assert_allclose(run(normalized_step=0.01)["norm_loss"], norm**2 / 2, rtol=1e-3)
 
 

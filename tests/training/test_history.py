@@ -24,7 +24,7 @@ def test_a_new_name_gets_a_column_and_rows_without_it_are_empty_there(tmp_path):
     history = History(tmp_path, 0, ("loss", "norm"))
     history.add(1, {"loss": 1.0, "norm": 2.0}, images_per_second=9.0)
     history.add(2, {"loss": 3.0, "late": 4.0, "norm": 5.0}, images_per_second=9.0)
-    history.add_validation(2, {"srcc": 0.5})
+    history.add_validation({"srcc": 0.5})
     history.add(3, {"late": 6.0, "loss": 7.0, "norm": 8.0}, images_per_second=9.0)
     history.flush()
     expected = ["step,loss,norm,late,validation_srcc", "1,1.0,2.0,,", "2,3.0,5.0,4.0,0.5", "3,7.0,8.0,6.0,"]

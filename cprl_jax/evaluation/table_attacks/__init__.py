@@ -20,14 +20,13 @@ ATTACKS: Mapping[str, TableAttack] = {
 
 def conditions(evaluation: Any) -> list[Condition]:
     """What config.evaluation asks for: every attack, in its variants, at every radius."""
-    found = []
-    for name in evaluation.attacks:
-        attack = ATTACKS[name]
-        settings = attack.read(evaluation)
-        for variant in attack.variants(settings):
-            radii = evaluation.radii if attack.has_radius else (0.0,)
-            found += [Condition(attack, variant, float(radius), settings) for radius in radii]
-    return found
+    asked = [(ATTACKS[name], ATTACKS[name].read(evaluation)) for name in evaluation.attacks]
+    return [
+        Condition(attack, variant, float(radius), settings)
+        for attack, settings in asked
+        for variant in attack.variants(settings)
+        for radius in (evaluation.radii if attack.has_radius else (0.0,))
+    ]
 
 
 def check(evaluation: Any, methods: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What an attack of the tables declares of itself, and what it is given."""
+"""What an attack of the tables declares of itself, and what it receives."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ class Batch:
     Attributes:
       images: RGB in [0, 1].
       mos: the label of each crop's image, 0..100.
-      radius: of each crop, in [0, 1] pixel units; 0 for an attack without radius.
+      radius: one per crop, in [0, 1] pixel units; 0 for an attack without radius.
       keys: a random key for each crop; it depends on the seed, and on the numbers of the image and of the crop.
       mid: the score that divides good images from bad ones (config.evaluation.mid).
     """
@@ -58,14 +58,14 @@ class TableAttack:
       legend: what it is, in one sentence.
       run: `(score_fn, batch, condition, prepared) -> AttackResult`, each crop for itself; a pure function.
       source: paper.
-      settings: its fields of config.evaluation.<name>.
+      settings: the fields of config.evaluation.<name>.
       reads: fields of config.evaluation that it reads, by the name that its settings have for them.
       direction: what it pushes towards: 'reflect' (the side of the label), which no attack without labels knows;
         'target_free' (the side of the clean score), 'mirror' (the score's mirror image), 'up', 'away' (either way).
       steps: gradient steps (queries of a black box) from the settings and the variant.
       restarts: random starts, from the settings.
       has_radius: attacks at config.evaluation.radii. Otherwise its settings say how far it goes.
-      variants: of the attack, from the settings, each with rows of its own; '' is the attack itself.
+      variants: the variants that the settings ask for, each with separate rows; '' is the attack itself.
       prepare: `(context, condition) -> prepared`, a pytree that is the same for all images.
       depends_on: `(context, condition)` to what `prepare` reads, for the stamp of the result.
       check: `(settings, methods)`; raises UserError for what the fields' bounds do not tell.
@@ -87,6 +87,11 @@ class TableAttack:
     prepare: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
     depends_on: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
     check: Callable[[Settings, Sequence[str]], None] = lambda settings, methods: None
+
+    def at(self, radius: float, *, variant: str = "", **settings: Any) -> "Condition":
+        """The attack at a radius (1/255), with the defaults of its fields but for these settings."""
+        defaults = {name: field.default for name, field in self.settings.items()}
+        return Condition(self, variant, float(radius), defaults | settings)
 
     def read(self, evaluation: Any) -> dict[str, Any]:
         """The settings, from config.evaluation; defaults where it lacks them (runs of earlier versions)."""
@@ -123,7 +128,7 @@ class Condition:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Of table.csv, that say how the attack was run."""
+        """The columns of table.csv that say how the attack was run."""
         return {
             "direction": self.attack.direction,
             "steps": self.attack.steps(self.settings, self.variant),

@@ -1,26 +1,28 @@
 """The jobs of `cprl_jax.main`: every method of a configuration trained, attacked and reported side by side.
 
-A run's folder holds: config.json, split.json and crops.json (written once, at the start), one folder a method
-(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz) and report/.
+A run's folder holds: config.json and split.json (written once, at the start), one folder a method (checkpoints/,
+metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz) and report/.
 """
 
-import functools
 import time
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 from absl import logging
+from jaxtyping import UInt8
 
 from cprl_jax import data, models
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.data import crops as crops_lib
 from cprl_jax.data import splits
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.evaluation import statistics, table_attacks, zero_shot
 from cprl_jax.evaluation.table import evaluate, examples, score_rows, table_rows
 from cprl_jax.experiments.cprl import findings, report
-from cprl_jax.experiments.cprl.robustness import adaptive_score_fn, integrals, robustness
+from cprl_jax.experiments.cprl.results import Results
+from cprl_jax.experiments.cprl.robustness import integrals, robustness
 from cprl_jax.experiments.cprl.training import train
 from cprl_jax.methods import title as method_title
 from cprl_jax.runtime import parallel
@@ -36,7 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Runs config.job in `workdir`, going on where an earlier run with the same configuration stopped.
 
     Raises:
-      UserError: a wrong configuration, data set, split or weights, found before anything is written to `workdir`; or a
+      UserError: a wrong configuration, data set, split or weights, before anything is written to `workdir`; or a
         `workdir` that holds the run of another configuration.
       TrainingDiverged: a loss became NaN or infinite.
     """
@@ -46,36 +48,29 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
     others = zero_shot.load_datasets(config)
     split = load_split(config, dataset, workdir)
-    test_crops = _load_crops(config, dataset, split, workdir)
-    _check_weights(config)
+    if config.model.weights and config.job != "evaluate":
+        start_variables(config, config.methods[0], seed=config.seed)  # so that a wrong file is refused before training
     table_attacks.check(config.evaluation, config.methods)
     if parallel.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
-        for name, write in (
-            ("split.json", lambda path: splits.save_split(split, path)),
-            ("crops.json", lambda path: crops_lib.save_crops(test_crops, path)),
-            ("config.json", lambda path: write_file(path, config_lib.to_json(config))),
-        ):
-            if not (workdir / name).exists():
-                write(workdir / name)
-    parallel.barrier("workdir made")
-
-    if parallel.is_main_process():
+        if not (workdir / "split.json").exists():
+            splits.save_split(split, workdir / "split.json")
+        if not (workdir / "config.json").exists():
+            write_file(workdir / "config.json", config_lib.to_json(config))
         logging.info(
             "%s: %d training, %d validation and %d test images; methods %s; %d %s device(s)",
             dataset.name,
-            len(split.train),
-            len(split.validation),
-            len(split.test),
+            *map(len, (split.train, split.validation, split.test)),
             ", ".join(config.methods),
             parallel.device_count(),
             parallel.platform(mapped=True),
         )
+    parallel.barrier("workdir made")
     if config.job != "evaluate":
         for method in config.methods:
             train(config, method, dataset=dataset, split=split, workdir=workdir)
     if config.job != "train":
-        table = _evaluate(config, dataset, split, test_crops, others, workdir)
+        table = _evaluate(config, dataset, split, others, workdir)
         if parallel.is_main_process():
             print(table)
             print(f"\nReport: {workdir / 'report' / 'report.html'}   ({(time.monotonic() - started) / 60:.1f} minutes)")
@@ -95,6 +90,11 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         return
     if (job := config_lib.read_config(workdir).job) not in JOBS:
         raise UserError(f"{workdir} holds a run of the job {job!r}; give another --workdir")
+    if (workdir / "crops.json").exists():
+        raise UserError(
+            f"{workdir} holds a run of an earlier version, whose crops.json has the test crops at other places; give "
+            "another --workdir"
+        )
     config_lib.check_same_run(path, config)
 
 
@@ -118,49 +118,21 @@ def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workd
     return split
 
 
-def _load_crops(config: ml_collections.ConfigDict, dataset: QualityDataset, split: splits.Split, workdir: Path):
-    evaluation = config.evaluation
-    if (workdir / "crops.json").exists():
-        test_crops = crops_lib.load_crops(workdir / "crops.json")
-    else:
-        test_crops = crops_lib.draw_crops(
-            dataset,
-            splits.rows(dataset, split.test),
-            crops=evaluation.crops_drawn,
-            crop_size=evaluation.crop_size,
-            seed=config.seed,
-        )
-    if test_crops.crop_size != evaluation.crop_size or test_crops.offsets.shape[1] < evaluation.crops:
-        raise UserError(
-            f"the run in {workdir} drew {test_crops.offsets.shape[1]} crops of {test_crops.crop_size} pixels; "
-            f"config.evaluation asks for {evaluation.crops} of {evaluation.crop_size}"
-        )
-    return test_crops
-
-
-def _check_weights(config: ml_collections.ConfigDict) -> None:
-    """Reads config.model.weights once before anything is written, so that a wrong file costs nothing."""
-    if not config.model.weights or config.job == "evaluate":
-        return
-    start_variables(config, config.methods[0], seed=config.seed)
-
-
-def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, others, workdir: Path) -> str:
+def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir: Path) -> str:
     """Attacks every method, writes report/ and returns the table for the terminal."""
-    crops = crops_lib.LazyCrops(test_crops, dataset, config.evaluation.crops)
-    names = list(test_crops.names)
-    mos = dataset.mos[splits.rows(dataset, names)]
-    training_crops = functools.partial(
-        crops_lib.sample_crops,
-        dataset,
-        splits.rows(dataset, split.train),
-        crop_size=config.evaluation.crop_size,
-        seed=config.seed,
-    )
-    networks = {}
-    for method in config.methods:
-        variables, _ = trained_variables(config, method, workdir / method)
-        networks[method] = create_model(config, method), variables
+    evaluation, names = config.evaluation, list(split.test)
+    places = {"crop_size": evaluation.crop_size, "seed": config.seed}
+    test_rows, train_rows = splits.rows(dataset, names), splits.rows(dataset, split.train)
+    crops, mos = Crops(dataset, test_rows, crops=evaluation.crops, **places), dataset.mos[test_rows]
+
+    def training_crops(count: int) -> UInt8[np.ndarray, "count size size 3"]:
+        chosen = np.random.default_rng(config.seed).permutation(train_rows)[:count]
+        return Crops(dataset, chosen, crops=1, **places)[:][:, 0]
+
+    networks = {
+        method: (create_model(config, method), trained_variables(config, method, workdir / method))
+        for method in config.methods
+    }
     table, elsewhere, scores, shown, histories = [], [], [], [], {}
     for method, (module, variables) in networks.items():
         folder = workdir / method
@@ -172,47 +144,38 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, test_crops, oth
         scores += score_rows(method, results, names, mos)
         shown += examples(config, method, module, variables, crops, names, mos)
         histories[method] = read_history(folder)
+    if not parallel.is_main_process():
+        return ""
     checked = []
-    if parallel.is_main_process():
-        adaptive = {method: adaptive_score_fn(method, *network) for method, network in networks.items()}
-        for method in config.methods:
-            found = robustness(
-                config,
-                method,
-                networks,
-                crops,
-                names,
-                mos,
-                cache=workdir / method / "robustness.npz",
-                adaptive_score_fns=adaptive,
-            )
-            checked.append({**found, "integrals": integrals(table, method)})
-        results = {
-            "differences": findings.differences(scores, seed=config.seed, resamples=config.evaluation.resamples),
-            "zero_shot": elsewhere,
-            "robustness": checked,
-            "budgets": {name: describe_budget(config, name, images=len(split.train)) for name in config.methods},
-            **_names(config),
-        }
-        report.write(
-            workdir / "report",
-            title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
-            summary=_summary(config, dataset, split),
-            config_text=config_lib.to_json(config),
-            notes=_notes(config),
-            rows=table,
-            scores=scores,
-            examples=shown,
-            histories=histories,
-            **results,
-        )
-        return report.terminal(table, **results)
-    return ""
+    for method in networks:
+        cache = workdir / method / "robustness.npz"
+        checks = robustness(config, method, networks, crops, names, mos, cache=cache)
+        checked.append({**checks, "integrals": integrals(table, method)})
+    results = Results(
+        table,
+        scores=scores,
+        differences=findings.differences(scores, seed=config.seed, resamples=evaluation.resamples),
+        zero_shot=elsewhere,
+        robustness=checked,
+        examples=shown,
+        histories=histories,
+        budgets={name: describe_budget(config, name, images=len(split.train)) for name in config.methods},
+        **_names(config),
+    )
+    report.write(
+        workdir / "report",
+        results,
+        title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
+        summary=_summary(config, dataset, split),
+        config_text=config_lib.to_json(config),
+        notes=_notes(config),
+    )
+    return report.terminal(results)
 
 
 def medians(config: ml_collections.ConfigDict, **tables) -> report.Parts:
     """The parts of a report over several splits, from the medians of their tables."""
-    return report.medians(**tables, **_names(config))
+    return report.medians(Results(**tables, **_names(config)))
 
 
 def _names(config: ml_collections.ConfigDict) -> dict:
@@ -251,7 +214,7 @@ def notes_on_labels(config: ml_collections.ConfigDict) -> list[str]:
 def _notes(config: ml_collections.ConfigDict) -> list[str]:
     return [
         *notes_on_labels(config),
-        "Intervals are 95 % bootstrap intervals over test images: they tell of the test set's size, not of other "
+        "Intervals are 95 % bootstrap intervals over test images: they cover the choice of test images, not other "
         "splits or training seeds.",
         f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see "
         "through the mask) may lower every attacked number: these are upper bounds on robustness.",

@@ -1,5 +1,6 @@
 """What the rows say, in words: differences tested in pairs, a verdict, and the reasons to distrust a number."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,8 +32,8 @@ def differences(scores: Sequence[Row], *, seed: int, resamples: int) -> list[dic
     """SRCC against MOS of each method less that of the baseline, under each condition, on the same images.
 
     Args:
-      scores: as of `Results`.
-      seed, resamples: of the paired bootstrap.
+      scores: see `Results`.
+      seed, resamples: for the paired bootstrap.
 
     Returns:
       `method`, `baseline` (see `results.baseline`), `attack`, `radius`, `difference` and its 95 % interval `low`,
@@ -67,25 +68,20 @@ def gradient_vanished(row: Row | None) -> bool:
     return value(row, "zero_gradient_fraction") > VANISHED
 
 
-def says_the_same(results: Results, method: str) -> bool:
-    """Whether a model's clean scores hardly differ between images, so that there is little to attack."""
-    return value(results.find(method, CLEAN), "score_std") < NARROW
-
-
 def doubtful(results: Results, method: str, pair: Condition) -> bool:
     """Whether a method's numbers there do not mean what they seem to; they are never marked as the best."""
     blind = any(gradient_vanished(results.find(method, pair, against)) for against in AGAINST)
-    return blind or says_the_same(results, method)
+    return blind or _deviation(results, method) < NARROW
 
 
 def warnings(results: Results) -> list[str]:
     """Reasons to distrust the table, one sentence or two each, most serious first; empty if none of the rules applies.
 
-    A model that says nearly the same of every image; a gradient that is exactly zero on more than half of the pixels;
-    FGSM withstood but not PGD; scores squashed compared with those of another model; and signs of a masked gradient or
-    an attack that did not converge: PGD weaker than FGSM, or a larger radius weaker than a smaller one (Carlini et al.,
-    On Evaluating Adversarial Robustness, 2019), wherever some of the ranking seems to survive; and the trust checks
-    that a method does not pass.
+    The rules: a model says nearly the same of every image; a gradient is exactly zero on more than half of the pixels;
+    FGSM is withstood but not PGD; signs of a masked gradient or of an attack that did not converge, which are PGD
+    weaker than FGSM, or a larger radius weaker than a smaller one (Carlini et al., On Evaluating Adversarial
+    Robustness, 2019), wherever some of the ranking seems to survive; scores are squashed compared with those of another
+    model; a method does not pass a trust check.
     """
     rules = (_narrow, _vanished, _false_comfort, _weak_attack, _squashed)
     texts = [rule(results, method) for rule in rules for method in distinct(results.rows, "method")]
@@ -98,8 +94,13 @@ def warnings(results: Results) -> list[str]:
     return list(filter(None, texts))
 
 
+def _deviation(results: Results, method: str) -> float:
+    """The standard deviation of a model's clean scores."""
+    return value(results.find(method, CLEAN), "score_std")
+
+
 def _narrow(results: Results, method: str) -> str:
-    if not says_the_same(results, method):
+    if not _deviation(results, method) < NARROW:
         return ""
     return (
         f"{method} says nearly the same of every image: its scores have a standard deviation of "
@@ -108,12 +109,11 @@ def _narrow(results: Results, method: str) -> str:
 
 
 def _vanished(results: Results, method: str) -> str:
-    rows = {pair: results.find(method, pair) for pair in conditions(results.rows)}
-    blind = {pair: row for pair, row in rows.items() if gradient_vanished(row)}
+    blind = [row for row in results.rows_of(method) if gradient_vanished(row)]
     if not blind:
         return ""
-    share = max(value(row, "zero_gradient_fraction") for row in blind.values())
-    where = listed([results.title(pair) for pair in blind])
+    share = max(value(row, "zero_gradient_fraction") for row in blind)
+    where = listed([results.title(condition(row)) for row in blind])
     return (
         f"{method}: gradient vanished, robustness not established. Up to {100 * share:.0f} % of the pixels have a "
         f"gradient of exactly zero, so the attack could not see where to push: {where}."
@@ -135,9 +135,8 @@ def _weak_attack(results: Results, method: str) -> str:
         for radius, fgsm, pgd in _fgsm_and_pgd(results, method)
         if pgd >= NOTHING and pgd - fgsm > NOISE
     ]
-    for attack in dict.fromkeys(attack for attack, _ in conditions(results.rows)):
-        curve = list(_curve(results, method, attack).items())
-        for (small, before), (large, after) in zip(curve, curve[1:], strict=False):
+    for attack in distinct(results.rows, "attack"):
+        for (small, before), (large, after) in itertools.pairwise(_curve(results, method, attack).items()):
             if after >= NOTHING and after - before > NOISE:
                 signs.append(
                     f"{results.attack_title(attack)} does less harm at {large:g}/255 than at {small:g}/255 "
@@ -158,15 +157,10 @@ def _squashed(results: Results, method: str) -> str:
     )
 
 
-def _deviation(results: Results, method: str) -> float:
-    return value(results.find(method, CLEAN), "score_std")
-
-
 def _curve(results: Results, method: str, attack: str) -> dict[float, float]:
     """Radius -> SRCC against MOS, where it is finite."""
-    pairs = [pair for pair in conditions(results.rows) if pair[0] == attack]
-    curve = {radius: value(results.find(method, (attack, radius)), "srcc") for _, radius in pairs}
-    return {radius: srcc for radius, srcc in curve.items() if math.isfinite(srcc)}
+    points = [(condition(row)[1], value(row, "srcc")) for row in results.rows_of(method) if row["attack"] == attack]
+    return {radius: srcc for radius, srcc in points if math.isfinite(srcc)}
 
 
 def _fgsm_and_pgd(results: Results, method: str) -> list[tuple[float, float, float]]:
@@ -199,9 +193,9 @@ def verdict(results: Results) -> str:
         f"order, 0: no relation, -1: the reverse), before → after {results.attack_title(pair[0])}: {'; '.join(falls)}."
     ]
     for name in names:
-        attacked_, clean_ = (_difference(results, name, at) for at in (pair, CLEAN))
-        if attacked_ and not doubtful(results, name, pair):
-            sentences.append(_comparison(attacked_, clean_))
+        difference = _difference(results, name, pair)
+        if difference and not doubtful(results, name, pair):
+            sentences.append(_comparison(difference, _difference(results, name, CLEAN)))
     return " ".join(sentences)
 
 
@@ -239,7 +233,7 @@ def _fate(clean: float, attacked: float) -> str:
     if clean < NOTHING:
         return "but there was no ranking to lose"
     if attacked < NOTHING:
-        return "turned upside down" if attacked < -NOTHING else "nothing left of it"
+        return "reversed" if attacked < -NOTHING else "nothing left of it"
     if not math.isfinite(clean):
         return "with nothing to compare it to"
     kept = attacked / clean

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from cprl_jax.experiments.cprl.results import CLEAN, DIFFERENCE_KEYS, KEYS, SCOR
 from cprl_jax.report import agreement, figures, page
 from cprl_jax.report.page import Card, Range, Section
 from cprl_jax.report.table import Table, csv_text
-from cprl_jax.report.values import Row, decimals, distinct, interval, number, value
+from cprl_jax.report.values import decimals, distinct, interval, number, value
 
 WORDS = agreement.WORDS | {
     "95 % interval": "Where the number would mostly fall had other test images been drawn (percentile bootstrap over "
@@ -35,8 +34,8 @@ WORDS = agreement.WORDS | {
     "could be moved, and a weak model looks robust.",
 }
 MEDIANS = (
-    "Median over the splits, [lower and upper quartile], (smallest to largest). Every split has its own training, and "
-    "its own seed or test part; a difference is taken on each split."
+    "Median over the splits, [lower and upper quartile], (smallest to largest). Each split is trained separately, with "
+    "another seed or test part; a difference is taken on each split."
 )
 
 Parts = list[str | Table | Section]
@@ -44,12 +43,12 @@ Parts = list[str | Table | Section]
 
 def write(
     folder: str | os.PathLike,
+    results: Results,
     *,
     title: str,
     summary: str | Sequence[str],
     config_text: str,
     notes: str | Sequence[str],
-    **results: Any,
 ) -> Path:
     """Writes table.csv, scores.csv, differences.csv, trust.csv, zero_shot.csv, table.md, figures/*.png and report.html.
 
@@ -57,64 +56,52 @@ def write(
     have are removed. What has nothing to show is left out. Returns the page's path.
 
     Args:
-      folder: where to; made if it does not exist.
-      summary: what was trained on what, in a paragraph or several, beneath the title.
-      config_text: the resolved configuration, shown as it is.
-      notes: sentences for the end of the page.
-      **results: the fields of `Results`.
+      folder: made if it does not exist.
+      title, summary, config_text, notes: see `report.page.Page`.
 
     Raises:
-      ValueError: as `Results` does, or an example's images do not fit together. Nothing has been written then.
+      ValueError: an example's images do not fit together. Nothing has been written then.
     """
-    shown = Results(**results)
     checks = [
         {"method": entry["method"], "check": row["name"], **{key: row[key] for key in ("verdict", "explanation")}}
         | {"numbers": json.dumps(row["numbers"])}
-        for entry in shown.robustness
+        for entry in results.robustness
         for row in entry.get("checks", ())
     ]
     return page.write(
         folder,
         page.Page(
             title,
-            _sections(shown),
+            _sections(results),
             summary=summary,
-            verdict=findings.verdict(shown),
+            verdict=findings.verdict(results),
             notes=notes,
             config_text=config_text,
-            words=WORDS | {shown.attack_title(attack): text for attack, text in shown.attack_legends.items()},
+            words=WORDS | {results.attack_title(attack): text for attack, text in results.attack_legends.items()},
         ),
         files={
-            "table.csv": csv_text(shown.rows, KEYS),
-            "scores.csv": csv_text(shown.scores, SCORE_KEYS),
-            "differences.csv": csv_text(shown.differences, DIFFERENCE_KEYS),
+            "table.csv": csv_text(results.rows, KEYS),
+            "scores.csv": csv_text(results.scores, SCORE_KEYS),
+            "differences.csv": csv_text(results.differences, DIFFERENCE_KEYS),
             "trust.csv": csv_text(checks, ()) if checks else "",
-            "zero_shot.csv": tables.zero_shot(shown).csv() if shown.zero_shot else "",
-            "table.md": page.markdown(title, _parts(shown)),
+            "zero_shot.csv": tables.zero_shot(results).csv() if results.zero_shot else "",
+            "table.md": page.markdown(title, _parts(results)),
         },
         figure_names=pictures.NAMES,
     )
 
 
-def terminal(rows: Sequence[Row], **others: Any) -> str:
-    """The tables, warnings and verdicts for a terminal, about 110 columns wide.
-
-    Args:
-      rows: of table.csv.
-      **others: other fields of `Results`.
-    """
-    results = Results(rows, **others)
+def terminal(results: Results) -> str:
+    """The tables, warnings and verdicts for a terminal, about 110 columns wide."""
     return page.terminal([*_parts(results), findings.verdict(results), findings.trust_verdict(results)])
 
 
-def medians(rows: Sequence[Row], **others: Any) -> Parts:
+def medians(results: Results) -> Parts:
     """The parts of a report over several splits, for `report.page.terminal` and `markdown`.
 
-    Args:
-      rows: medians, from `experiments.repeats.summarize`.
-      **others: other fields of `Results`; `zero_shot` and `differences` are medians, too.
+    The `rows`, `zero_shot` and `differences` of these results are medians, from `experiments.repeats.summarize`.
     """
-    return [*_parts(Results(rows, **others), tables.over_splits), MEDIANS]
+    return [*_parts(results, tables.over_splits), MEDIANS]
 
 
 def _parts(results: Results, over_splits: agreement.Note | None = None) -> Parts:

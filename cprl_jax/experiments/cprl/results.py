@@ -13,8 +13,8 @@ DIFFERENCE_KEYS = ("method", "baseline", "attack", "radius", "difference", "low"
 EXAMPLE_KEYS = ("method", "name", "attack", "radius", "mos", "before", "after", "image", "attacked")
 CHECK_KEYS = ("name", "verdict", "numbers", "explanation")
 AGAINST = ("mos", "prediction")
-BASELINES = ("plain_longer", "plain")  # that methods are compared with: the first one that ran
-HEADLINE = (("pgd", "fgsm"), 2.0)  # the attacks, the first one that ran, and the radius that stand for the rest
+BASELINES = ("plain_longer", "plain")  # the first of them that ran is what the other methods are compared with
+HEADLINE = (("pgd", "fgsm"), 2.0)  # the first of these attacks that ran, at this radius, stands for the rest
 
 Condition = tuple[str, float]  # attack, radius in 1/255
 CLEAN: Condition = ("none", 0.0)
@@ -25,25 +25,25 @@ class Results:
     """Everything that a report shows. Anything but `rows` may be empty, and any number may be NaN.
 
     Attributes:
-      rows: of table.csv, one for each (method, attack, radius, against): `method`; `attack` ('none', or as the table
-        attacks are named: 'pgd', 'universal:other'); `radius` in 1/255, 0 for attacks without one; `against` ('mos':
-        the labels; 'prediction': the model's clean scores); `srcc`, `plcc`, `rmse`. Where known, also their intervals
+      rows: those of table.csv, one for each (method, attack, radius, against): `method`; `attack` ('none', or a name of
+        a table attack: 'pgd', 'universal:other'); `radius` in 1/255, 0 for attacks without one; `against` ('mos': the
+        labels; 'prediction': the model's clean scores); `srcc`, `plcc`, `rmse`. Where known, also their intervals
         (`srcc_low`, `srcc_high`, ...); the same numbers after the attacked images were rounded to 8 bits (`srcc_8bit`,
         ...); `direction`, `steps` and `restarts` of the attack; `ssim` (mean over the attacked images), `max_change`
         (1/255), `zero_gradient_fraction`, `score_std` (standard deviation of the scores), `r` and `images`.
-      scores: of scores.csv, one for each (method, attack, radius, image): `name`, `mos`, `clean` and `score` (before
-        and after the attack), all 0..100.
-      differences: of differences.csv, from `findings.differences`.
-      zero_shot: of zero_shot.csv, one for each method and other data set, from `evaluation.zero_shot.evaluate`.
+      scores: those of scores.csv, one for each (method, attack, radius, image): `name`, `mos`, `clean` and `score`
+        (before and after the attack), all 0..100.
+      differences: those of differences.csv, from `findings.differences`.
+      zero_shot: those of zero_shot.csv, one for each (method, other data set), from `evaluation.zero_shot.evaluate`.
       robustness: one entry per method, with `method` and any of: `checks`, a list of what `robustness.trust.check`
         returns, as dictionaries; `landscape`, with `image` (its name), `scores` [points, points], `along_gradient` and
         `along_random` (1/255), `zero_gradient_fraction`; and `integrals`, attack -> integral robustness.
       examples: images to show: `method`, `name`, `attack`, `radius`, `mos`, `before`, `after`, `image`
         (uint8 [height, width, 3]) and `attacked` (float in [0, 1], same shape).
       histories: method -> rows with `step`, `loss` and any column with 'srcc' in its name; empty cells are skipped.
-      titles: of the methods, by what ran: {"cprl": "CPRL (loss + SortMask)"}.
+      titles: what each method is called, by what ran: {"cprl": "CPRL (loss + SortMask)"}.
       budgets: how each method was trained and chosen, in a line.
-      attack_titles, attack_legends: of the attacks, by their name in `rows`; a legend is a sentence.
+      attack_titles, attack_legends: what each attack in `rows` is called, and a sentence that explains it.
 
     Raises:
       ValueError: an entry lacks a key, or a row has no radius or is compared with something unknown.
@@ -90,10 +90,15 @@ class Results:
         candidates = [pair for pair in attacked if chosen in (None, pair[0])]
         return min(candidates, key=lambda pair: (abs(pair[1] - radius), pair[1]), default=None)
 
+    def rows_of(self, method: str, against: str = "mos") -> list[Row]:
+        """The rows of one method and comparison: no attack first, then the attacks, each by growing radius."""
+        order = {pair: place for place, pair in enumerate(conditions(self.rows))}
+        rows = [row for row in self.rows if (row["method"], row["against"]) == (method, against)]
+        return sorted(rows, key=lambda row: order[condition(row)])
+
     def find(self, method: str, pair: Condition, against: str = "mos") -> Row | None:
         """The row of one method, condition and comparison, or None."""
-        rows = (row for row in self.rows if (row["method"], row["against"]) == (method, against))
-        return next((row for row in rows if condition(row) == pair), None)
+        return next((row for row in self.rows_of(method, against) if condition(row) == pair), None)
 
     def attack_title(self, attack: str) -> str:
         """'PGD' for 'pgd', 'Universal (other)' for 'universal:other', where these are the titles."""
@@ -102,7 +107,7 @@ class Results:
         return self.attack_titles.get(attack, f"{title} ({variant})" if variant else title)
 
     def title(self, pair: Condition) -> str:
-        """Of a condition: 'no attack', 'PGD at 2/255', 'Perceptual (ssim)'."""
+        """'no attack', 'PGD at 2/255', 'Perceptual (ssim)'."""
         name = self.attack_title(pair[0])
         return "no attack" if pair == CLEAN else f"{name} at {pair[1]:g}/255" if pair[1] else name
 

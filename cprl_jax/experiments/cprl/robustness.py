@@ -20,7 +20,7 @@ from cprl_jax.robustness.landscape import landscape
 from cprl_jax.runtime.files import read_cache, write_cache
 from cprl_jax.runtime.stamps import stamp
 
-# Of config.evaluation, that the result depends on.
+# The fields of config.evaluation that `robustness` reads beside the choice of images.
 SETTINGS = ("trust_radius", "trust_queries", "landscape_points", "landscape_extent", "pgd_steps", "mid")
 
 
@@ -28,22 +28,19 @@ def integrals(rows: list[dict], method: str) -> dict[str, float]:
     """Attack -> integral robustness of a method: the mean height of its curve of SRCC against MOS over the radius.
 
     Args:
-      rows: of `table_rows`.
+      rows: from `evaluation.table.table_rows`.
     """
-    of_method = [row for row in rows if row["method"] == method and row["against"] == "mos"]
-    clean = next(row["srcc"] for row in of_method if row["attack"] == "none")
-    curves: dict[str, dict[float, float]] = {}
-    for row in of_method:
+    rows = [row for row in rows if row["method"] == method and row["against"] == "mos"]
+    clean = next(row["srcc"] for row in rows if row["attack"] == "none")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
         if row["radius"] > 0:  # neither the clean images nor an attack without radius
-            curves.setdefault(row["attack"], {0.0: clean})[row["radius"]] = row["srcc"]
-    return {
-        attack: metrics.integral_robustness(sorted(curve), [curve[radius] for radius in sorted(curve)])
-        for attack, curve in curves.items()
-    }
+            curves.setdefault(row["attack"], [(0.0, clean)]).append((row["radius"], row["srcc"]))
+    return {attack: metrics.integral_robustness(*zip(*sorted(curve), strict=True)) for attack, curve in curves.items()}
 
 
 def adaptive_score_fn(method: str, module: nn.Module, variables: Mapping) -> Callable | None:
-    """The model as an attacker who knows the method differentiates it; None for one without anything to go around.
+    """The model as an attacker who knows the method differentiates it; None where there is nothing to go around.
 
     It is what the method declares, else the network with SortMask differentiated as if it masked nothing.
     """
@@ -61,35 +58,30 @@ def robustness(
     mos: Float[np.ndarray, " images"],
     *,
     cache: Path,
-    adaptive_score_fns: Mapping[str, Callable | None],
 ) -> dict:
-    """The score landscape around one test image, and the trust checks on a few, of one method.
+    """The score landscape around one test image, and the trust checks on a few, for one method.
 
     The images are the first crops of test images evenly over the ranks of the MOS, the same for every method. Runs in
     this process alone, on its first device, in float32.
 
     Args:
       config: config.evaluation says what is done.
-      networks: method -> (module, variables), of all methods: attacked images are transferred from another one.
+      networks: method -> (module, variables), for all methods: attacked images are transferred from another one.
       crops, names, mos: test images.
       cache: an .npz file that keeps the result, read back while all that it depends on is the same.
-      adaptive_score_fns: method -> the model as an attacker who knows its defence differentiates it; None or absent
-        where there is nothing to go around.
 
     Returns:
-      `method`, and what is not turned off of `checks` (those of `trust.check`, as dictionaries) and `landscape`:
-      `image` (its name), `scores`, `along_gradient` and `along_random` (1/255), `zero_gradient_fraction`.
+      plain lists and numbers: `method`, and unless turned off `checks` (those of `trust.check`, as dictionaries) and
+      `landscape`: `image` (its name), `scores`, `along_gradient` and `along_random` (1/255), `zero_gradient_fraction`.
     """
     evaluation = config.evaluation
-    score_fns = {name: models.score_fn(module, variables) for name, (module, variables) in networks.items()}
+    score_fn, adaptive = models.score_fn(*networks[method]), adaptive_score_fn(method, *networks[method])
     other = next((name for name in networks if name != method), None)
-    adaptive = adaptive_score_fns.get(method)
     landscape_rows = images_over_mos_range(mos, 1 if evaluation.landscape_points else 0)
     rows = images_over_mos_range(mos, min(evaluation.trust_images, len(names)))
-    key = stamp(
-        module=networks[method][0],
-        variables=networks[method][1],
-        other=[networks[other][0], networks[other][1]] if other and len(rows) else None,
+    result_stamp = stamp(
+        network=networks[method],
+        other=networks[other] if other and len(rows) else None,
         adaptive=adaptive,
         seed=config.seed,
         pixels=[crops[landscape_rows][:, 0], crops[rows][:, 0]],
@@ -97,13 +89,13 @@ def robustness(
         mos=mos[rows],
         settings={name: evaluation[name] for name in SETTINGS},
     )
-    if (kept := _read_cache(cache, key)) is not None:
-        return {"method": method, **kept}
-    result: dict = {}
+    if (kept := read_cache(cache, result_stamp)) is not None:
+        return json.loads(str(kept["result"]))
+    result: dict = {"method": method}
     for row in landscape_rows:
         logging.info("%s: score landscape of %s", method, names[row])
-        found = landscape(
-            score_fns[method],
+        plane = landscape(
+            score_fn,
             crops[row][0] / np.float32(255),
             extent=evaluation.landscape_extent / 255.0,
             points=evaluation.landscape_points,
@@ -111,10 +103,10 @@ def robustness(
         )
         result["landscape"] = {
             "image": names[row],
-            "scores": np.asarray(found.scores),
-            "along_gradient": 255 * np.asarray(found.along_gradient),
-            "along_random": 255 * np.asarray(found.along_random),
-            "zero_gradient_fraction": float(found.zero_gradient_fraction),
+            "scores": plane.scores.tolist(),
+            "along_gradient": (255 * plane.along_gradient).tolist(),
+            "along_random": (255 * plane.along_random).tolist(),
+            "zero_gradient_fraction": float(plane.zero_gradient_fraction),
         }
     if len(rows):
         logging.info("%s: trust checks", method)
@@ -124,37 +116,16 @@ def robustness(
             "steps": evaluation.pgd_steps,
             "direction": attacks.reflect(mos[rows].astype(np.float32), evaluation.mid),
         }
+        transferred = attacks.pgd(models.score_fn(*networks[other]), images, **attack).images if other else None
         checks = trust.check(
-            score_fns[method],
+            score_fn,
             images,
             **attack,
             queries=evaluation.trust_queries,
             key=jax.random.key(config.seed),
-            transfer_images=attacks.pgd(score_fns[other], images, **attack).images if other else None,
+            transfer_images=transferred,
             adaptive_score_fn=adaptive,
         )
         result["checks"] = [check._asdict() for check in checks]
-    _write_cache(cache, key, result)
-    return {"method": method, **result}
-
-
-def _write_cache(path: Path, key: str, result: dict) -> None:
-    arrays = {f"landscape/{name}": np.asarray(values) for name, values in result.get("landscape", {}).items()}
-    if "checks" in result:
-        arrays["checks"] = np.array(json.dumps(result["checks"]))
-    write_cache(path, key, arrays)
-
-
-def _read_cache(path: Path, key: str) -> dict | None:
-    arrays = read_cache(path, key)
-    if arrays is None:
-        return None
-    result = {}
-    if "checks" in arrays:
-        result["checks"] = json.loads(str(arrays["checks"]))
-    shown = {key.removeprefix("landscape/"): values for key, values in arrays.items() if key.startswith("landscape/")}
-    if shown:
-        shown["image"] = str(shown["image"])
-        shown["zero_gradient_fraction"] = float(shown["zero_gradient_fraction"])
-        result["landscape"] = shown
+    write_cache(cache, result_stamp, {"result": np.array(json.dumps(result))})
     return result

@@ -15,6 +15,7 @@ from cprl_jax.runtime.errors import UserError
 from cprl_jax.training import setup
 from cprl_jax.training.loop import fit
 from cprl_jax.training.optimizers import make_optimizer
+from cprl_jax.training.state import create_state
 from cprl_jax.training.step import make_step
 
 ADVICE = (
@@ -48,11 +49,11 @@ def train(
             setup.warn_of_random_weights(config, method)
         variables = setup.start_variables(config, method, seed=config.seed)
     else:
-        variables, _ = setup.trained_variables(config, settings.start_from, workdir / settings.start_from)
+        variables = setup.trained_variables(config, settings.start_from, workdir / settings.start_from)
     optimizer = make_optimizer(train, steps=steps)
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
     fit(
-        setup.first_state(config, variables, steps=steps),
+        create_state(variables, optimizer.init(variables["params"]), averaged=train.ema_decay > 0),
         parallel.map_step(make_step(module, optimizer, config, method=method, axis_name=parallel.AXIS)),
         training_feed(
             dataset,
@@ -69,15 +70,11 @@ def train(
         folder=folder,
         every=train.evaluate_every,
         validate=make_validation(
-            config,
-            setup.create_model(config, method),
-            dataset,
-            validation_rows,
-            radius=settings.validation_radius / 255.0,
+            config, setup.create_model(config, method), dataset, validation_rows, radius=settings.validation_radius
         ),
         columns=("loss", *METHODS[method].metrics, "gradient_norm", "validation_srcc"),
         advice=ADVICE,
     )
-    trained, _ = setup.trained_variables(config, method, folder)
+    trained = setup.trained_variables(config, method, folder)
     if parallel.is_main_process():
         models.save_weights(folder / "weights.npz", trained)

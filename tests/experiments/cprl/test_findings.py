@@ -88,7 +88,7 @@ def difference(method="cprl", attack="pgd", radius=2.0, numbers=(1.04, 0.9, 1.2)
 def test_verdict_tells_the_fall_of_each_method(made):
     text = findings.verdict(made.results())
     assert "every pixel by at most 2/255?" in text
-    assert text.endswith("plain 0.86 → -0.52, turned upside down; cprl 0.84 → 0.52, most of it survives.")
+    assert text.endswith("plain 0.86 → -0.52, reversed; cprl 0.84 → 0.52, most of it survives.")
 
 
 @pytest.mark.parametrize(

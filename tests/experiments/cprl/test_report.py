@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cprl_jax.experiments.cprl import findings, report
+from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.report import page
 
 
@@ -31,6 +32,11 @@ def make_content(made):
     }
 
 
+def write(folder, *, title, summary, config_text, notes, **results):
+    words = {"title": title, "summary": summary, "config_text": config_text, "notes": notes}
+    return report.write(folder, Results(**results), **words)
+
+
 @pytest.fixture
 def content(made):
     return make_content(made)
@@ -39,7 +45,7 @@ def content(made):
 @pytest.fixture(scope="module")
 def written(made, tmp_path_factory):
     """The path of a whole report's page."""
-    return report.write(tmp_path_factory.mktemp("made") / "new" / "report", **make_content(made))
+    return write(tmp_path_factory.mktemp("made") / "new" / "report", **make_content(made))
 
 
 def test_everything_is_written(written, content):
@@ -81,7 +87,7 @@ def test_everything_is_written(written, content):
 
 def test_columns_of_the_files(tmp_path, content):
     content |= {"examples": [], "histories": {}}
-    report.write(tmp_path, **content, zero_shot=[{"method": "cprl", "dataset": "livec", "images": 9, "srcc": 0.5}])
+    write(tmp_path, **content, zero_shot=[{"method": "cprl", "dataset": "livec", "images": 9, "srcc": 0.5}])
     headers = {path.name: path.read_text().splitlines()[0] for path in tmp_path.glob("*.csv")}
     assert headers["table.csv"].startswith("method,attack,radius,against,srcc,plcc,rmse,srcc_low,srcc_high,ssim,")
     assert headers["scores.csv"] == "method,attack,radius,name,mos,clean,score,ssim,max_change"
@@ -95,7 +101,7 @@ def test_columns_of_the_files(tmp_path, content):
 
 
 def test_empty_results_make_files_with_headers(tmp_path):
-    path = report.write(
+    path = write(
         tmp_path, title="t", summary="", rows=[], scores=[], examples=[], histories={}, config_text="", notes=[]
     )
     assert (tmp_path / "table.csv").read_text() == "method,attack,radius,against,srcc,plcc,rmse\n"
@@ -104,7 +110,7 @@ def test_empty_results_make_files_with_headers(tmp_path):
     assert "There are no results to report." in text
     for absent in ("The numbers", "Worst cases", "<h2>Training", "How to repeat this", "<h2>Notes", "looks like"):
         assert absent not in text
-    assert report.terminal([]) == "There are no results to report."
+    assert report.terminal(Results([])) == "There are no results to report."
 
 
 def text_of(path):
@@ -135,7 +141,8 @@ def test_the_page_names_methods_by_what_ran_and_says_their_budgets(written):
 
 def test_terminal_and_markdown_say_the_same(written, content):
     names = ("rows", "differences", "titles", "budgets", "attack_titles", "attack_legends")
-    shown, text = report.terminal(**{name: content[name] for name in names}), written.with_name("table.md").read_text()
+    shown = report.terminal(Results(**{name: content[name] for name in names}))
+    text = written.with_name("table.md").read_text()
     for said in (
         "cprl: CPRL (loss + SortMask); 250 steps; last checkpoint",
         "PGD: Several steps.",
@@ -155,15 +162,15 @@ def test_warnings_are_shown_everywhere(tmp_path, content, made):
         "histories": {},
         "scores": [],
     }
-    text = text_of(report.write(tmp_path, **content))
-    for shown in (text, report.terminal(content["rows"]), (tmp_path / "table.md").read_text()):
+    text = text_of(write(tmp_path, **content))
+    for shown in (text, report.terminal(Results(content["rows"])), (tmp_path / "table.md").read_text()):
         assert "flat !" in shown and "flat says nearly the same of every image" in shown
     assert "Read these numbers with care" in text
 
 
 def test_examples_of_one_image_stand_together(tmp_path, content, made):
     examples = [made.example(method, name) for method in ("plain", "cprl") for name in ("one.png", "two.png")]
-    text = text_of(report.write(tmp_path, **content | {"examples": examples, "histories": {}, "scores": []}))
+    text = text_of(write(tmp_path, **content | {"examples": examples, "histories": {}, "scores": []}))
     found = re.findall(r"(\w+) under PGD at 2/255, (\w+)\.png", text)
     assert found == [("plain", "one"), ("cprl", "one"), ("plain", "two"), ("cprl", "two")]
     assert "MOS 71.2" in text and "−46.7 points" in text and "× 63" in text
@@ -177,7 +184,7 @@ def test_all_text_is_escaped(tmp_path, made):
     checked = made.robustness(evil, masked=True)
     checked["checks"][0] |= {"name": evil, "explanation": evil}
     checked["landscape"]["image"] = evil
-    path = report.write(
+    path = write(
         tmp_path,
         title=evil,
         summary=[evil],
@@ -201,7 +208,7 @@ def test_medians_are_shown_with_their_range_over_the_splits(made):
     rows = [row | {f"srcc_{name}": end for name, end in ends.items()} | {"runs": 3} for row in made.collapse]
     row = {"method": "cprl", "baseline": "plain", "attack": "pgd", "radius": 2.0, "difference": 1.04, "runs": 3}
     compared = [row | {f"difference_{name}": end for name, end in ends.items()}]
-    parts = report.medians(rows, differences=compared, zero_shot=[], attack_titles={"pgd": "PGD"})
+    parts = report.medians(Results(rows, differences=compared, attack_titles={"pgd": "PGD"}))
     shown = page.terminal(parts)
     assert "0.520* [0.500, 0.600] (0.400 to 0.700)" in shown
     assert "+1.04 [0.50, 0.60] (0.40 to 0.70)" in shown and "Median over the splits" in shown
@@ -218,14 +225,14 @@ def test_medians_are_shown_with_their_range_over_the_splits(made):
 )
 def test_wrong_results_write_nothing(tmp_path, content, broken, message):
     with pytest.raises(ValueError, match=message):
-        report.write(tmp_path, **content | broken)
+        write(tmp_path, **content | broken)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_images_write_nothing(tmp_path, content, made):
     bad = made.example() | {"image": np.zeros((4, 4), np.uint8)}
     with pytest.raises(ValueError, match="must both be"):
-        report.write(tmp_path, **content | {"examples": [bad]})
+        write(tmp_path, **content | {"examples": [bad]})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,7 +241,7 @@ def test_poor_results_are_reported_all_the_same(tmp_path, made):
     bare = {"method": "m/1", "attack": "none", "radius": 0, "against": "mos", "srcc": math.nan, "plcc": None, "rmse": 1}
     attacked = bare | {"attack": "pgd", "radius": 2}
     scores = [row | {"score": math.nan} for row in made.scores(("m/1",), (("pgd", 2.0),))]
-    report.write(
+    write(
         tmp_path,
         title="t",
         summary=[],
@@ -252,7 +259,7 @@ def test_poor_results_are_reported_all_the_same(tmp_path, made):
 def test_six_methods(tmp_path, made):
     names = [f"method_{i}_with_a_rather_long_name" for i in range(6)]
     rows = made.rows({name: {("none", 0): 0.9, ("pgd", 2): 0.1 * i} for i, name in enumerate(names)})
-    report.write(
+    write(
         tmp_path,
         title="t",
         summary="s",
@@ -272,7 +279,7 @@ def test_six_methods(tmp_path, made):
 def test_robustness_is_written(tmp_path, content, made):
     found = [made.robustness("plain", masked=True), made.robustness("cprl")]
     content |= {"examples": [], "histories": {}, "scores": []}
-    report.write(tmp_path, **content | {"robustness": found})
+    write(tmp_path, **content | {"robustness": found})
     with (tmp_path / "trust.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["check"], row["verdict"]) for row in rows[:2]] == [
@@ -293,17 +300,17 @@ def test_robustness_is_written(tmp_path, content, made):
     ):
         assert said in text, said
     assert "cprl does not pass" not in text
-    assert "Checks for masked gradients: plain fails 2 of 2" in report.terminal(content["rows"], robustness=found)
+    assert "Checks for masked gradients: plain fails 2 of 2" in report.terminal(
+        Results(content["rows"], robustness=found)
+    )
     new = {"landscape_plain.png", "landscape_cprl.png", "trust_strengths.png"}
     assert new < {path.name for path in (tmp_path / "figures").iterdir()}
-    report.write(tmp_path, **content)
+    write(tmp_path, **content)
     assert not new & {path.name for path in (tmp_path / "figures").iterdir()}
     assert not (tmp_path / "trust.csv").exists()
 
 
 def test_wrong_checks_write_nothing(tmp_path, content):
     with pytest.raises(ValueError, match=r"checks of plain\[0\] lacks verdict, numbers"):
-        report.write(
-            tmp_path, **content, robustness=[{"method": "plain", "checks": [{"name": "a", "explanation": ""}]}]
-        )
+        write(tmp_path, **content, robustness=[{"method": "plain", "checks": [{"name": "a", "explanation": ""}]}])
     assert list(tmp_path.iterdir()) == []

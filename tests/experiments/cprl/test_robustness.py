@@ -36,9 +36,7 @@ def networks(config):
 
 
 def evaluate(config, networks, method, cache, crops=CROPS, mos=MOS):
-    adaptive = {name: evaluate_robustness.adaptive_score_fn(name, *network) for name, network in networks.items()}
-    options = {"cache": cache, "adaptive_score_fns": adaptive}
-    return evaluate_robustness.robustness(config, method, networks, crops, NAMES, mos, **options)
+    return evaluate_robustness.robustness(config, method, networks, crops, NAMES, mos, cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +54,10 @@ def test_every_method_has_a_landscape_and_checks(found, networks):
     for method, result in found.items():
         shown = result["landscape"]
         assert shown["image"] == "image_2", "the middle one by MOS"
-        assert shown["scores"].shape == (5, 5)
+        assert np.shape(shown["scores"]) == (5, 5)
         np.testing.assert_allclose(shown["along_gradient"], [-4, -2, 0, 2, 4], rtol=1e-5)
         clean = models.score_fn(*networks[method])(CROPS[2] / np.float32(255))[0]
-        np.testing.assert_allclose(shown["scores"][2, 2], clean, rtol=1e-5)
+        np.testing.assert_allclose(shown["scores"][2][2], clean, rtol=1e-5)
         verdicts = {check["name"]: check["verdict"] for check in result["checks"]}
         assert len(verdicts) == 8
         assert verdicts[trust.TRANSFER] != "not run"
@@ -73,11 +71,7 @@ def test_the_result_is_kept_until_something_that_it_depends_on_changes(config, n
 
     monkeypatch.setattr(trust, "check", fail)
     monkeypatch.setattr(evaluate_robustness, "landscape", fail)
-    again = evaluate(config, networks, "cprl", folder / "cprl")
-    assert again["checks"] == found["cprl"]["checks"]
-    for name, values in found["cprl"]["landscape"].items():
-        np.testing.assert_array_equal(again["landscape"][name], values)
-    assert isinstance(again["landscape"]["image"], str)
+    assert evaluate(config, networks, "cprl", folder / "cprl") == found["cprl"]
 
     others = CROPS.copy()
     others[2, 0, 0, 0, 0] ^= 1
