@@ -174,7 +174,7 @@ class TorchBlock(nn.Module):
 
 
 def print_table(rows, arguments) -> None:
-    """Runs the rows in turns and prints their medians as a Markdown table; times are relative to the first row."""
+    """Runs the rows alternately and prints their medians as a Markdown table; times are relative to the first row."""
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     for name in [name for name, attack in rows.items() if attack is None]:
         print(f"({name}: not installed)\n")

@@ -1,4 +1,4 @@
-"""What `cprl_jax.runtime.memory.keep_freed_memory` saves on a CPU: PGD with and without it, in turns.
+"""What `cprl_jax.runtime.memory.keep_freed_memory` saves on a CPU: PGD with and without it, alternately.
 
     python benchmarks/memory.py [--batch=16] [--size=224] [--repeats=5]
 

@@ -23,11 +23,11 @@ import time
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from cprl_jax import models
 from cprl_jax.experiments.causal_iqa.learner import Learner
-from cprl_jax.experiments.causal_iqa.optimizers import interpolation
 from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, compile_step, first_state
 from cprl_jax.models.compact import CompactScore
 from cprl_jax.models.metaiqa import MetaIQA
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def benchmark(names, loops, arguments) -> None:
-    """Builds all rows, compares their first meta steps, runs them in turns and prints a table."""
+    """Builds all rows, compares their first meta steps, runs them alternately and prints a table."""
     device = "cuda" if parallel.platform() == "gpu" and torch.cuda.is_available() else "cpu"
     module, build = NETWORKS[arguments.network]
     variables = models.initialize(module, jax.random.key(0), arguments.size)
@@ -108,7 +108,7 @@ def benchmark(names, loops, arguments) -> None:
         "weight": generator.uniform(0.5, 1, shape).astype(np.float32),
     }
     rows, inner_steps = {}, {}
-    learner = Learner(module, two_rates("adam", **RATES, b2=BETAS[1]), interpolation(META_RATE), batch_norm="batch")
+    learner = Learner(module, two_rates("adam", **RATES, b2=BETAS[1]), optax.sgd(META_RATE), batch_norm="batch")
     for name in names:
         update = UPDATES[name](learner)
         inner_steps[name] = arguments.subsets if update.sequential else 1

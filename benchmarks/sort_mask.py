@@ -109,7 +109,7 @@ def literal_training(variables, x, key, rate):
 
 
 def print_table(title, functions, variables, x, arguments) -> None:
-    """Compiles the functions, runs them in turns and prints a row for each; times are relative to the first."""
+    """Compiles the functions, runs them alternately and prints a row for each; times are relative to the first."""
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     compiled = {name: jax.jit(function).lower(variables, x).compile() for name, function in functions.items()}
     for function in compiled.values():  # the first call warms up

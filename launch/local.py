@@ -20,7 +20,7 @@ import threading
 import time
 
 USER_ERROR = 2
-"""Exit code for a mistake in the configuration, which starting again does not mend."""
+"""Exit code for a mistake in the configuration, which starting again does not remove."""
 
 LOST_PEER = 3
 """Exit code of a process that ended because another one did."""
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 def environment(index: int, *, processes: int, devices_per_process: int, address: str) -> dict[str, str]:
     """The environment of process `index`: it describes the processes as a Slurm job step on this machine.
 
-    JAX recognises that by itself, so the program needs no way of its own to be told its place.
+    JAX recognises that by itself, so the program needs no further arguments to know its place.
     """
     variables = {name: value for name, value in os.environ.items() if not name.startswith("OMPI_")}
     first_device = index * devices_per_process
@@ -57,7 +57,7 @@ def environment(index: int, *, processes: int, devices_per_process: int, address
         "SLURM_PROCID": str(index),
         "SLURM_LOCALID": str(index),
         "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_COORDINATOR_BIND_ADDRESS": address,  # nobody outside this machine
+        "JAX_COORDINATOR_BIND_ADDRESS": address,  # for this machine alone
         "JAX_LOCAL_DEVICE_IDS": ",".join(str(first_device + i) for i in range(devices_per_process)),
         "JAX_NUM_CPU_DEVICES": str(devices_per_process),
     }

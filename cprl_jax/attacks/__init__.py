@@ -19,7 +19,7 @@ function that is not, give the function's parameters as arguments too, as follow
 Called from Python, an attack compiles once for each image shape and score function. Functions count as the same when
 they compare equal, so pass one function object again and again, and give parameters that change between calls as
 arguments, not as a closure: `jax.tree_util.Partial(apply, variables)`, or any callable pytree (an Equinox module). A
-lambda that is written anew for every call is compiled anew every time, and JAX's caches keep it with all that it closes
+new lambda in every call is compiled every time, and JAX's caches keep it with all that it closes
 over. Inside a function that is itself compiled, closures are as good as anything else.
 
 This package imports nothing else of `cprl_jax`.

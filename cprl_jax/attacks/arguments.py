@@ -13,7 +13,7 @@ def check_images(images: Any) -> jax.Array:
 
     Raises:
       ValueError: not [batch, height, width, 3], not float32 or float64, or not in [0, 1]. The range is checked when the
-        values are at hand (not while tracing), at the price of waiting for them once.
+        values are known (not while tracing), which waits for them once.
     """
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3:

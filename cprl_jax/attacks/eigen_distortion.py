@@ -110,8 +110,8 @@ def _step(function, images, noise, index, state):
     rest = _orthogonal(_orthogonal(product, state.basis), state.basis)
     length = jnp.sqrt(dot(rest, rest))
     # Where nothing but rounding is left, the space so far is closed under J^T J. Its complement is still to be seen
-    # (it is where the least noticeable direction lies if there are few features), so go on with a random direction: the
-    # start's values in another order, which spares a draw at every step and is as independent of it.
+    # (it is where the least noticeable direction lies if there are few features), so continue with a random one:
+    # the start's values in another order, which saves a draw at every step and is as independent of it.
     scale = jnp.sqrt(dot(product, product))
     closed = length <= 100 * jnp.finfo(images.dtype).eps * jnp.maximum(scale, jnp.max(jnp.abs(state.diagonal), axis=0))
     fresh = _shifted(noise, index + 1)

@@ -73,7 +73,7 @@ def enhance(
     steps = check_steps(steps)
     towards = steepest(norm)
     if isinstance(direction, Alternatives):
-        raise ValueError("enhance goes one way: give up() or down() as the direction, not away().")
+        raise ValueError("enhance needs a single direction: give up() or down() as the direction, not away().")
     step_size = check_distance("step_size", step_size, images)
     images, step_size = lax.stop_gradient((images, step_size))
     score_fn, direction = as_constant(score_fn), as_constant(up() if direction is None else direction)

@@ -200,16 +200,16 @@ def select_counterexample(
     *,
     imperceptible: Bool[ArrayLike, "candidates batch"] | None = None,
 ) -> Counterexamples:
-    """The candidate of each image with the largest change of the score among those that cannot be told apart from it.
+    """The candidate of each image with the largest change of the score among those that look the same.
 
-    In the paper (Section 3.2), observers in a yes-no task decide what can be told apart. A threshold on the distance
+    In the paper (Section 3.2), observers in a yes-no task decide what looks the same. A threshold on the distance
     stands in for them; with `imperceptible`, they decide.
 
     Args:
       result: what `perceptual` returned.
       threshold: the largest distance that counts as invisible, in units of the distance, one number or one per image;
         infinity for no such limit.
-      imperceptible: verdicts of observers, true for a candidate that they could not tell from the original. A candidate
+      imperceptible: verdicts of observers, true for a candidate that they took for the original. A candidate
         must then pass both.
 
     Raises:

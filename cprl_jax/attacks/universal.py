@@ -214,7 +214,7 @@ def universal(
 
     Args:
       score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch].
-      batches: float32 or float64 RGB images in [0, 1], batch by batch: a list, any iterable that can be gone through
+      batches: float32 or float64 RGB images in [0, 1], batch by batch: a list, any iterable that can be iterated
         once per epoch, or a function that returns an iterator for the next epoch (shuffled, say). Each shape of
         batch compiles once.
       radius: largest change of any value in [0, 1] pixel units, at most 1; one number.
@@ -236,7 +236,7 @@ def universal(
 
     Raises:
       ValueError: an argument or a batch of the wrong shape, dtype or range, no batches at all, or an iterator (which
-        cannot be gone through twice) for more than one epoch.
+        cannot be iterated twice) for more than one epoch.
     """
     if step not in ("sign", "gradient"):
         raise ValueError(f"step must be 'sign' or 'gradient', got {step!r}.")
@@ -307,7 +307,7 @@ def _fit(score_fn, batches, direction, *, radius, epochs, step_size, step, size,
 
 
 def _start(images, size, radius, step_size, key):
-    """The first pattern and the step size, once the first batch has told shape and dtype."""
+    """The first pattern and the step size, from the shape and dtype of the first batch."""
     if size is None:
         size = images.shape[1:3]
     height, width = (_whole("size", side) for side in ((size, size) if np.ndim(size) == 0 else size))

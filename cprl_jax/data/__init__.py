@@ -36,7 +36,7 @@ def load(config_dataset: "ConfigDict") -> QualityDataset:
 
     Args:
       config_dataset: `name` is one of `DATASETS`, or several joined by + (see `combined.combine`); with `resize` every
-        image is brought to that many pixels a side (see `combined.resize`). The official releases read `manual_dir`,
+        image is resized to that many pixels a side (see `combined.resize`). The official releases read `manual_dir`,
         `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), and their `OPTIONS`; 'own' reads these
         four, `labels`, `mos_worst` and `mos_best` (see `own.load`); 'embedded' reads `seed`, `image_size`, `scenes` and
         `levels` (see `embedded.make_embedded`).
@@ -57,7 +57,7 @@ def load(config_dataset: "ConfigDict") -> QualityDataset:
 
 
 def _load(name: str, config_dataset: "ConfigDict", cache: dict) -> QualityDataset:
-    # Imported where they are needed: TFDS takes a moment, and nobody needs all of them.
+    # Imported where they are needed: TFDS is slow to import, and a run rarely needs all of them.
     if name == "embedded":
         from cprl_jax.data.embedded import make_embedded
 

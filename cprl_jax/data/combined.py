@@ -1,4 +1,4 @@
-"""Several data sets as one, and images brought to one size."""
+"""Several data sets as one, and images resized to one size."""
 
 from collections.abc import Mapping, Sequence
 

@@ -39,7 +39,7 @@ def decode_photograph(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
     * EXIF orientation is honoured: the image stands upright.
     * Grey, black-and-white and palette images become RGB.
-    * Transparency is laid over white.
+    * Transparent pixels are composited over white.
     * 16-bit grey is scaled to 8 bits with rounding (round(value / 257)), 12-bit grey of TIFF likewise. Of 16-bit
       colour (and grey with alpha) Pillow reads the upper byte of each value, which is at most one level off.
     * CMYK becomes sRGB through the file's ICC profile (relative colorimetric); without one, channels are multiplied:

@@ -17,7 +17,7 @@ from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import read_cache, write_cache, writing
 
 _FORMAT = 1  # version of the index; files of another version are written again
-_SAMPLE = 16  # images whose mean size tells in advance how much room is needed
+_SAMPLE = 16  # images whose mean size predicts how much room is needed
 
 
 class DecodedImages(Sequence):

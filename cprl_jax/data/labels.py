@@ -7,7 +7,7 @@ The rule compares a distorted image with its undistorted one in three respects, 
                 The mean is weighted by activity, sqrt(max(variance of image, of reference) + 100), as the places where
                 something is to be seen count more (the idea of Wang and Li, "Information content weighting for
                 perceptual image quality assessment", IEEE TIP 2011). Without the weights, blurring a picture that is
-                half sky would cost half as much, and no network could tell from the blurred picture alone.
+                half sky would cost half as much, and no network could know from the blurred picture alone.
     edges       the gradient magnitude similarity deviation (Xue, Zhang, Mou and Bovik, "Gradient magnitude similarity
                 deviation", IEEE TIP 2014, eqs. 1-6): Prewitt gradients of 2 x 2 means, c = 170, standard
                 deviation over the image. Taken at all four positions of the half-resolution grid, not at one:
@@ -18,7 +18,7 @@ The rule compares a distorted image with its undistorted one in three respects, 
     quality  = 100 / (1 + (distance / 0.36)^2)
 
 The weights are ours: they make level k of every distortion of the embedded dataset cost about the same. The last line
-is a logistic function of log(distance), fixed once and for all, that is flat near 100: changes that nobody sees
+is a logistic function of log(distance), with fixed constants, that is flat near 100: changes that nobody sees
 cost next to nothing (plus or minus 2/255 in every value: less than a point), as a label has to grant if models are to
 be robust against them. SSIM's stabilising constant K2 is 0.06 instead of 0.03 for the same reason.
 """

@@ -38,7 +38,7 @@ _BLOCK = 2**22  # pairs that are compared at once
 def image_hash(image: UInt8[np.ndarray, "height width 3"]) -> np.uint64:
     """The hash of one RGB image, `NO_STRUCTURE` for a flat one.
 
-    Luminance, reduced to 32 x 32 pixels whatever the shape, DCT-II; bit 8 (v - 1) + (u - 1) tells whether the
+    Luminance, reduced to 32 x 32 pixels whatever the shape, DCT-II; bit 8 (v - 1) + (u - 1) says whether the
     coefficient of v = 1..8 half-waves down and u = 1..8 across is positive. The kind of hash is Zauner's
     (Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), with 0 for a threshold in place of the
     median: that of a mirrored image then follows from the image's own (`mirror`), and bits are independent.

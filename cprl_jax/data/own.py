@@ -247,7 +247,7 @@ def _header(path: Path, line: int, text: str) -> tuple[list[str], str]:
         if {"image", "mos"} <= set(columns):
             twice = sorted({column for column in columns if column in COLUMNS and columns.count(column) > 1})
             if twice:
-                raise UserError(f"{path}, line {line}: column {listing(twice)} is there twice; name each column once")
+                raise UserError(f"{path}, line {line}: column {listing(twice)} occurs twice; name each column once")
             if unknown := [column for column in columns if column not in COLUMNS]:
                 logging.info("%s: columns that are ignored: %s", path, listing(unknown))
             return columns, delimiter

@@ -1,4 +1,4 @@
-"""A folder of photographs to make a set of: found, checked, decoded, brought to one size."""
+"""A folder of photographs to make a set of: listed, checked, decoded, resized."""
 
 import functools
 import hashlib
@@ -54,7 +54,7 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
     checked = in_threads(check, paths, "reading photographs")
     problems = [wrong for _, wrong in checked if wrong]
     photographs: dict[str, tuple[Path, str]] = {}
-    spelled: dict[str, str] = {}  # file systems differ in whether they tell A from a
+    spelled: dict[str, str] = {}  # file systems differ in whether A and a are different names
     for path, (digest, _) in zip(paths, checked, strict=True):
         first = spelled.setdefault(path.stem.casefold(), path.name)
         if first != path.name:

@@ -1,4 +1,4 @@
-"""Training batches: a pure function of the seed and the step, whoever asks and from wherever a run resumes.
+"""Training batches: a pure function of the seed and the step, wherever a run resumes.
 
 `training_batches` cuts the crops here, on the host; `training_plans` only says where they lie, for
 `device_images.DeviceImages` to cut the same ones on an accelerator.
@@ -35,7 +35,7 @@ def training_batches(
     """Endless batches of random crops, each mirrored left to right with probability one half.
 
     `batches[step]` depends on the arguments and `step` alone. Every epoch visits each row once in an order of its own;
-    a batch that the end of an epoch leaves unfilled goes on with the next one. The global batch is formed first and
+    a batch that the end of an epoch leaves unfilled is filled from the next one. The global batch is formed first and
     then cut into equal shares, so any number of processes trains on the same images and pixels.
 
     Args:

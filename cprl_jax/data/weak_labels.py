@@ -1,6 +1,6 @@
 """Rules that label a distorted image by comparing it with its reference. NO HUMAN IS ASKED: the labels are weak.
 
-Each is a published measure, or ours, brought to 0..100 by a function that never rises as the measure gets worse. They
+Each is a published measure, or ours, mapped to 0..100 by a function that never rises as the measure gets worse. They
 say nothing about what people see beyond what that measure does.
 """
 

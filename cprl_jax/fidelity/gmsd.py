@@ -17,7 +17,7 @@ def gmsd(
 
     Xue et al., "Gradient Magnitude Similarity Deviation: A Highly Efficient Perceptual Image Quality Index", IEEE TIP
     2014, Eqs. 1-6: the standard deviation over the image of the similarity of Prewitt gradient magnitudes, on the luma
-    averaged over squares of 2x2 pixels. It cannot tell a change that is equally strong everywhere from none.
+    averaged over squares of 2x2 pixels. A change that is equally strong everywhere has distance 0.
 
     The values are those of `piq.gmsd`: if a side is odd, a row and a column of black pixels are added at the bottom and
     right; gradients see black outside of the image; the deviation is the biased one.

@@ -82,7 +82,7 @@ def test_no_gradient_flows():
         ({"norm": "l0"}, "norm must be"),
         ({"step_size": -1.0}, "step_size"),
         ({"direction": lambda s, c: jnp.sum(s)}, "direction must return one float per image"),
-        ({"direction": away()}, "enhance goes one way"),
+        ({"direction": away()}, "enhance needs a single direction"),
     ],
 )
 def test_mistakes_are_named(change, message):

@@ -141,7 +141,7 @@ def test_no_more_problems_than_a_person_reads(folder):
         ("# only a comment\n", "labels.csv is empty"),
         ("image,mos\n", "names no image"),
         ("name,score\na.png,1\n", "line 1: 'name,score' must name the columns image and mos"),
-        ("# a\nimage,mos,mos\n", "line 2: column mos is there twice"),
+        ("# a\nimage,mos,mos\n", "line 2: column mos occurs twice"),
         ('image,mos\n"a.png,1\n', "line 2: unexpected end of data"),
     ],
 )

@@ -1,8 +1,8 @@
 """What the readers of official releases share: records, files found by name, MATLAB lists, checks.
 
-A reader never raises for what is wrong inside a release. It appends a description to a list of problems and goes on, so
-that all of them come in one message; the records are fit for use only if that list is empty. A description is one line
-that begins with the place: `row 14 ('16.JPG'): ...` (see `place`), or the file: `Data/AllMOS_release.mat ...`.
+A reader never raises for what is wrong inside a release. It appends a description to a list of problems and continues,
+so that all of them come in one message; the records are fit for use only if that list is empty. A description is one
+line that begins with the place: `row 14 ('16.JPG'): ...` (see `place`), or the file: `Data/AllMOS_release.mat ...`.
 
     problems = []
     names = read_mat(release / "lists.mat", "names", problems, kind=str)

@@ -23,8 +23,8 @@ def read_table(
     Columns are found by their headers, without regard to case and to the width of blanks. Empty rows are skipped.
 
     Args:
-      columns: headers that must be there; the keys of the dictionaries.
-      optional: headers of columns that are read if they are there.
+      columns: headers that must exist; the keys of the dictionaries.
+      optional: headers of columns that are read if they exist.
       sheet: name of the sheet, for XLSX; '' is the first one.
     """
     sheets = read_sheets(path, problems, sheet=sheet)

@@ -144,7 +144,9 @@ def load(
     records = sorted(contents.records, key=lambda record: record.row)
     expected = [(record.name, np.float32(record.mos)) for record in records]
     if list(zip(dataset.names.tolist(), dataset.mos, strict=True)) != expected:
-        raise UserError(f"the {release.TITLE} build in {build} is not what was built there; delete it to build anew")
+        raise UserError(
+            f"the {release.TITLE} build in {build} is not what was built there; delete it to build again"
+        )
     return dataset
 
 
@@ -241,7 +243,7 @@ def _read(release: _common.Release, build: Path, cache: str, cache_gib: float) -
     except Exception as error:  # ArrayRecord, TFDS and the file system have no common class
         reason = _common.one_line(error)
         raise UserError(
-            f"the {release.TITLE} build in {build} is damaged ({reason}); delete it to build anew"
+            f"the {release.TITLE} build in {build} is damaged ({reason}); delete it to build again"
         ) from error
     texts = {key: [label[key].decode() for label in labels] for key in ("name", "reference", "distortion", "part")}
     return QualityDataset(

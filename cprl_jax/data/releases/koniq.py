@@ -1,8 +1,8 @@
 """KonIQ-10k: 10 073 photographs from the web, authentic distortions, rated by crowdsourcing.
 
 The scores file has two labels: `MOS`, 1..5, and `MOS_zscore`, 0..100, which corrects for how each person uses the
-scale. Beware of `koniq10k_distributions_sets.csv`, which the authors publish with their code: its column `MOS` is the
-0..100 one. Only the official split (`set`) is read from it.
+scale. In `koniq10k_distributions_sets.csv`, which the authors publish with their code, the column `MOS` holds the
+0..100 label; only the official split (`set`) is read from it.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ HOW_TO_UNPACK = (
 MAY_BE_IDENTICAL = ("",)  # none are known; but the photographs are uploads of many people
 
 ROWS = 10_073
-FOLDERS_OF_IMAGES = ("1024x768", "512x384")  # the first that is there is read
+FOLDERS_OF_IMAGES = ("1024x768", "512x384")  # the first that exists is read
 SCALES = {"zscore": ("MOS_zscore", _tables.Scale(0, 100)), "mos": ("MOS", _tables.Scale(1, 5))}
 OPTIONS = {
     "koniq_scores": Field("zscore", "koniq: MOS_zscore, or 'mos' (1..5, stretched to 0..100)", choices=tuple(SCALES))
@@ -49,7 +49,7 @@ def looks_like(folder: Path) -> bool:
 
 
 def read(release: Path, koniq_scores: str = OPTIONS["koniq_scores"].default) -> _common.Contents:
-    """Reads the scores, and the official split if its file is there, and matches them with the files.
+    """Reads the scores, and the official split if its file exists, and matches them with the files.
 
     Files may lie in the release or in one folder below, as each archive unpacks.
 

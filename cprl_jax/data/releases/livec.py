@@ -89,7 +89,7 @@ def read(release: Path) -> Contents:
 
 
 def _check_training_rows(names: list[str], files: Files, training_files: Files, problems: list[str]) -> None:
-    """The first rows are skipped, so they had better be the training images."""
+    """The first rows are skipped, so they must be the training images."""
     missing = []
     for row, name in enumerate(names, start=1):
         try:

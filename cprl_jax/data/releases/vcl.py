@@ -35,7 +35,7 @@ SCORE_RANGE = (1.5659, 96.5232)  # lowest and highest of the 552 published score
 ABBREVIATIONS = {"white-noise": "AWGN", "gaussian-blur": "BLUR", "jpeg2000": "J2K", "jpeg": "JPG"}
 DISTORTIONS = tuple(ABBREVIATIONS)
 
-_RESULTS = ("results.csv", "results.xlsx", "results.xls")  # an export goes before what it was made from
+_RESULTS = ("results.csv", "results.xlsx", "results.xls")  # an export has precedence over what it was made from
 _TYPES = {"AWGN": "white-noise", "BLU": "gaussian-blur", "J2K": "jpeg2000", "JPG": "jpeg"}
 _PATTERN = re.compile(r"(IMG_(\d\d))_(AWGN|BLU|J2K|JPG)_(\d)")
 _SCORE_HEADERS = ("mos", "mean opinion score")
@@ -50,7 +50,7 @@ def looks_like(folder: Path) -> bool:
 def read(release: Path) -> _common.Contents:
     """Reads the results and matches them with the files.
 
-    `mos` is the release's MOS. Names in the dataset are the file names in capitals and without ending.
+    `mos` is the release's MOS. Names in the dataset are the file names in capitals and without suffix.
     """
     problems: list[str] = []
     path = next(filter(None, (_tables.find_inside(release, name) for name in _RESULTS)), None)
@@ -97,7 +97,7 @@ def read(release: Path) -> _common.Contents:
 
 
 class _ByStem:
-    """The image files of several folders by name without ending; the first folder that has one goes before others."""
+    """The image files of several folders by name without suffix; the first folder that has one counts."""
 
     def __init__(self, folders: list[_common.Files]):
         self._paths = {_stem(path.name): path for files in reversed(folders) for path in reversed(files.paths)}
@@ -110,7 +110,7 @@ class _ByStem:
 
 
 def _stem(name: str) -> str:
-    """An image's name in capitals, without ending; blur has two spellings."""
+    """An image's name in capitals, without suffix; blur has two spellings."""
     stem = re.sub(r"\.(bmp|jpe?g|png)$", "", name.strip(), flags=re.IGNORECASE)
     return stem.upper().replace("_BLUR_", "_BLU_")
 
