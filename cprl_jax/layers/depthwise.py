@@ -37,7 +37,7 @@ def depthwise(
     Args:
       x: any range.
       kernel: HWIO.
-      strides: strides along height and width.
+      strides: of height and width.
       padding: zeros before and after height and width.
     """
     options = dict(strides=strides, padding=padding)
@@ -68,13 +68,15 @@ def _depthwise_jvp(strides, padding, primals, tangents):
     x, kernel = primals
     x_dot, kernel_dot = tangents
     values = _depthwise(x, kernel, strides, padding)
-    # The transpose of the gradient in the image, which the transpose of this is again.
+    # The transpose of the gradient in the image; the transpose of this is that gradient again.
     by_image = jax.linear_transpose(lambda y: _image_gradient(y, kernel, strides, padding, x.shape), values)
     # A copy for each image: the gradients in these are added up.
     copies = jnp.broadcast_to(kernel_dot, (x.shape[0], *kernel_dot.shape))
     return values, by_image(x_dot)[0] + _sum_of_shifts(_padded(x, padding), copies, strides)
 
 
+# Compiled on their own, so that layers of one shape are traced once.
+@functools.partial(jax.jit, static_argnums=2)
 def _sum_of_shifts(x, kernel, strides):
     """The convolution of a padded x with a kernel [height, width, 1, channels], or with one for each image."""
     rows, columns, _, channels = kernel.shape[-4:]
@@ -94,10 +96,11 @@ def _sum_of_shifts(x, kernel, strides):
     )
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _image_gradient(y, kernel, strides, padding, shape):
     """The gradient in an image of that shape, from that in the values."""
     height, width = (size + sum(pair) for size, pair in zip(shape[1:3], padding, strict=True))
-    blocks = -(-height // strides[0]), -(-width // strides[1])  # padded to a whole number of strides
+    blocks = -(-height // strides[0]), -(-width // strides[1])  # of a whole number of strides
     phases = []
     for first_row in range(strides[0]):
         for first_column in range(strides[1]):
