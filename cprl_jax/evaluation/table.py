@@ -16,8 +16,8 @@ from cprl_jax.evaluation import statistics, table_attacks
 from cprl_jax.evaluation.scoring import Crops, Scorer
 from cprl_jax.evaluation.table_attacks import Condition, Context
 from cprl_jax.robustness import metrics as robustness_metrics
-from cprl_jax.runtime import cells, parallel
-from cprl_jax.runtime.files import Arrays, read_cache
+from cprl_jax.runtime import cells
+from cprl_jax.runtime.files import Arrays
 from cprl_jax.runtime.stamps import stamp
 
 CLEAN = ("none", 0.0)
@@ -87,24 +87,19 @@ def evaluate(
         )
         return _Cell(condition, folder / f"{name}.npz", attack_stamp)
 
-    results: Results = {}
-
     def compute(cell: _Cell) -> Arrays:
         if condition := cell.condition:
-            options = {"prepared": condition.attack.prepare(context, condition), "progress": str(cell)}
-            results[cell.key] = scorer.attack(variables, crops, mos, condition, **options)
-        else:
-            clean = scorer.scores(variables, crops, progress=str(cell))
-            results[CLEAN] = {name: clean for name in ("before", "after", "after_8bit")}
-            results[CLEAN] |= {name: np.zeros_like(clean) for name in ("max_change", "zero_gradient_fraction")}
-            results[CLEAN]["ssim"] = np.ones_like(clean)
-        return results[cell.key]
+            prepared = condition.attack.prepare(context, condition)
+            return scorer.attack(variables, crops, mos, condition, prepared=prepared, progress=str(cell))
+        clean = scorer.scores(variables, crops, progress=str(cell))
+        nothing = np.zeros_like(clean)
+        scores = dict.fromkeys(("before", "after", "after_8bit"), clean)
+        return scores | {"ssim": nothing + 1, "max_change": nothing, "zero_gradient_fraction": nothing}
 
     wanted = [_Cell(None, folder / "none.npz", stamp(model=model))]
     wanted += [cell(condition) for condition in table_attacks.conditions(evaluation)]
-    cells.compute(wanted, compute, job=f"evaluate {method}", describe=str, shared=True)
-    parallel.barrier("conditions evaluated")
-    return {cell.key: results.get(cell.key) or read_cache(cell.path, cell.stamp) for cell in wanted}
+    results = cells.compute(wanted, compute, job=f"evaluate {method}", describe=str, shared=True)
+    return {cell.key: arrays for cell, arrays in zip(wanted, results, strict=True)}
 
 
 def table_rows(

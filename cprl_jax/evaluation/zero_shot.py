@@ -6,8 +6,6 @@ from pathlib import Path
 
 import flax.linen as nn
 import ml_collections
-import numpy as np
-from jaxtyping import Float
 
 from cprl_jax import data
 from cprl_jax.data.crops import Crops
@@ -15,9 +13,8 @@ from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import statistics
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.cells import file_name
+from cprl_jax.runtime.cells import cached, file_name
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import read_cache, write_cache
 from cprl_jax.runtime.stamps import stamp
 
 
@@ -72,30 +69,19 @@ def evaluate(
       datasets: from `load_datasets`.
       folder: the method's; scores are kept in zero_shot/ there until the model or a pixel changes.
     """
-    options = {"seed": config.seed, "resamples": config.evaluation.resamples}
-    rows = []
+    evaluation, rows = config.evaluation, []
+    scorer = Scorer(module, batch_size=evaluation.batch_size)
     for name, dataset in datasets.items():
-        scores = _scores(config, method, module, variables, name, dataset, folder=folder / "zero_shot")
-        row = {"method": method, "dataset": name, "images": len(dataset)}
-        rows.append(row | statistics.measures_with_intervals(scores, dataset.mos, **options))
+        crops = _all_crops(dataset, evaluation.crops, evaluation.crop_size, config.seed)
+        scores = cached(
+            folder / "zero_shot" / f"{file_name(name)}.npz",
+            stamp(module=module, variables=variables, crops=crops.stamp),
+            lambda name=name, crops=crops: {"scores": scorer.scores(variables, crops, progress=f"{method} on {name}")},
+        )["scores"]
+        options = {"seed": config.seed, "resamples": evaluation.resamples}
+        measures = statistics.measures_with_intervals(scores, dataset.mos, **options)
+        rows.append({"method": method, "dataset": name, "images": len(dataset), **measures})
     return rows
-
-
-def _scores(
-    config, method, module, variables, name: str, dataset: QualityDataset, *, folder: Path
-) -> Float[np.ndarray, " images"]:
-    evaluation = config.evaluation
-    crops = _all_crops(dataset, evaluation.crops, evaluation.crop_size, config.seed)
-    scores_stamp = stamp(module=module, variables=variables, crops=crops.stamp)
-    path = folder / f"{file_name(name)}.npz"
-    kept = read_cache(path, scores_stamp)
-    parallel.barrier("zero shot looked at")  # before it is written
-    if kept is None:
-        scorer = Scorer(module, batch_size=evaluation.batch_size)
-        kept = {"scores": scorer.scores(variables, crops, progress=f"{method} on {name}")}
-        if parallel.is_main_process():
-            write_cache(path, scores_stamp, kept)
-    return kept["scores"]
 
 
 @functools.lru_cache(maxsize=8)  # their stamp is computed once, for all methods

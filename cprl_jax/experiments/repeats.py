@@ -1,8 +1,8 @@
 """One experiment on several splits, and the medians over them: `config.dataset.repeats` random splits, or all folds.
 
 The folder of such a run holds split-00, split-01, ..., each the folder of an ordinary run on one split, and report/
-with the medians and the spread: the range over the splits. A single run's intervals speak for the images of its test
-part; the spread over splits speaks for the training as well.
+with the medians, quartiles and ranges over the splits. A single run's intervals cover the choice of its test images;
+the range over splits covers the training as well.
 """
 
 import csv
@@ -18,10 +18,10 @@ from absl import logging
 
 from cprl_jax.report import page
 from cprl_jax.report.table import csv_text
-from cprl_jax.report.values import number, value
+from cprl_jax.report.values import number
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import check_workdir, write_file
 from cprl_jax.runtime.stamps import stamp
 
 # The tables of a split's report by the argument of `present` for their medians, and the columns that tell rows apart.
@@ -30,16 +30,16 @@ TABLES = {
     "differences": ("differences.csv", ("method", "baseline", "attack", "radius")),
     "zero_shot": ("zero_shot.csv", ("method", "dataset")),
 }
-SPREAD = ("quartile_1", "quartile_3", "min", "max", "count")
+RANGE = ("quartile_1", "quartile_3", "min", "max", "count")
 _FINISHED = "finished.json"
-_NO_INFLUENCE = ("job", "perceptual", "causal_iqa", "compilation_cache")  # of the configuration, on the tables
+_NO_INFLUENCE = ("job", "perceptual", "causal_iqa", "compilation_cache")  # fields that the tables do not depend on
 
 RunOne = Callable[[ml_collections.ConfigDict, Path], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """One run of several: where it lives, what is its own, and its whole configuration."""
+    """One run of several: its folder, what sets it apart ('seed 3'), and its whole configuration."""
 
     folder: Path
     name: str
@@ -49,16 +49,16 @@ class Repeat:
 def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne, present: Callable) -> str:
     """Runs the experiment on every split that config.dataset asks for, going on where an earlier call stopped.
 
-    With a single split this is `run_one(config, workdir)`. With several, each is an ordinary run in a folder of its own
-    below `workdir`; one that is finished is only read (not so with config.job='evaluate', which is asked for to look
-    again). `config.dataset.repeats` may grow between calls: the splits that are there stay as they are.
+    With a single split this is `run_one(config, workdir)`. With several, each is an ordinary run in a separate folder
+    below `workdir`; one that is finished is only read, except with config.job='evaluate'. `config.dataset.repeats` may
+    grow between calls: the splits that are there stay as they are.
 
     Args:
       config: `dataset.repeats` > 1 (seeds config.seed, config.seed + 1, ...), or `dataset.split` 'folds' with
         `dataset.fold` -1.
       workdir: made if it does not exist.
-      run_one: runs one split and leaves report/ with table.csv, differences.csv and, with other data sets,
-        zero_shot.csv in its folder (none if config.job is 'train').
+      run_one: runs one split and writes report/table.csv, report/differences.csv and, with other data sets,
+        report/zero_shot.csv in its folder (none if config.job is 'train').
       present: `(config, rows=..., differences=..., zero_shot=...)` from the medians of these tables to the parts of a
         report, for `report.page.terminal` and `markdown`.
 
@@ -74,7 +74,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne,
     if not repeats:
         run_one(config, workdir)
         return ""
-    _check_workdir(workdir, repeats)
+    if (workdir / "split.json").exists():
+        raise UserError(f"{workdir} holds the run of one split; give several another --workdir")
+    check_workdir(workdir, entry=repeats[0].folder.name, content="a run of several splits")
     finished = [config.job != "evaluate" and _is_finished(repeat) for repeat in repeats]
     parallel.barrier("splits looked at")
     for place, (repeat, done) in enumerate(zip(repeats, finished, strict=True), start=1):
@@ -92,7 +94,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne,
         if name != "zero_shot" or config.evaluation.datasets:
             medians[name] = summarize([read_table(repeat.folder / "report" / file) for repeat in repeats], keys)
             write_file(workdir / "report" / file, csv_text(medians[name], keys))
-    title = f"{' and '.join(config.methods)} on the {config.dataset.name} data set: {_over(config, repeats)}"
+    splits = f"{len(repeats)} random splits (seeds {config.seed} to {repeats[-1].config.seed})"
+    if config.dataset.split == "folds":
+        splits = f"{len(repeats)} folds (seed {config.seed})"
+    title = f"{' and '.join(config.methods)} on the {config.dataset.name} data set: {splits}"
     parts = present(config, **medians)
     write_file(workdir / "report" / "table.md", page.markdown(title, parts))
     write_file(workdir / "config.json", config.to_json_best_effort(indent=2, sort_keys=True))
@@ -106,13 +111,12 @@ def plan(config: ml_collections.ConfigDict, workdir: Path) -> list[Repeat]:
     dataset = config.dataset
     if config.job == "perceptual_attack":
         return []  # it has no split
+    changes = []
     if dataset.split == "folds" and dataset.fold == -1 and not dataset.split_file:
         changes = [(f"fold {fold}", {"dataset.fold": fold}) for fold in range(dataset.folds)]
     elif dataset.repeats > 1:
         seeds = range(config.seed, config.seed + dataset.repeats)
         changes = [(f"seed {seed}", {"seed": seed, "dataset.repeats": 1}) for seed in seeds]
-    else:
-        return []
     repeats = []
     for index, (name, values) in enumerate(changes):
         changed = config.copy_and_resolve_references()
@@ -147,7 +151,7 @@ def summarize(tables: Sequence[Sequence[Mapping]], keys: Sequence[str]) -> list[
     Returns:
       one row for each that some table has, in order of first appearance, with `runs`, the number of tables that have
       it, and for every other column but intervals (`low`, `high`, `..._low`, `..._high`): the median under the
-      column's own name, then `..._quartile_1`, `..._quartile_3` (linear between ranks), `..._min`, `..._max`, and
+      column's name, then `..._quartile_1`, `..._quartile_3` (linear between ranks), `..._min`, `..._max`, and
       `..._count`, the number of runs in which it is finite: others do not take part. NaN where none is. A column of
       text keeps that of the first run.
     """
@@ -162,32 +166,16 @@ def summarize(tables: Sequence[Sequence[Mapping]], keys: Sequence[str]) -> list[
         for column in dict.fromkeys(column for row in rows for column in row):
             if column in (*keys, "low", "high") or column.endswith(("_low", "_high")):
                 continue
-            texts = [row.get(column) or "" for row in rows]
-            values = np.array([value(row, column) for row in rows])
-            if all(
-                math.isnan(content) and text not in ("", "nan") for content, text in zip(values, texts, strict=True)
-            ):
+            texts = [row.get(column) or "nan" for row in rows]
+            if all(text != "nan" and math.isnan(number(text)) for text in texts):
                 entry[column] = texts[0]
                 continue
-            values = values[np.isfinite(values)]
-            numbers = np.quantile(values, (0.5, 0.25, 0.75, 0, 1)).tolist() if len(values) else [math.nan] * 5
-            names = (column, *(f"{column}_{name}" for name in SPREAD))
+            values = [number(text) for text in texts if math.isfinite(number(text))]
+            numbers = np.quantile(values, (0.5, 0.25, 0.75, 0, 1)).tolist() if values else [math.nan] * 5
+            names = (column, *(f"{column}_{name}" for name in RANGE))
             entry |= dict(zip(names, (*numbers, len(values)), strict=True))
         summary.append(entry)
     return summary
-
-
-def _over(config: ml_collections.ConfigDict, repeats: Sequence[Repeat]) -> str:
-    if config.dataset.split == "folds":
-        return f"{len(repeats)} folds (seed {config.seed})"
-    return f"{len(repeats)} random splits (seeds {config.seed} to {repeats[-1].config.seed})"
-
-
-def _check_workdir(workdir: Path, repeats: Sequence[Repeat]) -> None:
-    if (workdir / "split.json").exists():
-        raise UserError(f"{workdir} holds the run of one split; give several another --workdir")
-    if workdir.exists() and (not workdir.is_dir() or (any(workdir.iterdir()) and not repeats[0].folder.is_dir())):
-        raise UserError(f"{workdir} holds something else than a run of several splits; give another --workdir")
 
 
 def _is_finished(repeat: Repeat) -> bool:

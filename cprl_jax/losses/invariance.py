@@ -29,10 +29,10 @@ def intervention(
 
     Args:
       score_fn: the model being trained, as a function of images in [0, 1].
-      images: [0, 1].
+      images: RGB in [0, 1].
       epsilon: radius in [0, 1] pixel units.
       steps: gradient evaluations.
-      keys: a random key an image; needed for `steps` > 1.
+      keys: a random key for each image; needed for `steps` > 1.
     """
     if steps == 1:
         gradient = jax.grad(lambda x: jnp.sum(score_fn(x)))(images)
@@ -41,8 +41,7 @@ def intervention(
         raise ValueError("steps > 1 starts at random points: give keys, one an image")
     noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], images.dtype, -1.0, 1.0))(keys)
     reference = jax.lax.stop_gradient(score_fn(images))
-    start = perturb(images, epsilon * noise)
-    delta = start - images
+    delta = perturb(images, epsilon * noise) - images
     # Steps that together cross the ball twice: enough to reach any corner from any start.
     step_size = 2.0 * epsilon / steps
     for _ in range(steps):

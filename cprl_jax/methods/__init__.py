@@ -30,12 +30,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def title(name: str, settings: ml_collections.ConfigDict) -> str:
-    """A row's title, by what ran: 'CPRL (loss + SortMask, directions of 2 steps)'.
-
-    Args:
-      name: of the method.
-      settings: config.<name>.
-    """
+    """A row's title, by what ran: 'CPRL (loss + SortMask, directions of 2 steps)'; `settings` is config.<name>."""
     method = METHODS[name]
     parts = [*method.parts(settings)]
     if settings.sort_mask and not any("SortMask" in part for part in parts):

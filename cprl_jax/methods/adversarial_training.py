@@ -11,23 +11,20 @@ from cprl_jax.methods.method import DEPLOYED, Batch, Forward, Method, direction_
 def adversarial_loss(batch: Batch, forward: Forward, settings: ml_collections.ConfigDict):
     """(1 - weight) loss(clean) + weight loss(attacked); FGSM pushes each score to the wrong side of the scale."""
 
-    def direction_of(score_fn, images, mos):
-        direction = attacks.reflect(mos, batch.mid)
-        attacked = attacks.fgsm(score_fn, images, radius=settings.epsilon / 255.0, direction=direction).images
-        return attacked - images
+    def direction_of(score_fn, batch):
+        direction = attacks.reflect(batch.mos, batch.mid)
+        attacked = attacks.fgsm(score_fn, batch.images, radius=settings.epsilon / 255.0, direction=direction).images
+        return attacked - batch.images
 
-    delta = direction_of(forward.constant, batch.images, batch.mos)
+    delta = direction_of(forward.constant, batch)
     scores = forward.gather(forward.scores(batch.images))
     attacked = forward.gather(forward.scores(batch.images + delta))
     mos_loss, adversarial = forward.label_loss(scores), forward.label_loss(attacked)
-    part_mos = batch.mos[::4]
     return (1.0 - settings.weight) * mos_loss + settings.weight * adversarial, {
         "mos_loss": mos_loss,
         "adversarial_loss": adversarial,
         "score_std": jnp.std(scores),
-        "direction_agreement": direction_agreement(
-            forward, batch, delta, lambda score_fn, images, keys: direction_of(score_fn, images, part_mos)
-        ),
+        "direction_agreement": direction_agreement(forward, batch, delta, direction_of),
     }
 
 
@@ -39,7 +36,9 @@ METHOD = Method(
     settings={
         "batch_norm": DEPLOYED,
         "epsilon": Field(2.0, "radius of FGSM", "1/255", above=0, at_most=255),
-        "weight": Field(0.5, "of the attacked images' loss; the clean images' has 1 - weight", at_least=0, at_most=1),
+        "weight": Field(
+            0.5, "weight of the attacked images' loss; the clean images' is 1 - weight", at_least=0, at_most=1
+        ),
     },
     metrics=("mos_loss", "adversarial_loss", "score_std", "direction_agreement"),
     gradients=lambda settings: 3,

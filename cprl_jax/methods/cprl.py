@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from cprl_jax.config.field import Field
-from cprl_jax.losses import intervention, invariance_loss, magnitudes
-from cprl_jax.losses.invariance import perturb
-from cprl_jax.methods.method import COMMON, DEPLOYED, Batch, Forward, Method, direction_agreement, ramp
+from cprl_jax.losses import intervention, invariance_loss, magnitudes, perturb
+from cprl_jax.methods.method import COMMON, DEPLOYED, Batch, Forward, Method, direction_agreement
 
 
 def cprl_loss(batch: Batch, forward: Forward, settings: ml_collections.ConfigDict):
@@ -20,13 +19,13 @@ def cprl_loss(batch: Batch, forward: Forward, settings: ml_collections.ConfigDic
 
     Both branches have the same masks and dropout: what is compared is the effect of the perturbation alone.
     """
-    warm = ramp(batch, settings)
+    warm = jnp.minimum(1.0, (batch.step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     epsilon = warm * settings.epsilon / 255.0
 
-    def direction_of(score_fn, images, keys):
-        return intervention(score_fn, images, epsilon=epsilon, steps=settings.direction_steps, keys=keys)
+    def direction_of(score_fn, batch):
+        return intervention(score_fn, batch.images, epsilon=epsilon, steps=settings.direction_steps, keys=batch.keys)
 
-    delta = direction_of(forward.constant, batch.images, batch.keys)
+    delta = direction_of(forward.constant, batch)
     keys = jax.vmap(jax.random.fold_in, (0, None))(batch.keys, 1)
     alphas = magnitudes(keys, count=settings.alphas, law=settings.alpha_law)[:, :, None, None, None]
 
@@ -62,9 +61,9 @@ METHOD = Method(
     settings={
         "sort_mask": dataclasses.replace(COMMON["sort_mask"], default=True),
         "batch_norm": DEPLOYED,
-        "weight": Field(1.0, "of the invariance loss beside the loss on MOS", at_least=0),
+        "weight": Field(1.0, "weight of the invariance loss beside the loss on MOS", at_least=0),
         "warmup_steps": Field(0, "the weight and epsilon grow linearly from 0 over these steps", at_least=0),
-        "epsilon": Field(2.0, "|alpha| <= epsilon, also the radius of the ball", "1/255", above=0, at_most=255),
+        "epsilon": Field(2.0, "|alpha| <= epsilon; also the radius of the ball", "1/255", above=0, at_most=255),
         "alphas": Field(2, "magnitudes drawn per image and step", at_least=1),
         "alpha_law": Field(
             "uniform", "on [-epsilon, epsilon] (the paper), or 'edge': always epsilon", choices=("uniform", "edge")
@@ -72,8 +71,10 @@ METHOD = Method(
         "direction_steps": Field(
             1, "1: the sign of the gradient (the paper); more: ascent from a random start", at_least=1
         ),
-        "norm": Field("absolute", "of the change of the score", choices=("absolute", "squared")),
-        "relative": Field(False, "divide by the spread of the batch's scores, so that shrinking them does not pay"),
+        "norm": Field("absolute", "how the change of the score is measured", choices=("absolute", "squared")),
+        "relative": Field(
+            False, "divide by the standard deviation of the batch's scores, so that shrinking them does not pay"
+        ),
         "mos_loss_on_interventions": Field(0.0, "weight of the loss on MOS of the perturbed images", at_least=0),
     },
     metrics=("mos_loss", "invariance_loss", "score_std", "direction_agreement"),

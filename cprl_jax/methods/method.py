@@ -1,4 +1,4 @@
-"""What a training method declares of itself, and what its loss is given."""
+"""What a training method declares of itself, and what its loss receives."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -70,11 +70,11 @@ class Method:
       loss: `(batch, forward, settings) -> (loss, metrics)`, both the same on every device: a pure function, in which
         `settings` is config.<name>.
       source: paper and equation.
-      settings: its own fields of config.<name>, and other defaults for those that all methods have (see `COMMON`).
+      settings: the fields of config.<name> beside those that all methods have (`COMMON`), or with other defaults.
       metrics: the names of what `loss` returns beside the loss.
       gradients: gradient evaluations for each training image and step, from the settings: the unit of its budget.
       parts: what a title adds about the settings that ran, such as 'directions of 2 steps'.
-      network: changes the configuration of the network (config.model) in place, given the settings.
+      network: `(config.model, settings)`; changes the configuration of the network in place.
       adaptive: `(module, variables) -> score_fn` through which an attacker who knows the method gets a useful gradient.
     """
 
@@ -101,8 +101,8 @@ START = Field(
 )
 BATCH_NORM = Field(
     "batch",
-    "statistics of batch normalisation in training: of the 'batch', or those that the 'deployed' model has. A batch's "
-    "own statistics take out the common shift that a perturbation makes, so that the loss hardly sees it",
+    "statistics of batch normalisation in training: those of the 'batch', or those that the 'deployed' model has. The "
+    "batch's take out the common shift that a perturbation makes, so that the loss hardly sees it",
     choices=("batch", "deployed"),
 )
 COMMON: dict[str, Field] = {
@@ -125,16 +125,11 @@ COMMON: dict[str, Field] = {
 DEPLOYED = dataclasses.replace(BATCH_NORM, default="deployed")
 
 
-def ramp(batch: Batch, settings: ml_collections.ConfigDict) -> Float[Array, ""] | float:
-    """The factor of a linear warm-up over settings.warmup_steps: from 1 / warmup_steps to 1."""
-    return jnp.minimum(1.0, (batch.step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-
-
 def direction_agreement(
     forward: Forward,
     batch: Batch,
     delta: Float[Array, "batch height width 3"],
-    direction_of: Callable[[ScoreFn, Float[Array, "part height width 3"], Key[Array, " part"]], Array],
+    direction_of: Callable[[ScoreFn, Batch], Float[Array, "part height width 3"]],
 ) -> Float[Array, ""]:
     """The share of pixel values at which the perturbation used in training has the sign of the deployed model's.
 
@@ -142,10 +137,11 @@ def direction_agreement(
     image.
 
     Args:
-      delta: the perturbation that was used.
-      direction_of: `(score_fn, images, keys) -> perturbation`, the function that made it.
+      delta: the perturbation that was used, `direction_of(forward.constant, batch)`.
+      direction_of: `(score_fn, batch) -> perturbation`.
     """
     if forward.is_deployed:
         return jnp.ones(())
-    deployed = direction_of(forward.deployed, batch.images[::4], batch.keys[::4])
-    return jnp.mean(forward.gather(jnp.mean(jnp.sign(deployed) == jnp.sign(delta[::4]), axis=(1, 2, 3))))
+    part = dataclasses.replace(batch, images=batch.images[::4], mos=batch.mos[::4], keys=batch.keys[::4])
+    same = jnp.sign(direction_of(forward.deployed, part)) == jnp.sign(delta[::4])
+    return jnp.mean(forward.gather(jnp.mean(same, axis=(1, 2, 3))))

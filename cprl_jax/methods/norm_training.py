@@ -17,17 +17,16 @@ def norm_training_loss(batch: Batch, forward: Forward, settings: ml_collections.
     which makes it 0.01 times the standard deviation of each channel in pixel units.
     """
 
-    def direction_of(score_fn, images, keys):
-        return jnp.sign(jax.grad(lambda x: jnp.sum(score_fn(x)))(images))
+    def direction_of(score_fn, batch):
+        return jnp.sign(jax.grad(lambda x: jnp.sum(score_fn(x)))(batch.images))
 
-    direction = direction_of(forward.constant, batch.images, batch.keys)
+    direction = direction_of(forward.constant, batch)
     if settings.normalized_step:
-        size, step = settings.normalized_step, settings.normalized_step * jnp.asarray(IMAGENET.std)
+        size, unit = settings.normalized_step, jnp.asarray(IMAGENET.std).reshape(1, 1, 1, 3)
     else:
-        size = settings.step / 255.0
-        step = jnp.full(3, size)
+        size, unit = settings.step / 255.0, 1.0
     clean = forward.scores(batch.images)
-    moved = forward.scores(batch.images + step.reshape(1, 1, 1, 3) * direction)
+    moved = forward.scores(batch.images + size * unit * direction)
     norm = jnp.mean(forward.gather((moved - clean) / size) ** 2) / 2
     scores = forward.gather(clean)
     mos_loss = forward.label_loss(scores)
@@ -46,8 +45,8 @@ METHOD = Method(
     source="Liu et al., Defense Against Adversarial Attacks on No-Reference Image Quality Models, CVPR 2024, Eq. 6",
     settings={
         "batch_norm": DEPLOYED,
-        "weight": Field(1e-3, "of the penalty", at_least=0),
-        "step": Field(0.58, "of the finite difference along the sign of the gradient", "1/255", above=0, at_most=255),
+        "weight": Field(1e-3, "weight of the penalty", at_least=0),
+        "step": Field(0.58, "length of the finite difference along the gradient's sign", "1/255", above=0, at_most=255),
         "normalized_step": Field(
             0.0, "the step in units of the ImageNet-normalised input, 0.01 as published; 0 = `step`", at_least=0
         ),

@@ -50,7 +50,7 @@ def zero_shot(rows: Sequence[Row], *, note: Note = interval, subtitle: Callable[
     Args:
       rows: with `method`, `dataset`, `images`, `srcc`, `plcc`, `rmse`, and where known their intervals.
       note: the small print beside SRCC.
-      subtitle: of a row, as in `Table`.
+      subtitle: a row's, see `Table`.
     """
     return Table(
         rows,

@@ -16,14 +16,14 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cprl_jax.report.values import Row, number, shorten
 from cprl_jax.runtime.files import write_file
 
-INK = "#1d2126"  # replaced by the page's own text colour in SVG
+INK = "#1d2126"  # replaced by the page's text colour in SVG
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito: told apart by every eye
 MARKERS = "osD^vP"
 DASHES = ("-", "--", ":", "-.")
@@ -32,7 +32,7 @@ _STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 class Panel(NamedTuple):
-    """A figure and the words that go with it. `name` is its file name without the ending, `dpi` that of its PNG."""
+    """A figure, its file name without the ending, its description, and the resolution of its PNG."""
 
     name: str
     alt: str
@@ -95,7 +95,7 @@ def strips(name: str, alt: str, rows: Sequence[Strip], *, xlabel: str) -> list[P
 
 @styled
 def training(histories: Mapping[str, Sequence[Row]], names: Sequence[str]) -> list[Panel]:
-    """The loss of each method over the steps in a panel of its own (objectives differ), and validation SRCC in one."""
+    """The loss of each method over the steps in separate panels (objectives differ), and validation SRCC in one."""
     panels = []
     for method in histories:
         steps, loss = _series(histories[method], "loss")
@@ -124,17 +124,10 @@ def training(histories: Mapping[str, Sequence[Row]], names: Sequence[str]) -> li
     return panels
 
 
-class Views(NamedTuple):
-    """An attacked image for the eye: before, after, and their difference around mid-grey, `factor` times as large."""
+def views(name: str, image: np.ndarray, attacked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """An attacked image for the eye, as uint8: before, after, their difference around mid-grey, and its factor.
 
-    image: UInt8[np.ndarray, "height width 3"]
-    attacked: UInt8[np.ndarray, "height width 3"]
-    difference: UInt8[np.ndarray, "height width 3"]
-    factor: int
-
-
-def views(name: str, image: np.ndarray, attacked: np.ndarray) -> Views:
-    """Rounded to 8 bits; the difference is amplified by the whole number that just keeps the largest one in range.
+    The difference is amplified by the whole number that just keeps the largest one in range.
 
     Args:
       name: for the error message.
@@ -142,7 +135,7 @@ def views(name: str, image: np.ndarray, attacked: np.ndarray) -> Views:
       attacked: the same shape, in [0, 1].
 
     Raises:
-      ValueError: the shapes are others.
+      ValueError: other shapes.
     """
     image, attacked = np.asarray(image), np.asarray(attacked, np.float64)
     if image.shape != attacked.shape or image.ndim != 3 or image.shape[-1] != 3:
@@ -154,7 +147,8 @@ def views(name: str, image: np.ndarray, attacked: np.ndarray) -> Views:
     largest = np.abs(change).max(initial=0)
     # The same rounding must not cost a radius of 0.5/255 its factor of 255.
     factor = max(1, math.floor(0.5 / largest + 0.02)) if largest > 0 else 1
-    return Views(image.astype(np.uint8), _bytes(image / 255 + change), _bytes(0.5 + factor * change), factor)
+    shown = (np.round(255 * np.clip(each, 0, 1)) for each in (image / 255, image / 255 + change, 0.5 + factor * change))
+    return *(each.astype(np.uint8) for each in shown), factor
 
 
 @styled
@@ -268,7 +262,3 @@ def _smooth(values: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
     window = min(2 * (values.size // 60) + 1, values.size)
     weight = np.ones(window)
     return np.convolve(values, weight, "same") / np.convolve(np.ones_like(values), weight, "same")
-
-
-def _bytes(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)

@@ -48,9 +48,9 @@ def attacked_card(
     name: str, title: str, image: ndarray, attacked: ndarray, *, before: Sequence[str], after: Sequence[str]
 ) -> Card:
     """An image, its attacked twin and their difference; see `figures.views` for the arguments and errors."""
-    shown = figures.views(title, image, attacked)
-    twins = [View(shown.image, "image", before, "original"), View(shown.attacked, "attacked image", after, "attacked")]
-    return Card(name, title, [*twins, View(shown.difference, "difference", ["difference", f"× {shown.factor}"])])
+    image, attacked, difference, factor = figures.views(title, image, attacked)
+    twins = [View(image, "image", before, "original"), View(attacked, "attacked image", after, "attacked")]
+    return Card(name, title, [*twins, View(difference, "difference", ["difference", f"× {factor}"])])
 
 
 class Range(NamedTuple):
@@ -91,7 +91,7 @@ class Page:
 
     Attributes:
       title: a line.
-      sections: in their order; those of the notes and of the configuration come after them.
+      sections: in their order; the notes and the configuration come after them.
       summary: what was done, in a paragraph or several.
       verdict: what came out, in a paragraph.
       notes: sentences.
@@ -145,9 +145,9 @@ def write(folder: str | os.PathLike, page: Page, *, files: Mapping[str, str], fi
     """Writes files, figures/*.png and report.html, each whole or not at all; returns the page's path.
 
     Args:
-      folder: where to; made if it does not exist.
+      folder: made if it does not exist.
       files: name -> text, written first. One without text is removed, if an earlier report left it.
-      figure_names: how the names of this report's figures begin; other ones of an earlier report are removed.
+      figure_names: how the names of this report's figures begin; others left by an earlier report are removed.
     """
     folder = Path(folder)
     html = page.html([name for name, text in files.items() if text])  # before anything is written
@@ -156,9 +156,11 @@ def write(folder: str | os.PathLike, page: Page, *, files: Mapping[str, str], fi
             write_file(folder / name, text)
         else:
             (folder / name).unlink(missing_ok=True)
-    lists = [part for section in page.sections for part in section.parts if isinstance(part, list)]
-    panels = [item for part in lists for item in part if isinstance(item, figures.Panel)]
-    panels += [_panel(item) for part in lists for item in part if isinstance(item, Card)]
+    items = [item for section in page.sections for part in section.parts if isinstance(part, list) for item in part]
+    panels = [item for item in items if isinstance(item, figures.Panel)]
+    for card in (item for item in items if isinstance(item, Card)):
+        images, captions = zip(*((view.image, ", ".join(view.lines)) for view in card.views), strict=True)
+        panels.append(figures.side_by_side(card.name, card.title, images, captions))
     figures.write_panels(folder / "figures", panels, names=figure_names)
     write_file(folder / "report.html", html)
     return folder / "report.html"
@@ -167,15 +169,13 @@ def write(folder: str | os.PathLike, page: Page, *, files: Mapping[str, str], fi
 def terminal(parts: Iterable[str | Table | Section]) -> str:
     """Tables, paragraphs and sections of items for a terminal."""
     shown = []
-    for part in parts:
-        if isinstance(part, Section) and any(part.parts):
-            items = (
-                textwrap.fill(item, WIDTH, initial_indent="  - ", subsequent_indent="    ") for item in part.parts[0]
-            )
-            shown.append("\n".join([part.title, *items]))
-        elif isinstance(part, Table) and part:
+    for part in filter(_has_content, parts):
+        if isinstance(part, Section):
+            indents = {"initial_indent": "  - ", "subsequent_indent": "    "}
+            shown.append("\n".join([part.title, *(textwrap.fill(item, WIDTH, **indents) for item in part.parts[0])]))
+        elif isinstance(part, Table):
             shown += [part.text(), textwrap.fill(part.explained("*"), WIDTH)]
-        elif isinstance(part, str):
+        else:
             shown.append(textwrap.fill(part, WIDTH))
     return "\n\n".join(filter(None, shown))
 
@@ -183,14 +183,18 @@ def terminal(parts: Iterable[str | Table | Section]) -> str:
 def markdown(title: str, parts: Iterable[str | Table | Section]) -> str:
     """The same as a Markdown file."""
     shown = [f"# {escaped(title)}"]
-    for part in parts:
-        if isinstance(part, Section) and any(part.parts):
+    for part in filter(_has_content, parts):
+        if isinstance(part, Section):
             shown += [f"## {part.title}", "\n".join(f"- {escaped(item)}" for item in part.parts[0])]
-        elif isinstance(part, Table) and part:
+        elif isinstance(part, Table):
             shown += [part.markdown(), part.explained()]
-        elif isinstance(part, str):
+        else:
             shown.append(escaped(part))
     return "\n\n".join(filter(None, shown)) + "\n"
+
+
+def _has_content(part: str | Table | Section) -> bool:
+    return any(part.parts) if isinstance(part, Section) else bool(part)
 
 
 def paragraphs(text: str | Sequence[str]) -> list[str]:
@@ -232,11 +236,6 @@ def _picture(pixels: UInt8[ndarray, "height width 3"]) -> dict[str, Any]:
     file = io.BytesIO()
     image.save(file, "PNG")
     return {"width": image.width, "height": image.height, "data": base64.b64encode(file.getvalue()).decode("ascii")}
-
-
-def _panel(card: Card) -> figures.Panel:
-    images, captions = zip(*((view.image, ", ".join(view.lines)) for view in card.views), strict=True)
-    return figures.side_by_side(card.name, card.title, images, captions)
 
 
 def _svg(panel: figures.Panel) -> Markup:

@@ -19,16 +19,16 @@ class Column:
     """A column of numbers.
 
     Attributes:
-      key: of the number in a row.
-      title: its heading.
+      key: where its number is in a row.
+      title: the heading.
       group: a second heading, over neighbouring columns.
       of: the value of the table's `across` whose row is shown here; None for the first row of a line.
-      digits: behind the point.
+      digits: decimals.
       text: the cell's text, for what is no plain number.
       note: small print beside the number, such as its interval.
       best: 1 marks the largest number, -1 the smallest.
       tone: on the page, a colour from -1 (orange) over 0 (none) to 1 (blue), or the name of a CSS class.
-      wrapped: on the page, text that is broken into lines.
+      wrapped: on the page, long text, which is broken into lines.
     """
 
     key: str
@@ -67,11 +67,11 @@ class Table:
       columns: what is shown of them.
       line: the keys by which rows belong to one line; the last one names it.
       across: the key whose values stand side by side in a line; "" where each line is one row.
-      heading: of the lines' names.
-      name: of a line, from its first row.
+      heading: the heading over the lines' names.
+      name: a line's name, from its first row; by default the value of its last key.
       subtitle: on the page and in Markdown, small print under the name.
       block: the heading of the block that a line is in.
-      block_heading: of the column that blocks are in Markdown.
+      block_heading: in Markdown, the heading of the column of blocks.
       flag: whether a line's name is marked with '!'.
       competes: whether a row may be marked as the best.
       contest: "down": the best of a column in each block; "across": the best of a line.
@@ -107,7 +107,7 @@ class Table:
         return {heading: self._lines(list(lines.values())) for heading, lines in blocks.items()}
 
     def _lines(self, lines: list[dict[Any, Row]]) -> list[Line]:
-        """One block, each line given as its rows by their value of `across`."""
+        """One block, from the rows of each line by their value of `across`."""
         firsts = [next(iter(rows.values())) for rows in lines]
         shown = [
             [first if column.of is None else rows.get(column.of) for column in self.columns]
@@ -119,7 +119,7 @@ class Table:
                 self.name(first) if self.name else str(first[self.line[-1]]),
                 self.subtitle(first) if self.subtitle else "",
                 self.flag(first),
-                [self._cell(*pair, (index, place) in bests) for place, pair in enumerate(zip(rows, self.columns))],  # noqa: B905
+                [self._cell(row, self.columns[place], (index, place) in bests) for place, row in enumerate(rows)],
             )
             for index, (first, rows) in enumerate(zip(firsts, shown, strict=True))
         ]
@@ -192,7 +192,7 @@ class Table:
         return f"{over.rstrip()}\n{head}" if over.strip() else head
 
     def markdown(self) -> str:
-        """In Markdown, the best in bold; of blocks, a column of their own."""
+        """In Markdown: the best in bold, blocks as a column."""
         header = [self.block_heading] * bool(self.block) + [self.heading] + ["what ran"] * bool(self.subtitle)
         rule = ["---"] * len(header) + ["---:"] * len(self.columns)
         header += [f"{column.group}: {column.title}" if column.group else column.title for column in self.columns]
@@ -208,8 +208,7 @@ class Table:
 
     def csv(self) -> str:
         """All rows and all their columns: those of the lines first, then those that are shown, then the others."""
-        across = [self.across] * bool(self.across)
-        return csv_text(self.rows, [*self.line, *across, *(column.key for column in self.columns)])
+        return csv_text(self.rows, [*self.line, *filter(None, [self.across]), *(column.key for column in self.columns)])
 
 
 def csv_text(rows: Sequence[Row], first: Sequence[str]) -> str:

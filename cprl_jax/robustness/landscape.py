@@ -57,7 +57,7 @@ def landscape(
       extent: half the side of the plane in [0, 1] pixel units.
       points: along each axis; odd, at least 3, so that the image itself is among them.
       direction: whose gradient is followed, as for an attack; default `attacks.up()`: towards higher scores.
-      key: of the random direction: the same key and image size give the same one for every model.
+      key: determines the random direction: the same key and image size give the same one for every model.
 
     Raises:
       ValueError: a wrong shape, dtype or number of points; unless traced, an image outside of [0, 1] or an extent that

@@ -1,7 +1,7 @@
 """Robustness in numbers, from scores before and after an attack (NumPy, on the host).
 
-`before` and `after` are one score per image, in the same order; the scale of the scores is given by `lowest` and
-`highest`. Every function raises ValueError for arrays that are not of one shape [images], are empty, or are not finite.
+`before` and `after` are one score per image, in the same order; `lowest` and `highest` are the ends of the scores'
+scale. Every function raises ValueError for arrays that are not of one shape [images], are empty, or are not finite.
 """
 
 import numpy as np
@@ -31,8 +31,8 @@ def r_robustness(
       before, after: scores q and q*.
       lowest, highest: ends of the scale (beta_2 and beta_1). The paper maps all scores to 0..10 first; for scores on
         0..100 say `highest=100`.
-      base: of the logarithm, which the paper does not state: "e", or a number above 1 (10 in later work on the
-        defence of quality models). R to base 10 is R to base e divided by ln 10.
+      base: the logarithm's, which the paper does not state: "e", or a number above 1 (10 in later work on the defence
+        of quality models). R to base 10 is R to base e divided by ln 10.
       smallest_change: changes below it, in score points, count as this large. With 0, a score that did not change at
         all makes its image's ratio, and so R, infinite.
 
@@ -52,7 +52,9 @@ def r_robustness(
     change = np.maximum(np.abs(before - after), smallest_change)
     with np.errstate(divide="ignore"):
         ratios = np.maximum(highest - before, before - lowest) / change
-    return float(np.mean(np.log(ratios)) / _log_of_base(base))
+    if base != "e" and (isinstance(base, str) or not base > 1):
+        raise ValueError(f"base must be 'e' or a number above 1 (10 for the decimal logarithm), got {base!r}.")
+    return float(np.mean(np.log(ratios)) / (1.0 if base == "e" else np.log(base)))
 
 
 def absolute_gain(
@@ -165,14 +167,6 @@ def _scaled(before, after, lowest, highest) -> tuple[np.ndarray, np.ndarray]:
     highest = before.max() if highest is None else highest
     _check_scale(lowest, highest)
     return (before - lowest) / (highest - lowest), (after - lowest) / (highest - lowest)
-
-
-def _log_of_base(base: float | str) -> float:
-    if base == "e":
-        return 1.0
-    if isinstance(base, str) or not base > 1:
-        raise ValueError(f"base must be 'e' or a number above 1 (10 for the decimal logarithm), got {base!r}.")
-    return float(np.log(base))
 
 
 def _with_sign(distance: float, before: np.ndarray, after: np.ndarray, signed: bool) -> float:

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprl_jax.losses import intervention, invariance_loss, magnitudes
-from cprl_jax.losses.invariance import perturb
+from cprl_jax.losses import intervention, invariance_loss, magnitudes, perturb
 
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 5, 3)).astype(np.float32)
 

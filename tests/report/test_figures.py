@@ -82,20 +82,20 @@ def test_training_of_one_step():
 @pytest.mark.parametrize(("radius", "factor"), [(0.5, 255), (1, 127), (2, 63), (4, 31), (128, 1)])
 def test_views_amplify_as_far_as_fits(radius, factor):
     image, twin = attacked(radius)
-    shown = figures.views("a", image, twin)
-    assert shown.factor == factor
-    assert shown.image.dtype == shown.attacked.dtype == shown.difference.dtype == np.uint8
+    *shown, amplified = figures.views("a", image, twin)
+    assert amplified == factor
+    assert all(view.dtype == np.uint8 for view in shown)
     change = twin.astype(np.float64) - image / 255
     literal = np.round(255 * np.clip(0.5 + factor * change, 0, 1))
-    np.testing.assert_allclose(shown.difference, literal, atol=1)
-    np.testing.assert_array_equal(shown.image, image)
+    np.testing.assert_allclose(shown[2], literal, atol=1)
+    np.testing.assert_array_equal(shown[0], image)
 
 
 def test_views_of_an_unchanged_image():
     image, _ = attacked()
-    shown = figures.views("a", image, image / np.float32(255))
-    assert shown.factor == 1 and np.unique(shown.difference).tolist() == [128]
-    np.testing.assert_array_equal(shown.attacked, shown.image)
+    before, after, difference, factor = figures.views("a", image, image / np.float32(255))
+    assert factor == 1 and np.unique(difference).tolist() == [128]
+    np.testing.assert_array_equal(after, before)
 
 
 def test_views_refuse_what_does_not_fit():

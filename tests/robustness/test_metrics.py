@@ -111,7 +111,13 @@ def test_integral_robustness_refuses_radii_that_do_not_grow(radii):
 
 @pytest.mark.parametrize(
     "function",
-    [metrics.r_robustness, metrics.absolute_gain, metrics.relative_gain, metrics.wasserstein_distance, metrics.energy_distance],
+    [
+        metrics.r_robustness,
+        metrics.absolute_gain,
+        metrics.relative_gain,
+        metrics.wasserstein_distance,
+        metrics.energy_distance,
+    ],
 )
 def test_scores_are_checked(function):
     with pytest.raises(ValueError, match=r"one score per image, got shapes \(2,\), \(3,\)"):

@@ -159,7 +159,7 @@ def test_scores_that_are_not_numbers_are_suspicious():
 
 
 def test_order_is_judged_by_margin_and_standard_error():
-    judge = trust._Judge(floor=0.01)
+    judge = trust._Judge(np.array([40.0, 60.0]))  # a thousandth of their standard deviation: 0.01
     strong = np.array([10.0, 12.0, 8.0, 10.0])
     assert not judge.stronger(strong * 1.04, strong), "less than 5 %"
     assert judge.stronger(strong * 1.2, strong)

@@ -32,10 +32,12 @@ ATTACK = TableAttack(
     _run,
     source="Zhang et al., NeurIPS 2022; CPRL, Table 4",
     settings={
-        "fidelities": Field(("chebyshev", "ssim"), "that hold the image back", choices=("chebyshev", "ssim")),
+        "fidelities": Field(
+            ("chebyshev", "ssim"), "fidelities that hold the image back", choices=("chebyshev", "ssim")
+        ),
         "steps": Field(200, "gradient steps, each of the score and of the fidelity", at_least=1),
         "step_size": Field(1e-3, "in [0, 1] pixel units", above=0, at_most=1),
-        "ssim_multiplier": Field(1e-6, "of the squared change of the score (0..100) beside 1 - SSIM", above=0),
+        "ssim_multiplier": Field(1e-6, "weight of the squared change of the score (0..100) beside 1 - SSIM", above=0),
         "chebyshev_radius": Field(
             2.0, "how far all steps together may lead, beside the start's noise of 1", "1/255", above=0, at_most=255
         ),

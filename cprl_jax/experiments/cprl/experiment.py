@@ -27,7 +27,7 @@ from cprl_jax.experiments.cprl.training import train
 from cprl_jax.methods import title as method_title
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import check_workdir, write_file
 from cprl_jax.training.history import read_history
 from cprl_jax.training.setup import create_model, describe_budget, start_variables, trained_variables
 
@@ -81,12 +81,7 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not path.exists():
         if config.job == "evaluate":
             raise UserError(f"there is no run in {workdir} to evaluate; train one first, or give its --workdir")
-        if (
-            workdir.exists()
-            and (not workdir.is_dir() or any(workdir.iterdir()))
-            and not (workdir / "split.json").exists()
-        ):
-            raise UserError(f"{workdir} holds something else than a run; give another --workdir")
+        check_workdir(workdir, entry="split.json", content="a run")
         return
     if (job := config_lib.read_config(workdir).job) not in JOBS:
         raise UserError(f"{workdir} holds a run of the job {job!r}; give another --workdir")
