@@ -4,7 +4,7 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -14,29 +14,19 @@ from cprl_jax.runtime import parallel
 from cprl_jax.runtime.files import Arrays, read_cache, write_cache
 
 
-class Cell(Protocol):
-    """One result of a job: its file and its stamp."""
-
-    path: Path
-    stamp: str
-
-
-C = TypeVar("C", bound=Cell)
-
-
 def compute(
-    cells: Sequence[C],
-    compute_one: Callable[[C], Mapping[str, np.ndarray]],
+    cells: Sequence[Any],
+    compute_one: Callable[[Any], Mapping[str, np.ndarray]],
     *,
     job: str,
-    describe: Callable[[C], str],
+    describe: Callable[[Any], str],
     shared: bool,
     without: Collection[str] = (),
 ) -> list[Arrays]:
     """Computes the cells that are not there yet, writes each as soon as it is done, and reads all of them back.
 
     Args:
-      cells: all cells of the job, the same in every process.
+      cells: all results of the job, the same in every process; each has a `path`, its file, and a `stamp`.
       compute_one: cell -> arrays.
       job: name for the log and the progress bar.
       describe: cell -> a few words for the progress bar.

@@ -23,26 +23,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cprl_jax.runtime.errors import TrainingDiverged, UserError
 
-AXIS = "batch"
-"""Name of the axis over which a step sees the devices: `jax.lax.pmean(gradients, parallel.AXIS)`."""
+Tree = Any  # a pytree of arrays
+AXIS = "batch"  # the axis over which a step sees the devices: `jax.lax.pmean(gradients, parallel.AXIS)`
+process_index = jax.process_index  # this process's number, in 0..process_count() - 1
+process_count = jax.process_count  # processes that share this run
+device_count = jax.device_count  # devices of all processes: a global batch is divided among that many
+local_device_count = jax.local_device_count  # devices of this process
 
-Tree = Any
-"""A pytree of arrays."""
-
-_LOST_PEER_SIGNS = (
-    "closed by peer",
-    "reset by peer",
-    "gloo",
-    "nccl",
-    "heartbeat",
-    "coordination service",
-    "distributed service",
-    "barrier timed out",
+_LOST_PEER = re.compile(
+    "closed by peer|reset by peer|gloo|nccl|heartbeat|coordination service|distributed service|barrier timed out|"
     "deadline_exceeded",
+    re.IGNORECASE,
 )
-
-
-# -------------------------------------------------------------------------------------------------- processes
 
 
 def initialize() -> None:
@@ -91,8 +83,7 @@ def cluster() -> Iterator[None]:
 
 def lost_peer_message(error: BaseException) -> str | None:
     """What to tell the user when `error` means that another process of the run is gone; else None."""
-    text = str(error).lower()
-    if process_count() == 1 or not any(sign in text for sign in _LOST_PEER_SIGNS):
+    if process_count() == 1 or not _LOST_PEER.search(str(error)):
         return None
     return (
         f"Process {process_index()} of {process_count()} lost another process of this run ({_one_line(error)}). Look "
@@ -101,19 +92,9 @@ def lost_peer_message(error: BaseException) -> str | None:
     )
 
 
-def process_index() -> int:
-    """This process's number, in 0..process_count() - 1."""
-    return jax.process_index()
-
-
-def process_count() -> int:
-    """The number of processes that share this run."""
-    return jax.process_count()
-
-
 def is_main_process() -> bool:
     """Whether this is the process that prints and writes files."""
-    return jax.process_index() == 0
+    return process_index() == 0
 
 
 def barrier(name: str) -> None:
@@ -132,14 +113,8 @@ def main_process_first(function: Callable[[], Any]) -> Any:
 def gather(local: np.ndarray) -> np.ndarray:
     """Concatenates an array of each process along the first axis, in the order of the processes, exactly.
 
-    Args:
-      local: numbers or booleans, [n, ...]. n may differ between processes; dtype and the other axes may not.
-
-    Returns:
-      [sum of all n, ...], the same on every process.
-
-    Raises:
-      ValueError: `local` has no axis, or a dtype that is not a number (gather row numbers instead of names).
+    [n, ...] -> [sum of all n, ...], the same on every process. n may differ between processes; dtype and the other axes
+    may not. Raises ValueError for an array without an axis, or of something else than numbers or booleans.
     """
     local = np.asarray(local)
     if local.ndim == 0 or not (np.issubdtype(local.dtype, np.number) or local.dtype == bool):
@@ -159,9 +134,6 @@ def gather(local: np.ndarray) -> np.ndarray:
     return np.concatenate([part.reshape(-1, *local.shape[1:]) for part in parts])
 
 
-# -------------------------------------------------------------------------------------------------- devices
-
-
 def platform(*, mapped: bool = False) -> str:
     """'cpu', 'gpu' or 'tpu': where this process computes, to be asked outside of compiled functions.
 
@@ -170,11 +142,6 @@ def platform(*, mapped: bool = False) -> str:
     """
     device = None if mapped else jax.config.jax_default_device
     return jax.default_backend() if device is None else getattr(device, "platform", device)
-
-
-def local_device_count() -> int:
-    """The number of devices of this process."""
-    return jax.local_device_count()
 
 
 def programs_at_once() -> int:
@@ -186,11 +153,6 @@ def programs_at_once() -> int:
     return 2 if platform(mapped=True) == "cpu" and local_device_count() == 1 else 1
 
 
-def device_count() -> int:
-    """The number of devices of all processes: a global batch is divided among that many."""
-    return jax.device_count()
-
-
 def replicate(tree: Tree) -> Tree:
     """A copy of `tree` on every device of this process, with the same shapes and no shared memory."""
     sharding = _replicated()
@@ -200,8 +162,7 @@ def replicate(tree: Tree) -> Tree:
 def shard(batch: Tree) -> Tree:
     """Divides this process's batch among its devices: [b, ...] -> [devices, b / devices, ...], rows in order.
 
-    Raises:
-      ValueError: a leaf without a first axis, or one that does not divide by the number of devices.
+    Raises ValueError for a leaf without a first axis, or one that does not divide by the number of devices.
     """
     devices = local_device_count()
 
@@ -224,7 +185,7 @@ def unshard(tree: Tree) -> Tree:
 def map_step(
     step: Callable[[Tree, Tree], tuple[Tree, Tree]], *, donate: bool = True
 ) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
-    """Runs a training step on every device of every process.
+    """Runs a training step on every device of every process, on a batch from `shard`.
 
     Args:
       step: `(state, batch) -> (state, metrics)` for one device. Whatever it returns must be the same on every device:
@@ -232,10 +193,6 @@ def map_step(
         is not checked: where devices differ, the value of the first one is returned.
       donate: reuse the memory of the state that is passed in, which is thereby lost to the caller. A state that does
         not come from `replicate` or from this function is copied first, and stays intact.
-
-    Returns:
-      `(state, batch) -> (state, metrics)` with the state and the metrics in their natural shapes, and the batch from
-      `shard`.
     """
     donated = (0,) if donate else ()
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=donated)
@@ -243,28 +200,20 @@ def map_step(
 
 
 def map_batch(function: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
-    """Runs a function of a batch, an attack or an evaluation, on every device.
+    """Runs `(tree, batch) -> outputs`, an attack or an evaluation, on every device, on a batch from `shard`.
 
-    Args:
-      function: `(tree, batch) -> outputs` for one device; every output has the rows of the batch as its first axis.
-
-    Returns:
-      `(tree, batch) -> outputs`, with the batch from `shard`, and outputs to be read with `unshard`. In a run of
-      several processes, each must call it the same number of times.
+    Every output has the rows of the batch as its first axis, and is read with `unshard`. In a run of several processes,
+    each must call the returned function the same number of times.
     """
     mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
     return lambda tree, batch: mapped(_placed(tree), batch)
 
 
-# -------------------------------------------------------------------------------------------------- internals
-
-
 def _has_peers(environment: Mapping[str, str]) -> bool:
     """Whether the variables of the launcher or scheduler say that this process is one of several."""
-    asked = environment.get("CPRL_JAX_DISTRIBUTED", "")
-    if asked:
+    if asked := environment.get("CPRL_JAX_DISTRIBUTED"):
         return asked != "0"
-    # Of Slurm's variables, only `srun` sets this one: a batch script or a shell of a larger allocation is alone.
+    # Only `srun` sets this one of Slurm's variables: a batch script or a shell of a larger allocation is alone.
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
     return (
         any(environment.get(name, "").isdigit() and int(environment[name]) > 1 for name in counts)

@@ -1,10 +1,8 @@
 """Counterfactual division (Causal-IQA, Sec. 3.2): clusters of content, and the subsets of images alike in confounders.
 
-In short:
-
-    contents = cluster(scene_names, features, clusters=2, seed=0)       # of the reference images
-    division = divide(dataset.distortions, contents.of(dataset.references), levels=dataset.levels)
-    division.subsets[row], division.names[subset], division.weights[row]
+contents = cluster(scene_names, features, clusters=2, seed=0)  # features of the reference images
+division = divide(dataset.distortions, contents.of(dataset.references), levels=dataset.levels)
+division.subsets[row], division.names[subset], division.weights[row]
 """
 
 import dataclasses
@@ -27,9 +25,9 @@ class Contents:
     """Images clustered by content.
 
     Attributes:
-      names: of the images that were clustered.
+      names: the images that were clustered.
       responsibilities: the probability of each cluster for each image; rows sum to 1.
-      embedding: two coordinates of each image, to draw.
+      embedding: the first two principal components of the standardised features, for a figure.
     """
 
     names: tuple[str, ...]
@@ -37,7 +35,7 @@ class Contents:
     embedding: Float[np.ndarray, "images 2"]
 
     def of(self, references: Sequence[str]) -> Float[np.ndarray, "rated clusters"]:
-        """The responsibilities of rated images, each that of its reference image.
+        """The responsibilities of each rated image's reference image.
 
         Raises:
           UserError: a reference that was not clustered.
@@ -54,12 +52,12 @@ class Division:
     """Images divided into subsets with one distortion and content (and level) each.
 
     Attributes:
-      subsets: the subset of each image, a position in `names`; -1 = not used.
+      subsets: each image's subset, a position in `names`; -1 = not used.
       names: such as 'jpeg | content 0' or 'jpeg | level 3 | content 0+1'. No subset is empty.
       responsibilities: the probability of each content cluster for each image; rows sum to 1.
-      weights: w of Eq. 6: the probability that the image has a content of its own subset, the sum over the subset's
+      weights: w of Eq. 6: the probability that the image has a content of its subset, the sum over the subset's
         clusters (1 in a division without content); 0 where it is not used.
-      report: what a person should know of it, one line each: sizes, what was empty, what was joined.
+      report: lines for a person to read: sizes, what was empty, what was joined.
     """
 
     subsets: Int32[np.ndarray, " images"]
@@ -74,9 +72,6 @@ class Division:
         return np.bincount(self.subsets[self.subsets >= 0], minlength=len(self.names))
 
 
-# -------------------------------------------------------------------------------------------------- contents
-
-
 def cluster(
     names: Sequence[str],
     features: Float[np.ndarray, "images features"],
@@ -86,40 +81,25 @@ def cluster(
     dimensions: int = 10,
     seed: int,
 ) -> Contents:
-    """Clusters named images by content, see `responsibilities`."""
-    if len(names) != len(features):
-        raise ValueError(f"{len(names)} names for the features of {len(features)} images; give one name each")
-    soft = responsibilities(features, clusters=clusters, reduction=reduction, dimensions=dimensions, seed=seed)
-    return Contents(tuple(str(name) for name in names), soft, embedding_2d(features))
+    """Clusters images by content: a mixture of Gaussians with full covariances, the best of ten starts.
 
-
-def responsibilities(
-    features: Float[np.ndarray, "images features"],
-    *,
-    clusters: int,
-    reduction: str = "pca",
-    dimensions: int = 10,
-    seed: int,
-) -> Float[np.ndarray, "images clusters"]:
-    """The probability of each of `clusters` contents for each image, of a mixture of Gaussians with full covariances.
-
-    Features are standardised one by one and reduced to `dimensions` coordinates (a constant feature is left out). The
-    mixture is the best of ten starts. The same features and settings give the same numbers in every run. Clusters are
-    in the order of their size (of the images for which they are the likeliest), the largest first; of equal ones, that
-    of the earliest image comes first.
+    Features are standardised one by one (a constant one is left out) and reduced to `dimensions` coordinates. The same
+    features and settings give the same numbers in every run. Clusters are in the order of their size, counting the
+    images for which they are the likeliest, the largest first; of equal ones, that of the earliest image comes first.
 
     Args:
+      names: one for each image.
       features: finite numbers, see `features.backbone_features`.
       clusters: q in the paper, at least 1; 1 = no clusters, every image has probability 1.
       reduction: 'pca', 'tsne' (exact, at most 5000 images; perplexity 30, or a third of the images if they are fewer)
         or 'none'.
-      dimensions: of the reduced features. There are never more than the average cluster has images, less one: with
-        more, a covariance would have no inverse. Nor more than features, or than the rank of the images.
-      seed: of t-SNE and of the mixture's starts; non-negative integer.
+      dimensions: at most as many as features, as the rank of the images, and as the average cluster has images, less
+        one: with more, a covariance would have no inverse.
+      seed: non-negative integer, for t-SNE and the mixture's starts.
 
     Raises:
       UserError: fewer images than clusters, too many for t-SNE, or an unknown reduction.
-      ValueError: features that are not a finite matrix.
+      ValueError: features that are not a finite matrix, or other than one name for each image.
     """
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or not features.size or not np.isfinite(features).all():
@@ -127,11 +107,17 @@ def responsibilities(
     if reduction not in REDUCTIONS:
         raise UserError(f"reduction {reduction!r} is unknown; allowed: {', '.join(REDUCTIONS)}")
     count = len(features)
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names for the features of {count} images; give one name each")
     if count < clusters:
         raise UserError(f"{count} images cannot make {clusters} clusters of content; lower the number of clusters")
+    standardised = _standardised(features)
+    embedding = _principal_components(standardised, 2)
+    embedding = np.pad(embedding, ((0, 0), (0, 2 - embedding.shape[1])))  # 0 where there are fewer than two features
+    names = tuple(str(name) for name in names)
     if clusters == 1:
-        return np.ones((count, 1))
-    reduced = _reduced(_standardised(features), reduction, min(dimensions, max(1, count // clusters - 1)), seed)
+        return Contents(names, np.ones((count, 1)), embedding)
+    reduced = _reduced(standardised, reduction, min(dimensions, max(1, count // clusters - 1)), seed)
     # On the scale of 1, beside which the mixture's regularisation of covariances is small; t-SNE's has no unit.
     reduced = reduced.astype(np.float64) / max(reduced.std(), 1e-12)
 
@@ -141,20 +127,11 @@ def responsibilities(
     if not mixture.converged_:
         logging.warning("the mixture of %d contents has not converged; its clusters may be arbitrary", clusters)
     soft = mixture.predict_proba(reduced)
-    hard = soft.argmax(axis=1)
-    sizes = np.bincount(hard, minlength=clusters)
-    first = [np.flatnonzero(hard == cluster)[0] if sizes[cluster] else count for cluster in range(clusters)]
+    likeliest = soft.argmax(axis=1)
+    sizes = np.bincount(likeliest, minlength=clusters)
+    first = [np.flatnonzero(likeliest == number)[0] if sizes[number] else count for number in range(clusters)]
     soft = soft[:, np.lexsort((first, -sizes))]
-    return soft / soft.sum(axis=1, keepdims=True)
-
-
-def embedding_2d(features: Float[np.ndarray, "images features"]) -> Float[np.ndarray, "images 2"]:
-    """The first two principal components of the standardised features, to draw; 0 where there are fewer."""
-    components = _principal_components(_standardised(np.asarray(features, np.float64)), 2)
-    return np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
-
-
-# -------------------------------------------------------------------------------------------------- subsets
+    return Contents(names, soft / soft.sum(axis=1, keepdims=True), embedding)
 
 
 def divide(
@@ -168,16 +145,16 @@ def divide(
 ) -> Division:
     """Divides images into subsets of one distortion, one content and, with `levels`, one level each.
 
-    Each image goes to the subset of its likeliest content (the first of equally likely ones). Images without a
-    distortion make subsets of their own, called 'undistorted': no distortion is one value of that confounder.
+    Each image goes to the subset of its likeliest content (the first of equally likely ones). For images without a
+    distortion there are subsets called 'undistorted': no distortion is one value of that confounder.
 
-    A subset of fewer than `smallest` images is joined to the largest subset of the same distortion and level, over and
-    over, the smallest first. So no distortion is ever dropped; one with fewer images in all remains, as one subset.
+    A subset of fewer than `smallest` images is joined to the largest one of the same distortion and level, repeatedly,
+    the smallest first. No distortion is ever dropped; one with fewer images in all remains, as one subset.
 
     Args:
       distortions: the kind of distortion of each image, '' for none.
-      responsibilities: of each image, see `Contents.of`; rows sum to 1.
-      levels: the level of each image, to divide by it as well ("+L" in the paper); None = not divided by.
+      responsibilities: see `Contents.of`.
+      levels: the level of each image, to divide by it as well ("+L" in the paper).
       content: whether to divide by content (False: the ablation without C; weights are 1).
       rows: the images to divide, such as those that train; None = all. The others get subset -1.
       smallest: images that a subset needs.
@@ -226,11 +203,8 @@ def divide(
     return Division(subsets, tuple(names), soft, weights, tuple(report))
 
 
-# -------------------------------------------------------------------------------------------------- internals
-
-
 def _called(kind: str, clusters: Sequence[int]) -> str:
-    return f"{kind} | content {'+'.join(str(number) for number in clusters)}"
+    return f"{kind} | content {'+'.join(map(str, clusters))}"
 
 
 def _joined(groups: list[list[int]], sizes: np.ndarray, smallest: int, called, report: list[str]) -> list[list[int]]:
@@ -239,11 +213,7 @@ def _joined(groups: list[list[int]], sizes: np.ndarray, smallest: int, called, r
     def size(group):
         return int(sizes[group].sum())
 
-    groups = list(groups)
-    while len(groups) > 1:
-        least = min(groups, key=size)
-        if size(least) >= smallest:
-            break
+    while len(groups) > 1 and size(least := min(groups, key=size)) < smallest:
         groups.remove(least)
         largest = max(groups, key=size)
         report.append(f"{called(least)}: {size(least)} images, fewer than {smallest}: joined to {called(largest)}")
@@ -253,19 +223,19 @@ def _joined(groups: list[list[int]], sizes: np.ndarray, smallest: int, called, r
 
 def _standardised(features: np.ndarray) -> np.ndarray:
     """Each feature with mean 0 and standard deviation 1; without those that do not vary."""
-    spread = features.std(axis=0)
-    varies = spread > 1e-9 * np.abs(features).max(initial=1e-300)
+    deviation = features.std(axis=0)
+    varies = deviation > 1e-9 * np.abs(features).max(initial=1e-300)
     if not varies.any():
         return np.zeros((len(features), 1))
-    return (features[:, varies] - features[:, varies].mean(axis=0)) / spread[varies]
+    return (features[:, varies] - features[:, varies].mean(axis=0)) / deviation[varies]
 
 
 def _reduced(features: np.ndarray, reduction: str, dimensions: int, seed: int) -> np.ndarray:
-    count = len(features)
     if reduction == "none":
         return features
     if reduction == "pca":
         return _principal_components(features, dimensions)
+    count = len(features)
     if count > MOST_FOR_TSNE:
         raise UserError(
             f"exact t-SNE of {count} images would take hours and gigabytes; use reduction='pca', or cluster at most "
@@ -273,8 +243,8 @@ def _reduced(features: np.ndarray, reduction: str, dimensions: int, seed: int) -
         )
     from sklearn.manifold import TSNE
 
-    # scikit-learn's own rule for the learning rate, but without its floor of 50: with that, ten coordinates of a
-    # hundred images diverge (KL divergence 8 instead of 0.2), and nothing of the clusters remains.
+    # scikit-learn's rule for the learning rate without its floor of 50: with that, ten coordinates of a hundred images
+    # diverge (KL divergence 8 instead of 0.2), and nothing of the clusters remains.
     exaggeration = 12.0
     return TSNE(
         min(dimensions, *features.shape),

@@ -3,12 +3,14 @@
 Zhong et al., "Causal-IQA: Towards the Generalization of Image Quality Assessment Based on Causal Inference", ICML 2024.
 A run's folder holds config.json, division/, report/, and
 
-- of "causal_iqa", which trains on the training part of a split and tests on its test part and on other data sets (Table
-  4): split.json and a folder for each UPDATE/seed-K (checkpoints/, metrics.csv, tensorboard/, weights.npz, test.npz);
-- of "leave_one_out" (Tables 3 and 12): cells/DISTORTION/UPDATE-seedK.npz, see `leave_one_out`.
+- for "causal_iqa", which trains on the training part of a split and tests on its test part and on other data sets
+  (Table 4): split.json and a folder for each UPDATE/seed-K (checkpoints/, metrics.csv, tensorboard/, weights.npz,
+  test.npz);
+- for "leave_one_out" (Tables 3 and 12): cells/DISTORTION/UPDATE-seedK.npz, see `leave_one_out`.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from jaxtyping import Float
 from cprl_jax import data, models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data import splits
-from cprl_jax.data.crops import LazyCrops
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import zero_shot
 from cprl_jax.experiments.causal_iqa import leave_one_out, report, results
@@ -31,8 +33,8 @@ from cprl_jax.experiments.causal_iqa.training import Trainer, make_plan
 from cprl_jax.experiments.cprl.experiment import describe_network, load_split, notes_on_labels
 from cprl_jax.report.values import listed
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import read_cache, write_arrays, write_cache, write_file
+from cprl_jax.runtime.cells import cached
+from cprl_jax.runtime.files import check_workdir, write_arrays, write_file
 from cprl_jax.runtime.stamps import stamp
 
 
@@ -46,17 +48,21 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = Path(workdir).expanduser().resolve()
     started = time.monotonic()
-    _check_workdir(config, workdir)
+    if (workdir / "config.json").exists():
+        free = tuple(f"causal_iqa.{name}" for name in FREE)
+        config_lib.check_same_run(workdir / "config.json", config, fixed=("job", "causal_iqa"), free=free)
+    else:
+        check_workdir(workdir, entry="division", content="a run of Causal-IQA")
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
     parts = (_leave_one_out if config.job == "leave_one_out" else _causal_iqa)(config, dataset, workdir)
     if parallel.is_main_process():
+        options = {"seed": config.seed, "resamples": config.evaluation.resamples}
+        parts["averages"] = results.averages(parts["rows"], **options)
+        parts["title"] = f"{listed([title_of(update) for update in config.causal_iqa.updates])} {parts['title']}"
         page = report.write(workdir / "report", config_text=config_lib.to_json(config), notes=_notes(config), **parts)
         print(report.format_table(parts["rows"], parts["averages"]))
         print(f"\nReport: {page}   ({(time.monotonic() - started) / 60:.1f} minutes)")
     parallel.barrier("report written")
-
-
-# -------------------------------------------------------------------------------------------------- the jobs
 
 
 def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> dict[str, Any]:
@@ -89,23 +95,16 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
             elsewhere += [{**row, "seed": seed} for row in zero_shot_rows]
             if seed == config.seed:
                 histories[update] = history
-                if len(shown_rows):
-                    maps += [
-                        study.shown(update, row, saliency_map, shown)
-                        for row, saliency_map in zip(
-                            shown_rows, study.saliency(variables, shown_rows, shown), strict=True
-                        )
-                    ]
-    titles = listed([title_of(update) for update in config.causal_iqa.updates])
+                for row, heat in zip(shown_rows, study.saliency(variables, shown_rows, shown), strict=True):
+                    maps.append(study.shown(update, row, heat, shown))
     summary = (
         f"{describe_network(config)}, trained on {len(trained)} images of the {dataset.name} data set and tested on "
         f"{len(tested)} images of scenes that training did not see."
     )
     return {
-        "title": f"{titles} on the {dataset.name} data set",
-        "summary": [summary, _training(config, study, trainer, f"{len(division.names)} subsets")],
+        "title": f"on the {dataset.name} data set",
+        "summary": [summary, _training(config, trainer, f"{len(division.names)} subsets")],
         "rows": rows,
-        "averages": results.averages(rows, seed=config.seed, resamples=config.evaluation.resamples),
         "zero_shot": elsewhere,
         "division": study.described(division),
         "saliency": sorted(maps, key=lambda entry: entry["name"]),
@@ -118,36 +117,30 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
     distortions = leave_one_out.held_out(config, dataset)
     everything = np.arange(len(dataset))
     study = Study(config, dataset, everything, folder=workdir / "division")
-    # Of the whole set, so that all cells are as long, and have one program. A cell uses what is left of it.
+    # The whole set is divided, so that all cells train as long and share a program. A cell uses what is left of it.
     division = study.divide(everything)
-    plan = make_plan(config, division)
-    trainer = Trainer(config, plan)
+    trainer = Trainer(config, make_plan(config, division))
     _write(config, workdir, division)
-    cells = leave_one_out.make_cells(config, study, distortions, plan, workdir / "cells")
-    leave_one_out.compute(config, study, trainer, dataset, cells)
-    parallel.barrier("cells computed")
-    done = [(cell, read_cache(cell.path, cell.stamp)) for cell in cells]
-    rows = [
-        results.row(cell.update, cell.held_out, cell.seed, arrays["scores"], arrays["mos"]) for cell, arrays in done
-    ]
+    cells = leave_one_out.make_cells(config, study, distortions, trainer.plan, workdir / "cells")
+    done = list(zip(cells, leave_one_out.compute(config, study, trainer, dataset, cells), strict=True))
     firsts = [(cell, arrays) for cell, arrays in done if cell.seed == config.seed]
     pictured = distortions[:: -(-len(distortions) // max(1, config.causal_iqa.saliency))]
-    training = _training(config, study, trainer, "the subsets of the other distortions")
     minutes = sum(float(arrays["seconds"]) for _, arrays in done) / 60
-    titles = listed([title_of(update) for update in config.causal_iqa.updates])
     summary = (
         f"{describe_network(config)}. For each of {len(distortions)} distortions of the {dataset.name} data set, a "
         "training on all images of the others and a test on all images of this one. Scenes are shared between training "
         "and test."
     )
+    training = (
+        f"{_training(config, trainer, 'the subsets of the other distortions')} The {len(cells)} trainings took "
+        f"{minutes:.1f} minutes in all, compilation included."
+    )
     return {
-        "title": f"{titles} on unseen distortions of the {dataset.name} data set",
-        "summary": [
-            summary,
-            f"{training} The {len(cells)} trainings took {minutes:.1f} minutes in all, compilation included.",
+        "title": f"on unseen distortions of the {dataset.name} data set",
+        "summary": [summary, training],
+        "rows": [
+            results.row(cell.update, cell.held_out, cell.seed, arrays["scores"], arrays["mos"]) for cell, arrays in done
         ],
-        "rows": rows,
-        "averages": results.averages(rows, seed=config.seed, resamples=config.evaluation.resamples),
         "zero_shot": [],
         "division": study.described(division),
         "saliency": [
@@ -161,25 +154,10 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
     }
 
 
-# -------------------------------------------------------------------------------------------------- their parts
-
-
-def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    path = workdir / "config.json"
-    if not path.exists():
-        empty = not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir()))
-        if not empty and not (workdir / "division").is_dir():
-            raise UserError(f"{workdir} holds something else than a run of Causal-IQA; give another --workdir")
-        return
-    config_lib.check_same_run(
-        path, config, fixed=("job", "causal_iqa"), free=tuple(f"causal_iqa.{name}" for name in FREE)
-    )
-
-
 def _write(
     config: ml_collections.ConfigDict, workdir: Path, division: Division, split: splits.Split | None = None
 ) -> None:
-    """What tells later calls and people what the run is."""
+    """Writes what tells later calls and people what the run is."""
     if parallel.is_main_process():
         if split is not None and not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
@@ -190,25 +168,18 @@ def _write(
     parallel.barrier("workdir made")
 
 
-def _test_scores(study: Study, variables: dict, crops: LazyCrops, path: Path) -> Float[np.ndarray, " images"]:
-    """The scores of test images, read back where they were computed before."""
+def _test_scores(study: Study, variables: Mapping, crops: Crops, path: Path) -> Float[np.ndarray, " images"]:
     scores_stamp = stamp(module=study.module, variables=variables, crops=crops.stamp)
-    kept = read_cache(path, scores_stamp)
-    parallel.barrier("test scores looked at")  # before they are written
-    if kept is None:
-        kept = {"scores": study.scores(variables, crops)}
-        if parallel.is_main_process():
-            write_cache(path, scores_stamp, kept)
-    return kept["scores"]
+    return cached(path, scores_stamp, lambda: {"scores": study.scores(variables, crops)})["scores"]
 
 
-def _training(config: ml_collections.ConfigDict, study: Study, trainer: Trainer, subsets: str) -> str:
-    options = config.causal_iqa
-    seeds = f"seed {study.seeds[0]}" if len(study.seeds) == 1 else f"seeds {study.seeds[0]} to {study.seeds[-1]}"
+def _training(config: ml_collections.ConfigDict, trainer: Trainer, subsets: str) -> str:
+    options, first, crops = config.causal_iqa, config.seed, config.evaluation.crops
+    seeds = f"seed {first}" if options.seeds == 1 else f"seeds {first} to {first + options.seeds - 1}"
     return (
         f"{trainer.plan.steps} meta steps of {options.batch_size} images from each of {subsets}, as many images for "
-        f"every update; {seeds}. Each image is scored on {config.evaluation.crops} "
-        f"crop{'s' if config.evaluation.crops > 1 else ''} of {config.evaluation.crop_size} pixels."
+        f"every update; {seeds}. Each image is scored on {crops} crop{'s' if crops > 1 else ''} of "
+        f"{config.evaluation.crop_size} pixels."
     )
 
 

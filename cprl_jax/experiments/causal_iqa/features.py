@@ -1,14 +1,12 @@
 """What a network's backbone sees in an image: the features that contents are clustered by."""
 
-import functools
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -32,7 +30,7 @@ def backbone_features(
     Args:
       module: a network with a submodule 'backbone' that gives maps [batch, height, width, channels], several (of which
         the last is taken), or vectors [batch, features].
-      variables: of the network.
+      variables: its parameters and batch statistics.
       images: RGB of any size.
       image_size: height and width in pixels that the backbone sees.
       batch_size: images at once.
@@ -41,36 +39,16 @@ def backbone_features(
     Raises:
       ValueError: a network without a backbone, or one that gives something else.
     """
-    extract, parts = _extractor(module), []
-    starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc=progress, unit="batch", dynamic_ncols=True, disable=not progress):
-        squares = [middle_square(images[row], image_size) for row in range(start, min(start + batch_size, len(images)))]
-        filled = np.stack(list(itertools.islice(itertools.cycle(squares), batch_size)))
-        parts.append(np.asarray(extract(variables, filled))[: len(squares)])
-    return np.concatenate(parts)
-
-
-def middle_square(image: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The square in the middle of an image, scaled to `size` pixels a side (bicubic with antialiasing)."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(image[top : top + side, left : left + side])
-    if side == size:
-        return square
-    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
-
-
-@functools.cache
-def _extractor(module: nn.Module) -> Callable[[Mapping, Array], Float[Array, "batch features"]]:
-    def is_backbone(submodule: nn.Module, method: str) -> bool:
-        return submodule.path == ("backbone",) and method == "__call__"
 
     @jax.jit
-    def extract(variables, images):
-        pixels = images.astype(jnp.float32) / 255.0
+    def extract(variables, pixels):
+        scaled = pixels.astype(jnp.float32) / 255.0
         _, captured = module.apply(
-            variables, pixels, train=False, capture_intermediates=is_backbone, mutable=["intermediates"]
+            variables,
+            scaled,
+            train=False,
+            capture_intermediates=lambda submodule, method: submodule.path == ("backbone",) and method == "__call__",
+            mutable=["intermediates"],
         )
         outputs = captured.get("intermediates", {}).get("backbone", {}).get("__call__")
         if outputs is None:
@@ -83,4 +61,19 @@ def _extractor(module: nn.Module) -> Callable[[Mapping, Array], Float[Array, "ba
             )
         return global_mean(last) if last.ndim == 4 else last.astype(jnp.float32)
 
-    return extract
+    parts = []
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, desc=progress, unit="batch", dynamic_ncols=True, disable=not progress):
+        squares = [middle_square(images[row], image_size) for row in range(start, min(start + batch_size, len(images)))]
+        filled = np.resize(np.stack(squares), (batch_size, image_size, image_size, 3))  # one shape: compiled once
+        parts.append(np.asarray(extract(variables, filled))[: len(squares)])
+    return np.concatenate(parts)
+
+
+def middle_square(image: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The square in the middle of an image, scaled to `size` pixels a side (bicubic with antialiasing)."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(image).crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))

@@ -24,10 +24,15 @@ _BRIGHTEST = 0.99  # share of a map's pixels below its brightest colour: single 
 @styled
 def by_distortion(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
     """A line per distortion, best for ERM on top: a faint dot per seed, and the mark of each update at its mean."""
-    distortions = distinct(rows, "distortion")
-    cells = {(name, update): of_cell(rows, name, update) for name in distortions for update in names}
-    filled = [name for name in distortions if any(cells[name, update].size for update in names)]
-    order = sorted(filled, key=lambda name: _rank(cells, name, names))
+    cells = {(name, update): of_cell(rows, name, update) for name in distinct(rows, "distortion") for update in names}
+    cells = {key: srcc for key, srcc in cells.items() if srcc.size}
+
+    def rank(distortion: str) -> tuple[bool, float]:
+        """By falling SRCC of ERM, or of the first update that has one; the whole test part beneath all."""
+        first = next(u for u in sorted(names, key=lambda update: update != BASELINE) if (distortion, u) in cells)
+        return distortion == WHOLE, -cells[distortion, first].mean()
+
+    order = sorted(dict.fromkeys(distortion for distortion, _ in cells), key=rank)
     if not order:
         return []
     height = max(0.26, 0.085 * len(names))
@@ -39,28 +44,22 @@ def by_distortion(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
         line = line_of(names, update) | {"linestyle": ""}
         means = []
         for place, distortion in enumerate(order):
-            srcc = cells[distortion, update]
+            if (srcc := cells.get((distortion, update))) is None:
+                continue
             if srcc.size > 1:
                 axes.plot(srcc, np.full(srcc.size, place + shift), ".", color=line["color"], alpha=0.5, markersize=3.5)
-            if srcc.size:
-                means.append((srcc.mean(), place + shift))
-        x, y = zip(*means, strict=True) if means else ((), ())
+            means.append((srcc.mean(), place + shift))
+        x, y = np.reshape(means, (-1, 2)).T
         axes.plot(x, y, label=shorten(title_of(update), 24), markersize=4.5, markeredgewidth=0, **line)
     if axes.get_xlim()[0] < 0 < axes.get_xlim()[1]:
         axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
-    ticks = ["all of the test part" if name == WHOLE else shorten(name, 28) for name in order]
-    axes.set_yticks(range(len(order)), ticks)
+    axes.set_yticks(
+        range(len(order)), ["all of the test part" if name == WHOLE else shorten(name, 28) for name in order]
+    )
     axes.set(xlabel="SRCC", ylim=(len(order) - 0.5, -0.5))
     axes.grid(False, axis="y")
     legend(figure, axes, columns=4)
     return [Panel("srcc_by_distortion", "SRCC on each distortion, by update", figure)]
-
-
-def _rank(cells: Mapping, distortion: str, names: Sequence[str]) -> tuple[bool, float]:
-    """By falling SRCC of ERM, or of the first update that has one; the whole test part beneath all."""
-    order = sorted(names, key=lambda update: update != BASELINE)
-    srcc = next((cells[distortion, update].mean() for update in order if cells[distortion, update].size), -np.inf)
-    return distortion == WHOLE, -srcc
 
 
 def differences(rows: Sequence[Row], averages: Sequence[Row], names: Sequence[str]) -> list[Panel]:
@@ -69,11 +68,8 @@ def differences(rows: Sequence[Row], averages: Sequence[Row], names: Sequence[st
     for row in averages:
         update, bar = row["update"], tuple(value(row, f"difference{end}") for end in ("_low", "", "_high"))
         if update != BASELINE and np.isfinite(bar[1]):
-            pairs = [
-                (of_cell(rows, distortion, update), of_cell(rows, distortion, BASELINE))
-                for distortion in distinct(rows, "distortion")
-                if distortion != WHOLE
-            ]
+            kinds = [name for name in distinct(rows, "distortion") if name != WHOLE]
+            pairs = [(of_cell(rows, kind, update), of_cell(rows, kind, BASELINE)) for kind in kinds]
             dots = [srcc.mean() - other.mean() for srcc, other in pairs if srcc.size and other.size]
             strips.append(Strip(title_of(update), figures.colour(names, update), dots, bar))
     alt = "Difference of each update's SRCC to ERM's, with its 95 % interval"
@@ -110,9 +106,8 @@ def _sizes(sizes: Mapping[str, int]) -> list[Panel]:
     """A bar per distortion, a piece per subset: their names are 'distortion | level 3 | content 0+1' or shorter."""
     pieces = []
     for name, images in sizes.items():
-        kind, *others = str(name).split(" | ")
-        content = others[-1] if others and others[-1].startswith("content ") else ""
-        pieces.append((kind, content, int(images)))
+        kind, *others = name.split(" | ")
+        pieces.append((kind, next((part for part in others if part.startswith("content ")), ""), images))
     if not pieces:
         return []
     kinds = list(dict.fromkeys(kind for kind, _, _ in pieces))
@@ -140,11 +135,8 @@ def _sizes(sizes: Mapping[str, int]) -> list[Panel]:
 def overlay(entry: Mapping[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
     """The map in colour over the image in grey: dark where the score does not look, bright where it does.
 
-    Each map has the whole range of colours, up to its 99th percentile: gradients of different models have different
-    heights. Values that are not finite count as 0.
-
-    Raises:
-      ValueError: map and image do not fit together.
+    Each map has the whole range of colours, up to its 99th percentile: gradients of different models differ in size.
+    Values that are not finite count as 0. Raises ValueError for a map and an image that do not fit together.
     """
     image, heat = np.asarray(entry["image"]), np.nan_to_num(np.asarray(entry["map"], float), posinf=0, neginf=0)
     if image.ndim != 3 or image.shape[-1] != 3 or image.shape[:2] != heat.shape:

@@ -1,17 +1,16 @@
 """What one inner step of Causal-IQA's updates needs: a network, its loss (Eq. 6), the gradient, batch normalisation.
 
-The mean and variance of a batch of one subset tell much of what the network should find out, and are not there when it
-scores single images. So inner steps normalise by running averages (`batch_norm='running'`): at the start of a meta
+The mean and variance of a batch of one subset reveal much of what the network should find out, and are not there when
+it scores single images. So inner steps normalise by running averages (`batch_norm='running'`): at the start of a meta
 step, the images of all its groups pass through theta as one batch, without a gradient, and the running averages make a
-step towards the statistics of that batch. With 'batch', as in the published code, an inner step normalises by its own
+step towards the statistics of that batch. With 'batch', as in the published code, an inner step normalises by its
 batch, and in every meta step the running averages make one step of their usual momentum towards the mean of the
-statistics of all inner batches. Either way each subset counts alike, in whichever order they come.
+statistics of all inner batches. Either way each subset counts alike, whatever their order.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,13 +18,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cprl_jax.experiments.causal_iqa.optimizers import MetaOptimizer
+from cprl_jax.runtime.parallel import Tree
 from cprl_jax.training.batch_norm import running_statistics, step_of_averages, uses_batch_norm
 
-Tree = Any
-"""A pytree of arrays."""
-
-_NO_INNER_STEP = 2**31 - 1  # gives the pass for the running averages random numbers of its own
+_NO_INNER_STEP = 2**31 - 1  # its place in the random numbers is that of the pass for the running averages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +30,21 @@ class Learner:
 
     Attributes:
       module: takes (images, train) and gives scores in MOS points.
-      inner: moves phi, see `training.optimizers.two_rates`.
-      meta: moves theta, see `optimizers`.
-      loss: of one image, 'l1' or 'l2'.
-      seed: of dropout and random masks.
+      inner: moves phi along a gradient, see `training.optimizers.two_rates`.
+      meta: moves theta along the pseudo-gradient theta - phi. `optax.sgd(rate)` is the interpolation theta <- theta +
+        rate (phi - theta) of Reptile and MetaIQA (Algorithms 1 and 2 print theta - beta (phi - theta), which climbs the
+        loss); None is interpolation at rate 1: theta becomes phi exactly. Causal-IQA states "Adam for both task
+        updating and meta updating" with rate 1e-2, b1 0.9, b2 0.9999, which moves each parameter by up to its rate,
+        however near phi is.
+      loss: 'l1' or 'l2', see `image_loss`.
+      seed: determines dropout and random masks.
       inner_state: 'kept': the moments of the inner optimiser outlive a meta step. 'reset': they start from zero
         whenever phi starts from theta. The first step of an Adam moves every parameter by the learning rate, whatever
         the size of the gradient: with 'reset', all that CIP ever sees of a gradient is its sign.
       batch_norm: 'running' or 'batch', see above.
-      schedule: factor on the inner learning rates, a function of the meta step. It is not part of `inner`, whose count
-        of steps starts from zero when it is reset.
-      axis_name: the mapped axis over which each group's batch is spread, if any; the same as the module's.
+      schedule: meta step -> factor on the inner learning rates. It is not part of `inner`, whose count of steps starts
+        from zero when it is reset.
+      axis_name: the mapped axis over which each group's batch is divided, if any; the same as the module's.
 
     Raises:
       ValueError: an unknown `loss`, `inner_state` or `batch_norm`.
@@ -52,7 +52,7 @@ class Learner:
 
     module: nn.Module
     inner: optax.GradientTransformation
-    meta: MetaOptimizer
+    meta: optax.GradientTransformation | None
     loss: str = "l1"
     seed: int = 0
     inner_state: str = "kept"
@@ -89,14 +89,13 @@ def subset_weights(
 def weighted_gradients(
     learner: Learner, params: Tree, batch_stats: Tree, batch: Mapping, *, step: Int[Array, ""], index: Int[Array, ""]
 ) -> tuple[Float[Array, ""], Tree, Tree]:
-    """The mean over groups of Eq. 6 at `params`, 'batch_stats' after it, and its gradient; over all devices.
+    """The mean of Eq. 6 over the groups of a batch (see `updates`) and all devices, and its gradient in `params`.
 
-    By running averages, 'batch_stats' stay: `running_averages` has made their step.
+    Dropout depends on the meta step `step` and the inner step `index`.
 
-    Args:
-      learner, params, batch_stats: of the network.
-      batch: of groups, see `updates`.
-      step, index: of the meta step, and of the inner step in it; dropout depends on them.
+    Returns:
+      the loss; 'batch_stats' after it (as they were by running averages: `running_averages` has made their step); the
+      gradient.
     """
     groups = batch["weight"].shape[0]
     weights = _one_batch(subset_weights(batch["weight"], axis_name=learner.axis_name) / groups)
@@ -117,7 +116,7 @@ def weighted_gradients(
 def running_averages(
     learner: Learner, params: Tree, batch_stats: Tree, batch: Mapping, *, step: Int[Array, ""]
 ) -> Tree:
-    """'batch_stats' after a step towards the statistics of all groups; as they are with batch_norm='batch'."""
+    """'batch_stats' after a step towards the statistics of all groups; unchanged with batch_norm='batch'."""
 
     def apply():
         return _apply(learner, params, batch_stats, _pixels(batch), step, _NO_INNER_STEP)

@@ -1,10 +1,11 @@
-"""The cells of leave-one-distortion-out: each held-out distortion x seed x update, trained, tested and kept in a file.
+"""Leave-one-distortion-out: each held-out distortion x seed x update is a cell, trained, tested and kept in a file.
 
 A cell trains on all images of the other distortions (undistorted ones included, where a data set rates them) and tests
-on all images of its own, as in Table 3 of Causal-IQA. Scenes are shared between both: the question is what an unseen
-distortion does.
+on all images of the held-out one, as in Table 3 of Causal-IQA. Scenes are shared between both: the question is what an
+unseen distortion does.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +20,13 @@ from cprl_jax.evaluation import statistics
 from cprl_jax.experiments.causal_iqa.study import Study, severe
 from cprl_jax.experiments.causal_iqa.training import Plan, Trainer
 from cprl_jax.runtime import cells as cells_lib
-from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import Arrays
 from cprl_jax.runtime.stamps import stamp
 
 
 class Cell(NamedTuple):
-    """One training and its test: the unit that is computed and kept. `stamp` is all that it depends on."""
+    """One training and its test: what is computed and kept as one file."""
 
     held_out: str
     update: str
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 
 def held_out(config: ml_collections.ConfigDict, dataset: QualityDataset) -> list[str]:
-    """The distortions that are held out, one after the other.
+    """The distortions to hold out, one after the other.
 
     Raises:
       UserError: one that the data set does not have or has too few images of, or fewer than two in all.
@@ -64,55 +64,48 @@ def make_cells(
 ) -> list[Cell]:
     """All cells, distortion by distortion: what is done first is a comparison of all updates."""
     evaluation = {name: config.evaluation[name] for name in ("crop_size", "crops")}
-    training = {seed: study.training_stamp(seed) for seed in study.seeds}
-    return [
-        Cell(
-            distortion,
-            update,
-            seed,
-            folder / file_name(distortion) / f"{update}-seed{seed}.npz",
-            stamp(training=training[seed], plan=plan, held_out=distortion, update=update, evaluation=evaluation),
-        )
-        for distortion in distortions
-        for seed in study.seeds
-        for update in config.causal_iqa.updates
-    ]
+    starts = {seed: stamp(seed=seed, start=study.start(seed)) for seed in study.seeds}
+    shared = {"study": study.stamp, "plan": plan, "evaluation": evaluation}
+    cells = []
+    for distortion, seed, update in itertools.product(distortions, study.seeds, config.causal_iqa.updates):
+        path = folder / cells_lib.file_name(distortion) / f"{update}-seed{seed}.npz"
+        cell_stamp = stamp(held_out=distortion, update=update, start=starts[seed], **shared)
+        cells.append(Cell(distortion, update, seed, path, cell_stamp))
+    return cells
 
 
 def compute(
     config: ml_collections.ConfigDict, study: Study, trainer: Trainer, dataset: QualityDataset, cells: Sequence[Cell]
-) -> None:
-    """Trains and tests the cells that are not there yet."""
-    cells_lib.compute(
+) -> list[Arrays]:
+    """Trains and tests the cells that are not there yet.
+
+    Returns:
+      of each cell, `names`, `scores` and `mos` of its test images, `seconds`, and as `history_...` the metrics of its
+      training; for the first seed also `saliency_row` and `saliency_map`, those of the image of lowest MOS.
+    """
+
+    def compute_one(cell: Cell) -> Arrays:
+        started = time.monotonic()
+        split = splits.leave_one_distortion_out(dataset, cell.held_out, seed=config.seed, validation_fraction=0.0)
+        division = study.divide(np.sort(splits.rows(dataset, split.train)))
+        start = study.start(cell.seed)
+        variables, history = trainer.train(cell.update, dataset, division, seed=cell.seed, variables=start)
+        tested = np.sort(splits.rows(dataset, split.test))
+        scores = study.scores(variables, study.crops(tested))
+        arrays = {"names": dataset.names[tested], "scores": scores, "mos": dataset.mos[tested]}
+        arrays |= {f"history_{name}": np.array([row[name] for row in history]) for name in (history or [{}])[0]}
+        if cell.seed == config.seed:
+            row = severe(dataset, tested, 1)
+            arrays |= {"saliency_row": row[0], "saliency_map": study.saliency(variables, row)[0]}
+        return arrays | {"seconds": np.array(time.monotonic() - started)}
+
+    return cells_lib.compute(
         cells,
-        lambda cell: _compute(config, study, trainer, dataset, cell),
+        compute_one,
         job="leave one out",
         shared=True,
         describe=lambda cell: f"{cell.update} without {cell.held_out}, seed {cell.seed}",
     )
-
-
-def _compute(config, study: Study, trainer: Trainer, dataset: QualityDataset, cell: Cell) -> Arrays:
-    """Names, scores and labels of the test images; metrics of the training; of the first seed, a saliency map of the
-    image of lowest MOS.
-    """
-    started = time.monotonic()
-    split = splits.leave_one_distortion_out(dataset, cell.held_out, seed=config.seed, validation_fraction=0.0)
-    division = study.divide(np.sort(splits.rows(dataset, split.train)))
-    start = study.start(cell.seed)
-    variables, history = trainer.train(cell.update, dataset, division, seed=cell.seed, variables=start)
-    tested = np.sort(splits.rows(dataset, split.test))
-    scores, mos = study.scores(variables, study.crops(tested)), dataset.mos[tested]
-    arrays = {
-        "names": dataset.names[tested],
-        "scores": scores,
-        "mos": mos,
-        **{f"history_{name}": np.array([row[name] for row in history]) for name in (history[0] if history else ())},
-    }
-    if cell.seed == config.seed:
-        row = severe(dataset, tested, 1)
-        arrays |= {"saliency_row": row[0], "saliency_map": study.saliency(variables, row)[0]}
-    return arrays | {"seconds": np.array(time.monotonic() - started)}
 
 
 def history_of(arrays: Arrays) -> list[dict[str, float]]:

@@ -9,62 +9,52 @@ from cprl_jax.config.fields import ALL, UPDATES
 from cprl_jax.config.presets import parse_argument
 from cprl_jax.runtime.errors import UserError
 
-_SWITCH = ("true", "false")
-
 
 def paper(
     job: str, argument: str | None, allowed: Mapping[str, Sequence[str] | None]
 ) -> tuple[ml_collections.ConfigDict, dict[str, str]]:
-    """The settings of Sec. 4.2 of Causal-IQA, and the arguments that only this job knows.
+    """The settings of Sec. 4.2 of Causal-IQA, and the parsed arguments.
 
     Args:
       job: 'causal_iqa' or 'leave_one_out'.
-      argument: of the configuration file. Here are read: updates, clusters, content, levels, reduction and backbone.
+      argument: the configuration file's; updates, clusters, content, levels, reduction and backbone are applied here.
       allowed: the keys besides these, see `parse_argument`.
 
     Raises:
       UserError: an unknown key or value.
     """
-    values = parse_argument(
-        argument,
-        {
-            "updates": None,
-            "clusters": tuple("12345"),
-            "content": _SWITCH,
-            "levels": _SWITCH,
-            "reduction": ("tsne", "pca", "none"),
-            "backbone": ("resnet18", "resnet34", "resnet50", "squeezenet"),
-            **allowed,
-        },
-    )
+    shared = {
+        "updates": None,
+        "clusters": tuple("12345"),
+        "content": ("true", "false"),
+        "levels": ("true", "false"),
+        "reduction": ("tsne", "pca", "none"),
+        "backbone": ("resnet18", "resnet34", "resnet50", "squeezenet"),
+    }
+    values = parse_argument(argument, shared | dict(allowed))
     config = default()
     config.job = job
-    backbone = values.get("backbone", "resnet18")
     config.dataset.resize, config.train.crop_size, config.evaluation.crop_size = 256, 224, 224
-    config.evaluation.crops, config.evaluation.crops_drawn = 5, 5  # of 256 pixels they show nearly the same
+    config.evaluation.crops, config.evaluation.crops_drawn = 5, 5  # more would show nearly the same of 256 pixels
     options = config.causal_iqa
     options.updates = parse_updates(values.get("updates"))
     options.clusters = int(values.get("clusters", "2"))
     options.content = values.get("content", "true") == "true"
     options.levels = values.get("levels", "false") == "true"
     options.reduction = values.get("reduction", "tsne")
+    backbone = values.get("backbone", "resnet18")
     if backbone == "squeezenet":
-        _on_a_laptop(config)
+        # For a laptop: a small network, smaller crops, and so few steps that they have to be longer.
+        config.model.name = backbone
+        config.train.crop_size, config.evaluation.crops = 160, 3
+        options.batch_size, options.meta_steps = 4, 50
+        options.backbone_learning_rate, options.head_learning_rate, options.beta2 = 2e-4, 2e-3, 0.999
     else:
         config.model.name, config.model.backbone = "metaiqa", backbone
         # Its last layer is a sigmoid: 0..1 becomes 0..100.
         config.model.score_mean, config.model.score_std, config.model.dropout = 0.0, 100.0, 0.5
         options.batch_size = 32
     return config, values
-
-
-def _on_a_laptop(config: ml_collections.ConfigDict) -> None:
-    """A small network, smaller crops, and so few steps that they have to be longer."""
-    config.model.name = "squeezenet"
-    config.train.crop_size, config.evaluation.crops = 160, 3
-    options = config.causal_iqa
-    options.batch_size, options.meta_steps = 4, 50
-    options.backbone_learning_rate, options.head_learning_rate, options.beta2 = 2e-4, 2e-3, 0.999
 
 
 def parse_updates(value: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cprl_jax.experiments.causal_iqa import figures as pictures
-from cprl_jax.experiments.causal_iqa.table import AVERAGE_KEYS, ROW_KEYS, Comparison, over_seeds, title_of
+from cprl_jax.experiments.causal_iqa.table import AVERAGE_KEYS, ROW_KEYS, TITLES, Comparison, over_seeds, title_of
 from cprl_jax.report import agreement, figures, page
 from cprl_jax.report.page import Card, Folded, Section, View
 from cprl_jax.report.table import csv_text
@@ -34,43 +34,37 @@ WORDS = {
 def write(
     folder: str | os.PathLike,
     *,
-    title: str,
-    summary: str | Sequence[str],
     rows: Sequence[Row],
     averages: Sequence[Row],
-    zero_shot: Sequence[Row] = (),
-    division: Mapping[str, Any] | None = None,
-    saliency: Sequence[Mapping[str, Any]] = (),
-    histories: Mapping[str, Sequence[Row]] | None = None,
-    config_text: str,
-    notes: str | Sequence[str] = (),
+    zero_shot: Sequence[Row],
+    division: Mapping[str, Any],
+    saliency: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, Sequence[Row]],
+    **texts: Any,
 ) -> Path:
     """Writes table.csv, averages.csv, zero_shot.csv, table.md, figures/*.png and report.html; returns the page's path.
 
-    Each file appears whole or not at all, the CSV files first. Figures of an earlier report that this one does not have
-    are removed. Anything may be empty; what has nothing to show is left out of the page.
+    Anything may be empty; what has nothing to show is left out of the page.
 
     Args:
-      folder: where to; made if it does not exist.
-      summary: what was trained on what, in a paragraph or several, beneath the title.
+      folder: where to write; made if it does not exist.
       rows, averages: see `Comparison`.
-      zero_shot: rows of `evaluation.zero_shot.evaluate` with the update as `method`, and `seed` of several.
-      division: any of `points` [images, 2], `clusters` [images] and `names` of the clustered images; `sizes`, how many
-        images each subset has, by its name; `report`, what a person should know of it, one line each.
+      zero_shot: rows of `evaluation.zero_shot.evaluate` with the update as `method`, and a `seed`.
+      division: made by `Study.described`; any of its parts.
       saliency: maps to show: `name`, `update`, `image` (uint8 [height, width, 3]), `map` ([height, width], at least 0).
       histories: update -> rows with `step` and `loss`; empty cells are skipped.
-      config_text: the resolved configuration, shown as it is.
-      notes: sentences for the end of the page.
+      **texts: `title`, `summary`, `notes` and `config_text` of `page.Page`.
 
     Raises:
       ValueError: an entry lacks a key, or an image and its map do not fit together. Nothing has been written then.
     """
-    division = division or {}
     comparison = Comparison(rows, averages)
     check(zero_shot, ZERO_SHOT_KEYS, "zero_shot")
     check(saliency, SALIENCY_KEYS, "saliency")
-    names = list(dict.fromkeys([*comparison.updates, *(histories or {}), *(str(row["update"]) for row in saliency)]))
-    losses = {title_of(update): history for update, history in (histories or {}).items()}
+    names = list(dict.fromkeys([*comparison.updates, *histories, *distinct(saliency, "update")]))
+    losses = {title_of(update): history for update, history in histories.items()}
+    lines = list(division.get("report", ()))
+    folded = [Folded(lines[0], "\n".join(lines[1:]) or lines[0])] if lines else []
     seeds = len({row.get("seed") for row in zero_shot})
     table, others = comparison.table(), agreement.zero_shot(over_seeds(zero_shot))
     means = f"All numbers, the ends of the intervals too, are means over {seeds} seeds." if seeds > 1 else ""
@@ -90,7 +84,7 @@ def write(
         Section("On data sets that training did not see", [others], f"{others.explained()} {means}".strip()),
         Section(
             "How the training images were divided",
-            [pictures.division(division), _described(division.get("report", ()))],
+            [pictures.division(division), folded],
             "First the images that were clustered by content, seen along the two directions in which they differ most; "
             "the clusters come from more directions than these two. Then the subsets: a bar for a distortion, a piece "
             "for each content of it, grey where contents were joined.",
@@ -109,42 +103,27 @@ def write(
             "not the height.",
         ),
     ]
-    unused = {"MetaIQA", "CIS", "CIP", "ERM"} - set(map(title_of, comparison.updates))
+    unused = set(TITLES.values()) - set(map(title_of, comparison.updates))
     unused |= set() if comparison.held_out else {"Held out"}
-    parts = [comparison.verdict(), table, others, means, Section("Notes", [page.paragraphs(notes)])]
+    words = {word: text for word, text in WORDS.items() if word not in unused} if table else {}
+    parts = [comparison.verdict(), table, others, means, Section("Notes", [page.paragraphs(texts["notes"])])]
     return page.write(
         folder,
-        page.Page(
-            title,
-            sections,
-            summary=summary,
-            verdict=comparison.verdict(),
-            notes=notes,
-            config_text=config_text,
-            words={word: text for word, text in WORDS.items() if word not in unused} if table else {},
-        ),
+        page.Page(sections=sections, verdict=comparison.verdict(), words=words, **texts),
         files={
             "table.csv": csv_text(rows, ROW_KEYS),
             "averages.csv": csv_text(averages, AVERAGE_KEYS),
             "zero_shot.csv": csv_text(zero_shot, ZERO_SHOT_KEYS) if zero_shot else "",
-            "table.md": page.markdown(title, parts),
+            "table.md": page.markdown(texts["title"], parts),
         },
         figure_names=pictures.NAMES,
     )
 
 
 def format_table(rows: Sequence[Row], averages: Sequence[Row]) -> str:
-    """The table for a terminal, with the differences to ERM and the verdict beneath.
-
-    Raises:
-      ValueError: a row lacks a key.
-    """
+    """The table for a terminal, with the differences to ERM and the verdict beneath."""
     comparison = Comparison(rows, averages)
     return page.terminal([comparison.table(), comparison.verdict()])
-
-
-def _described(lines: Sequence[str]) -> list[Folded]:
-    return [Folded(lines[0], "\n".join(lines[1:]) or lines[0])] if lines else []
 
 
 def _maps(saliency: Sequence[Mapping[str, Any]]) -> list[Card]:
@@ -152,9 +131,6 @@ def _maps(saliency: Sequence[Mapping[str, Any]]) -> list[Card]:
     cards = []
     for index, name in enumerate(distinct(saliency, "name"), start=1):
         rows = [row for row in saliency if str(row["name"]) == name]
-        views = [View(rows[0]["image"], "image", ["image"])]
-        views += [
-            View(pictures.overlay(row), title, [title]) for row in rows for title in [title_of(str(row["update"]))]
-        ]
-        cards.append(Card(f"saliency_{index:02d}", name, views))
+        shown = [("image", rows[0]["image"]), *((title_of(row["update"]), pictures.overlay(row)) for row in rows)]
+        cards.append(Card(f"saliency_{index:02d}", name, [View(image, title, [title]) for title, image in shown]))
     return cards

@@ -1,4 +1,4 @@
-"""What the cells of a comparison of updates come to: rows, averages and their intervals. NumPy, on the host."""
+"""From the scores of updates to rows, averages and their intervals. NumPy, on the host."""
 
 import math
 from collections.abc import Sequence
@@ -10,17 +10,13 @@ from jaxtyping import Float
 from cprl_jax.evaluation import statistics
 
 Rows = list[dict[str, Any]]
+PerImage = Float[np.ndarray, " images"]
 
-WHOLE = "(test part)"
-"""In the place of a distortion: all test images."""
-
-BASELINE = "erm"
-"""The update that the others are compared with."""
+WHOLE = "(test part)"  # in the place of a distortion: all test images
+BASELINE = "erm"  # the update that the others are compared with
 
 
-def row(
-    update: str, distortion: str, seed: int, scores: Float[np.ndarray, " images"], mos: Float[np.ndarray, " images"]
-) -> dict[str, Any]:
+def row(update: str, distortion: str, seed: int, scores: PerImage, mos: PerImage) -> dict[str, Any]:
     """One cell: `update`, `distortion`, `seed`, `images`, `srcc` and `plcc` (NaN where all scores are the same)."""
     return {
         "update": update,
@@ -32,13 +28,7 @@ def row(
     }
 
 
-def rows_by_distortion(
-    update: str,
-    seed: int,
-    scores: Float[np.ndarray, " images"],
-    mos: Float[np.ndarray, " images"],
-    distortions: Sequence[str],
-) -> Rows:
+def rows_by_distortion(update: str, seed: int, scores: PerImage, mos: PerImage, distortions: Sequence[str]) -> Rows:
     """A row for all images together (`WHOLE` in place of a distortion), and one for each distortion that has three."""
     distortions = np.asarray(distortions, str)
     chosen = {name: distortions == name for name in sorted({*distortions.tolist()} - {""})}
@@ -50,7 +40,7 @@ def rows_by_distortion(
 
 
 def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
-    """One row per update: its mean SRCC over distortions and seeds, and how far it is from that of ERM.
+    """One row per update: its mean SRCC over distortions and seeds, and the difference to that of ERM.
 
     A model with the same score for all images has no rank correlation, and counts as 0: it puts nothing in order.
 
@@ -59,10 +49,10 @@ def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
     draws are made for all updates, so that the difference is taken within them. NaN for fewer than two distortions.
 
     Args:
-      rows: of `row`, with every distortion and seed for every update. Those of `WHOLE` do not take part, unless there
-        are no others.
-      seed: of the draws.
-      resamples: how many.
+      rows: made by `row`, with every distortion and seed for every update. Those of `WHOLE` do not take part, unless
+        there are no others.
+      seed: determines the draws.
+      resamples: how many draws.
 
     Returns:
       `update`, `srcc`, `srcc_low`, `srcc_high`; `difference`, `difference_low`, `difference_high` to ERM (NaN without
@@ -78,14 +68,18 @@ def averages(rows: Rows, *, seed: int, resamples: int) -> Rows:
     if len(shapes) > 1:
         raise ValueError(f"every update needs the same distortions and seeds, but their numbers are {sorted(shapes)}")
     baseline = tables.get(BASELINE)
-    draws = _draws(*shapes.pop(), seed=seed, resamples=resamples)
+    (distortions, seeds), generator = shapes.pop(), np.random.default_rng(seed)
+    drawn = generator.integers(distortions, size=(resamples, distortions, 1))
+    draws = drawn, generator.integers(seeds, size=(resamples, distortions, seeds))
     summary = []
     for update, table in tables.items():
         difference = np.full_like(table, np.nan) if baseline is None else table - baseline
         entry = {"update": update}
         for name, values in (("srcc", table), ("difference", difference)):
-            entry[name] = float(values.mean())
-            entry[f"{name}_low"], entry[f"{name}_high"] = _interval(values, draws)
+            low, high = math.nan, math.nan
+            if distortions > 1 and not np.isnan(values).any():
+                low, high = np.quantile(values[draws].mean(axis=(1, 2)), (0.025, 0.975)).tolist()
+            entry |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
         summary.append({**entry, "wins": int((difference > 0).sum()), "cells": table.size})
     return summary
 
@@ -101,24 +95,7 @@ def _table(rows: Rows) -> Float[np.ndarray, "distortions seeds"]:
         )
     table = np.full((len(distortions), len(seeds)), np.inf)
     for entry in rows:
-        value = 0.0 if math.isnan(entry["srcc"]) else entry["srcc"]
-        table[distortions.index(entry["distortion"]), seeds.index(entry["seed"])] = value
+        table[distortions.index(entry["distortion"]), seeds.index(entry["seed"])] = np.nan_to_num(entry["srcc"])
     if np.isinf(table).any():
         raise ValueError(f"{rows[0]['update']}: some distortion and seed occurs twice, and another is missing")
     return table
-
-
-def _draws(distortions: int, seeds: int, *, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distortions [resamples, distortions, 1] and, for each that is drawn, seeds [resamples, distortions, seeds]."""
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(distortions, size=(resamples, distortions, 1))
-    return drawn, generator.integers(seeds, size=(resamples, distortions, seeds))
-
-
-def _interval(
-    table: Float[np.ndarray, "distortions seeds"], draws: tuple[np.ndarray, np.ndarray]
-) -> tuple[float, float]:
-    if len(table) < 2 or np.isnan(table).any():
-        return math.nan, math.nan
-    low, high = np.quantile(table[draws].mean(axis=(1, 2)), (0.025, 0.975))
-    return float(low), float(high)

@@ -9,10 +9,9 @@ from jaxtyping import Float32, Int32
 from cprl_jax.experiments.causal_iqa.division import Division
 from cprl_jax.runtime import parallel
 
-# Keep the streams of random numbers apart.
-_ORDER, _MEMBERS, _TASKS, _HALVES, _ALL = range(5)
+_ORDER, _MEMBERS, _TASKS, _HALVES, _ALL = range(5)  # keep the streams of random numbers apart
 
-SUPPORT_SHARE = 0.8  # of a task's images, in MetaIQA's published code
+SUPPORT_SHARE = 0.8  # as in MetaIQA's published code
 
 
 def draw(
@@ -20,22 +19,23 @@ def draw(
 ) -> tuple[Int32[np.ndarray, "groups batch"], Float32[np.ndarray, "groups batch"]]:
     """The rows of the images of one meta step, and their weights for Eq. 6.
 
-    'cis', 'cip': a group for each subset, in an order of its own each step. A subset's images come in epochs, each in
-    an order of its own; a batch that the end of an epoch leaves unfilled goes on with the next one, so that in a subset
-    smaller than the batch every image occurs equally often, give or take one. Weights are the division's.
+    'cis', 'cip': a group for each subset, shuffled every step. A subset's images come in epochs, each shuffled anew; a
+    batch that the end of an epoch leaves unfilled goes on with the next one, so that in a subset smaller than the batch
+    every image occurs equally often, give or take one. Weights are the division's.
 
     'metaiqa': `groups` / 2 tasks, each of one subset (for MetaIQA itself, of a division without content) with its
-    images divided at random into support (80 %) and query images, a group each; tasks come in epochs. Weights are 1.
+    images divided at random into support (80 %) and query images, a group each, repeated where there are too few;
+    tasks come in epochs. Weights are 1.
 
     'erm': `groups` groups of images of any subset, in epochs over all of them. Weights are 1.
 
     Args:
-      update: as above.
+      update: 'cis', 'cip', 'metaiqa' or 'erm'.
       division: its images of subset -1 are never drawn.
-      batch_size: images a group, over all devices and processes.
+      batch_size: images in a group, over all devices and processes.
       seed: non-negative integer.
-      step: of the meta step, from 0.
-      groups: the number of groups; of 'cis' and 'cip' that of the subsets.
+      step: number of the meta step, from 0.
+      groups: the number of groups; for 'cis' and 'cip' that of the subsets.
 
     Returns:
       rows of the data set that was divided, and weights.
@@ -55,11 +55,12 @@ def draw(
         if groups % 2:
             raise ValueError(f"groups={groups} must be even: a support and a query batch a task")
         tasks = _in_epochs(np.arange(len(members)), step * (groups // 2) + np.arange(groups // 2), seed, _TASKS)
-        halves = [
-            half
-            for place, task in enumerate(tasks)
-            for half in _support_and_query(members[task], batch_size, _generator(seed, _HALVES, step, place))
-        ]
+        halves = []
+        for place, task in enumerate(tasks):
+            shuffled = _generator(seed, _HALVES, step, place).permutation(members[task])
+            support = max(1, min(round(SUPPORT_SHARE * len(shuffled)), len(shuffled) - 1))
+            query = shuffled[min(support, len(shuffled) - 1) :]  # a single image is both
+            halves += [np.resize(shuffled[:support], batch_size), np.resize(query, batch_size)]
         rows = np.stack(halves)
     elif update == "erm":
         positions = step * groups * batch_size + np.arange(groups * batch_size)
@@ -72,21 +73,10 @@ def draw(
 def shard(batch: Any) -> Any:
     """Divides each group's batch among the devices: [groups, batch, ...] -> [devices, groups, batch / devices, ...].
 
-    Of NumPy arrays these are views: nothing is copied.
-
-    Raises:
-      ValueError: a batch that does not divide by the number of devices.
+    NumPy arrays are not copied. Raises ValueError for a batch that does not divide by the number of devices.
     """
     divided = parallel.shard(jax.tree.map(lambda values: values.swapaxes(0, 1), batch))
     return jax.tree.map(lambda values: values.swapaxes(1, 2), divided)
-
-
-def _support_and_query(members: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """Two batches of different images (of one image, where there is no other), repeated where there are too few."""
-    shuffled = generator.permutation(members)
-    cut = min(max(1, round(SUPPORT_SHARE * len(members))), max(1, len(members) - 1))
-    query = shuffled[cut:] if len(members) > 1 else shuffled
-    return [np.resize(shuffled[:cut], batch_size), np.resize(query, batch_size)]
 
 
 def _in_epochs(items: np.ndarray, positions: np.ndarray, *stream: int) -> np.ndarray:

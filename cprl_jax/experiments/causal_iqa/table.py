@@ -1,8 +1,7 @@
 """The table of Causal-IQA: updates compared on distortions that training did not see, as a table and in words."""
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ TITLES = {"erm": "ERM", "metaiqa": "MetaIQA", "cis": "CIS", "cip": "CIP"}
 
 
 def title_of(update: str) -> str:
-    """'ERM' for 'erm'; names that are not known as they are."""
+    """'ERM' for 'erm'; unknown names stay as they are."""
     return TITLES.get(update, update)
 
 
@@ -30,54 +29,34 @@ def of_cell(rows: Sequence[Row], distortion: str, update: str) -> Float[np.ndarr
     return np.nan_to_num([number(srcc) for srcc in cell if srcc not in (None, "")])
 
 
-@dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The updates on every distortion and seed. It averages over seeds, that is all.
+    """The updates on every distortion and seed, averaged over seeds.
 
-    Attributes:
-      rows: of table.csv, one for each (`update`, `distortion`, `seed`) with `images`, `srcc`, `plcc`; the distortion
+    Args:
+      rows: one for each (`update`, `distortion`, `seed`) with `images`, `srcc`, `plcc`, as in table.csv; the distortion
         '(test part)' stands for all test images together. An SRCC of NaN (all scores are the same) counts as 0, as in
         `causal_iqa.results`; cells that are not there are shown as missing.
-      averages: of averages.csv, from `results.averages`.
+      averages: made by `results.averages`.
+
+    Attributes:
+      held_out: whether the distortions were held out, rather than being those of a test part.
+      expected: how many results there are when all are there.
+      missing: how many of them are not there.
 
     Raises:
       ValueError: a row lacks a key.
     """
 
-    rows: Sequence[Row]
-    averages: Sequence[Row]
-
-    def __post_init__(self) -> None:
-        check(self.rows, ROW_KEYS, "rows")
-        check(self.averages, AVERAGE_KEYS, "averages")
-
-    @property
-    def distortions(self) -> list[str]:
-        """The whole test part is the last one."""
-        return sorted(distinct(self.rows, "distortion"), key=lambda name: name == WHOLE)
-
-    @property
-    def updates(self) -> list[str]:
-        return distinct([*self.averages, *self.rows], "update")
-
-    @property
-    def seeds(self) -> int:
-        return len({row["seed"] for row in self.rows})
-
-    @property
-    def expected(self) -> int:
-        """How many results there are when all are there."""
-        return self.seeds * len(self.distortions) * len(self.updates)
-
-    @property
-    def missing(self) -> int:
-        """How many results are not there."""
-        return self.expected - sum(row["srcc"] not in (None, "") for row in self.rows)
-
-    @property
-    def held_out(self) -> bool:
-        """Whether the distortions were held out, rather than being those of a test part."""
-        return WHOLE not in self.distortions
+    def __init__(self, rows: Sequence[Row], averages: Sequence[Row]):
+        check(rows, ROW_KEYS, "rows")
+        check(averages, AVERAGE_KEYS, "averages")
+        self.rows, self.averages = rows, averages
+        self.updates = distinct([*averages, *rows], "update")
+        self.distortions = sorted(distinct(rows, "distortion"), key=lambda name: name == WHOLE)
+        self.seeds = len({row["seed"] for row in rows})
+        self.held_out = WHOLE not in self.distortions
+        self.expected = self.seeds * len(self.distortions) * len(self.updates)
+        self.missing = self.expected - sum(row["srcc"] not in (None, "") for row in rows)
 
     def table(self) -> Table:
         """A line for each distortion, one for the average, and two that compare it with ERM's."""
@@ -114,16 +93,13 @@ class Comparison:
             for update in self.updates:
                 srcc = of_cell(self.rows, distortion, update)
                 note = f"{decimals(srcc.min(), 2)} to {decimals(srcc.max(), 2)}" if srcc.size > 1 else ""
-                if 0 < srcc.size < self.seeds:
-                    note = f"{srcc.size} of {self.seeds} seeds"
-                line = "all of the test part" if distortion == WHOLE else distortion
                 cells.append(
                     {
-                        "line": line,
+                        "line": "all of the test part" if distortion == WHOLE else distortion,
                         "update": update,
                         "images": images[distortion],
                         "srcc": float(srcc.mean()) if srcc.size else math.nan,
-                        "note": note,
+                        "note": f"{srcc.size} of {self.seeds} seeds" if 0 < srcc.size < self.seeds else note,
                         "complete": srcc.size == self.seeds,
                     }
                 )
@@ -133,8 +109,8 @@ class Comparison:
         lines = []
         for row in self.averages:
             shared = {"update": row["update"], "images": "", "note": "", "complete": False, "srcc": math.nan}
-            numbers = {"srcc": value(row, "srcc"), "note": interval(row, "srcc"), "complete": not self.missing}
-            lines.append(shared | numbers | {"line": "average"})
+            average = {"srcc": value(row, "srcc"), "note": interval(row, "srcc"), "complete": not self.missing}
+            lines.append(shared | average | {"line": "average"})
             if row["update"] != BASELINE and math.isfinite(value(row, "difference")):
                 less = {"text": decimals(value(row, "difference"), 3, signed=True), "note": _bounds(row)}
                 wins = {"text": f"{number(row['wins']):.0f} of {number(row['cells']):.0f}"}
@@ -163,10 +139,10 @@ class Comparison:
         An update beats ERM, or is worse, where the interval of its difference excludes 0 as printed. Before all cells
         are there nothing is decided.
         """
-        known = {row["update"]: row for row in self.averages if math.isfinite(value(row, "srcc"))}
+        averages = {row["update"]: row for row in self.averages if math.isfinite(value(row, "srcc"))}
         if not self.rows:
             return "There are no results yet."
-        if self.missing or not known:
+        if self.missing or not averages:
             return (
                 f"This comparison is not complete: {self.expected - self.missing} of {self.expected} results are "
                 "there. Nothing is decided before all are, and averaged."
@@ -174,20 +150,21 @@ class Comparison:
         where = "distortions that training did not see"
         if not self.held_out:
             where = "the test part" if self.distortions == [WHOLE] else "the distortions of the test part"
-        highest = max(round(value(row, "srcc"), 3) for row in known.values())
-        top = [name for name, row in known.items() if round(value(row, "srcc"), 3) == highest]
-        first = f"{decimals(highest, 3)} {interval(known[top[0]], 'srcc')}".strip()
+        highest = max(round(value(row, "srcc"), 3) for row in averages.values())
+        top = [name for name, row in averages.items() if round(value(row, "srcc"), 3) == highest]
         sentences = [
             f"{listed(list(map(title_of, top)))} {'has' if len(top) == 1 else 'have'} "
-            f"{'the highest' if len(known) > 1 else 'an'} average SRCC on {where}, {first}."
+            f"{'the highest' if len(averages) > 1 else 'an'} average SRCC on {where}, "
+            f"{decimals(highest, 3)} {interval(averages[top[0]], 'srcc')}".strip()
+            + "."
         ]
-        others = {name: row for name, row in known.items() if name != BASELINE}
-        if BASELINE not in known:
+        others = {name: row for name, row in averages.items() if name != BASELINE}
+        if BASELINE not in averages:
             sentences.append("Without ERM among the updates there is nothing to compare with.")
         elif not others:
             sentences.append("No other update was trained to compare it with.")
         else:
-            sentences.append("; ".join(_compared(name, row) for name, row in others.items()) + ".")
+            sentences.append("; ".join(_compared(title_of(name), row) for name, row in others.items()) + ".")
             if all(_side(row) != 1 for row in others.values()):
                 sentences.append("No update is shown to be better than ERM.")
         if constant := sum(math.isnan(number(row["srcc"])) for row in self.rows):
@@ -200,20 +177,16 @@ class Comparison:
         return " ".join(sentences)
 
 
-def _compared(update: str, row: Row) -> str:
-    name, difference = title_of(update), value(row, "difference")
-    low, high = value(row, "difference_low"), value(row, "difference_high")
+def _compared(title: str, row: Row) -> str:
+    difference, low, high = (value(row, f"difference{end}") for end in _ENDS)
+    signed = decimals(difference, 3, signed=True)
     if not _bounds(row):
-        return (
-            f"{name} has no interval of its difference to ERM ({decimals(difference, 3, signed=True)}), which decides "
-            "nothing"
-        )
-    match _side(row):
-        case 1:
-            return f"{name} beats ERM by {decimals(difference, 3)} {_bounds(row)}"
-        case -1:
-            return f"{name} is worse than ERM by {decimals(-difference, 3)} {bounds(-high, -low, 3)}"
-    return f"{name} cannot be told from ERM, the difference is {decimals(difference, 3, signed=True)} {_bounds(row)}"
+        return f"{title} has no interval of its difference to ERM ({signed}), which decides nothing"
+    if _side(row) == 1:
+        return f"{title} beats ERM by {decimals(difference, 3)} {_bounds(row)}"
+    if _side(row) == -1:
+        return f"{title} is worse than ERM by {decimals(-difference, 3)} {bounds(-high, -low, 3)}"
+    return f"{title} cannot be told from ERM, the difference is {signed} {_bounds(row)}"
 
 
 def _side(row: Row) -> int:
@@ -225,18 +198,16 @@ def _bounds(row: Row) -> str:
 
 
 def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Zero-shot rows with the means over the seeds of each update and data set; intervals, too, are means."""
+    """Zero-shot rows with the means over the seeds of each update and data set, of finite numbers and of intervals."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row["method"]), str(row["dataset"])), []).append(row)
-    return [
-        {"method": title_of(method), "dataset": dataset, "images": group[0]["images"]}
-        | {key: _mean(group, key) for key in group[0] if key.startswith(("srcc", "plcc", "rmse"))}
-        for (method, dataset), group in groups.items()
-    ]
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Of what is finite; NaN where nothing is."""
-    numbers = [value(row, key) for row in rows if math.isfinite(value(row, key))]
-    return sum(numbers) / len(numbers) if numbers else math.nan
+    means = []
+    for (method, dataset), group in groups.items():
+        mean = {"method": title_of(method), "dataset": dataset, "images": group[0]["images"]}
+        for key in group[0]:
+            if key.startswith(("srcc", "plcc", "rmse")):
+                finite = [value(row, key) for row in group if math.isfinite(value(row, key))]
+                mean[key] = sum(finite) / len(finite) if finite else math.nan
+        means.append(mean)
+    return means

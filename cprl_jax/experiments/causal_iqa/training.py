@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.pipeline import Batch, cut_crops, prefetch
 from cprl_jax.experiments.causal_iqa import sampling
 from cprl_jax.experiments.causal_iqa.division import Division, divide
 from cprl_jax.experiments.causal_iqa.learner import Learner
-from cprl_jax.experiments.causal_iqa.optimizers import interpolation, pseudo_gradient_adam
 from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, compile_step, first_state
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
@@ -28,32 +28,26 @@ from cprl_jax.training.optimizers import two_rates
 from cprl_jax.training.setup import create_model
 from cprl_jax.training.state import evaluation_variables
 
-ADVICE = (
-    "Lower config.causal_iqa.backbone_learning_rate, head_learning_rate or meta_rate, and start in a new --workdir."
-)
+ADVICE = "Lower config.causal_iqa.backbone_learning_rate, head_learning_rate or meta_rate; start in a new --workdir."
 _CROPS = 16  # keeps the random numbers of crops apart from those of `sampling`
 
 
 class Plan(NamedTuple):
-    """How long a training is, in meta steps: all of it, and from one decay of the learning rates to the next."""
+    """Meta steps of a training, and from one decay of the learning rates to the next."""
 
     steps: int
     decay_steps: int
 
 
 def make_plan(config: ml_collections.ConfigDict, division: Division) -> Plan:
-    """Epochs in meta steps. In an epoch as many images are seen as the division has.
+    """The plan of config.causal_iqa, of which `meta_steps` goes before `epochs`.
 
-    Args:
-      config: config.causal_iqa, of which `meta_steps` goes before `epochs`.
-      division: a meta step sees config.causal_iqa.batch_size images for each of its subsets.
+    An epoch sees as many images as the division has, a meta step `batch_size` images for each of its subsets.
     """
     options = config.causal_iqa
     epoch = division.sizes.sum() / (len(division.names) * options.batch_size)
-    return Plan(
-        steps=options.meta_steps or max(1, round(options.epochs * epoch)),
-        decay_steps=max(1, round(options.decay_epochs * epoch)),
-    )
+    steps = options.meta_steps or max(1, round(options.epochs * epoch))
+    return Plan(steps=steps, decay_steps=max(1, round(options.decay_epochs * epoch)))
 
 
 def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
@@ -64,17 +58,13 @@ def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
     """
     options = config.causal_iqa
     if options.meta_update == "adam":
-        meta = pseudo_gradient_adam(options.meta_rate, b2=options.meta_beta2)
+        meta = optax.adam(options.meta_rate, b2=options.meta_beta2)
     else:
-        meta = interpolation(options.meta_rate)
+        meta = optax.sgd(options.meta_rate) if options.meta_rate < 1 else None
+    rates = {"backbone": options.backbone_learning_rate, "head": options.head_learning_rate}
     return Learner(
         create_model(config, "plain", axis_name=parallel.AXIS),
-        two_rates(
-            options.inner_optimizer,
-            backbone=options.backbone_learning_rate,
-            head=options.head_learning_rate,
-            b2=options.beta2,
-        ),
+        two_rates(options.inner_optimizer, **rates, b2=options.beta2),
         meta,
         loss=options.loss,
         seed=config.seed,
@@ -86,18 +76,11 @@ def make_learner(config: ml_collections.ConfigDict, plan: Plan) -> Learner:
 
 
 class Trainer:
-    """Trains with one configuration. Each update is compiled once, whatever data, division and seed it then gets.
+    """Trains with one configuration; raises UserError for batches that the devices cannot share.
 
-    The programs depend on shapes alone: they are compiled again for another number of subsets (on a CPU, where
-    `updates.compile_step` loops over the subsets outside of the program, that of 'cip' and the pass for running
-    averages alone).
-
-    Args:
-      config: config.causal_iqa says how, config.model with which network, config.train.crop_size on which crops.
-      plan: how long.
-
-    Raises:
-      UserError: batches that the devices cannot share.
+    Each update is compiled once for a number of subsets, whatever data, division and seed it gets. (On a CPU, where
+    `updates.compile_step` loops over the subsets outside of the program, the number matters only to 'cip' and to the
+    pass for running averages.)
     """
 
     def __init__(self, config: ml_collections.ConfigDict, plan: Plan):
@@ -123,17 +106,15 @@ class Trainer:
         """Trains on the images that the division uses.
 
         All updates see as many images in a meta step: config.causal_iqa.batch_size for each subset of the division.
-        (MetaIQA's are in pairs, so that it sees one batch more where the subsets are odd in number. Its tasks are the
-        distortions.)
+        (MetaIQA takes batches in pairs: one more where the subsets are odd in number. Its tasks are the distortions.)
 
         Args:
-          update: 'erm', 'metaiqa', 'cis' or 'cip'.
-          dataset: that was divided.
-          division: of the training images; the others are in subset -1.
-          seed: of the batches and crops.
-          variables: to start from.
-          folder: keeps checkpoints and metrics, and a training that stopped there goes on, see `training.loop.fit`.
-            None: nothing is kept.
+          update: one of `UPDATES`.
+          dataset: the data set that was divided.
+          division: its images of subset -1 are not used.
+          seed: determines the batches and crops.
+          variables: those before training.
+          folder: as for `training.loop.fit`.
 
         Returns:
           the variables of theta after the last meta step, and in the main process a row of `step` and `updates.METRICS`
@@ -145,22 +126,11 @@ class Trainer:
         options, groups = self._config.causal_iqa, len(division.names)
         if update == "metaiqa":
             groups += groups % 2
-            division = divide(
-                dataset.distortions,
-                division.responsibilities,
-                content=False,
-                rows=np.flatnonzero(division.subsets >= 0),
-                smallest=options.smallest_subset,
-            )
-        batches = group_batches(
-            dataset,
-            division,
-            update,
-            groups=groups,
-            batch_size=options.batch_size,
-            crop_size=self._config.train.crop_size,
-            seed=seed,
-        )
+            used, smallest = np.flatnonzero(division.subsets >= 0), options.smallest_subset
+            soft = division.responsibilities
+            division = divide(dataset.distortions, soft, content=False, rows=used, smallest=smallest)
+        sizes = {"groups": groups, "batch_size": options.batch_size, "crop_size": self._config.train.crop_size}
+        batches = group_batches(dataset, division, update, **sizes, seed=seed)
         state, history = fit(
             first_state(variables, self._learner),
             self._step(update),
@@ -182,19 +152,16 @@ def group_batches(
 ) -> grain.MapDataset[Batch]:
     """The batches of all groups, one after the other: `groups` elements are a meta step.
 
-    Crops are placed at random and mirrored with probability one half, as in `pipeline.training_batches`. An element
-    depends on the arguments and its position alone.
-
-    Args:
-      dataset, division, update, groups, batch_size, seed: as for `sampling.draw`; batch_size counts all processes.
-      crop_size: height and width of the crops in pixels.
+    Crops of `crop_size` pixels a side are placed at random and mirrored with probability one half, as in
+    `pipeline.training_batches`; for the other arguments see `sampling.draw`. An element depends on the arguments and
+    its position alone.
 
     Returns:
-      a dataset of this process's share of batches: `{'image': uint8 [share, crop_size, crop_size, 3],
-      'mos': float32 [share], 'weight': float32 [share]}` with share = batch_size / processes.
+      this process's share of the batches: `{'image': uint8 [share, crop_size, crop_size, 3], 'mos': float32 [share],
+      'weight': float32 [share]}` with share = batch_size / processes.
     """
-    share_size = batch_size // parallel.process_count()
-    share = slice(parallel.process_index() * share_size, (parallel.process_index() + 1) * share_size)
+    size, index = batch_size // parallel.process_count(), parallel.process_index()
+    share = slice(index * size, (index + 1) * size)
 
     @functools.lru_cache(maxsize=8)
     def drawn(step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,22 +1,22 @@
 """CIS, CIP, MetaIQA and ERM: each a meta step `(state, batch) -> (state, metrics)`, as `training.loop.fit` takes it.
 
 A meta step makes inner steps on batches of subsets, which move a copy phi of the parameters theta, and then moves theta
-towards phi. In short:
+towards phi:
 
     inner = two_rates("adam", backbone=1e-4, head=1e-4, b2=0.9999)
-    learner = Learner(module, inner, optimizers.interpolation(0.5), seed=0)
+    learner = Learner(module, inner, optax.sgd(0.5), seed=0)
     state = first_state(variables, learner)
     step = compile_step(cis(learner), mapped=False)
     state, metrics = step(state, batch)
 
-A batch is a mapping of arrays of all groups, [groups, batch, ...]: `image` (uint8 RGB, or float in [0, 1]; of height,
-width, 3), `mos` and `weight` (w of Eq. 6 of Causal-IQA, at least 0; 0 for padding; positive for at least one image of
-each group, or the loss is NaN). The sizes are the same for all groups, so that one program serves all of them.
+A batch is a mapping of arrays [groups, batch, ...]: `image` (RGB [..., height, width, 3], uint8 or float in [0, 1]),
+`mos` and `weight` (w of Eq. 6 of Causal-IQA, at least 0; 0 for padding; positive for at least one image of each group,
+or the loss is NaN).
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax
 import jax
@@ -25,21 +25,17 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cprl_jax.experiments.causal_iqa.learner import Learner, check_choice, running_averages, weighted_gradients
-from cprl_jax.experiments.causal_iqa.optimizers import interpolation
 from cprl_jax.runtime import parallel
+from cprl_jax.runtime.parallel import Tree
 from cprl_jax.training.loop import Step
 from cprl_jax.training.state import TrainState, create_state
 
-Tree = Any
-"""A pytree of arrays."""
-
-METRICS = ("loss", "gradient_norm", "displacement")
-"""Of a meta step: means over its inner steps, and the norm of phi - theta."""
+METRICS = ("loss", "gradient_norm", "displacement")  # means over the inner steps, and the norm of phi - theta
 
 
 @flax.struct.dataclass
 class Inner:
-    """What changes from one inner step to the next within a meta step."""
+    """The state of the inner steps within a meta step."""
 
     index: Int[Array, ""]  # how many inner steps were made
     params: Tree  # phi
@@ -54,7 +50,6 @@ class Inner:
 class Update(NamedTuple):
     """A meta step in three pure functions of one device, which `compile_step` joins.
 
-    begin(state, batch) -> inner; step(state, inner, batch) -> inner; finish(state, inner) -> (state, metrics).
     `begin` takes the batch of all groups. Sequential: `step` takes that of one group after the other, [batch, ...];
     else it takes all, once.
     """
@@ -65,14 +60,8 @@ class Update(NamedTuple):
     sequential: bool
 
 
-# -------------------------------------------------------------------------------------------------- updates
-
-
 def cis(learner: Learner) -> Update:
-    """Causal-IQA-S (Algorithm 1): an inner step on each group in turn, then a meta step.
-
-    Without content, with distortion levels or with mixed distortions it is the same update of other subsets.
-    """
+    """Causal-IQA-S (Algorithm 1): an inner step on each group in turn, then a meta step."""
     return _update(learner, sequential=True)
 
 
@@ -96,9 +85,9 @@ def metaiqa(learner: Learner) -> Update:
 def erm(learner: Learner) -> Update:
     """Empirical risk minimisation (Eq. 4): plain training, an optimiser step on each group (a batch of any images).
 
-    It is CIS with interpolation at rate 1 and a kept optimiser state, so theta makes as many steps as phi does in CIS.
+    It is CIS without a meta step and with a kept optimiser state, so theta makes as many steps as phi does in CIS.
     """
-    return cis(dataclasses.replace(learner, meta=interpolation(1.0), inner_state="kept"))
+    return cis(dataclasses.replace(learner, meta=None, inner_state="kept"))
 
 
 UPDATES: Mapping[str, Callable[[Learner], Update]] = {"erm": erm, "metaiqa": metaiqa, "cis": cis, "cip": cip}
@@ -107,35 +96,38 @@ UPDATES: Mapping[str, Callable[[Learner], Update]] = {"erm": erm, "metaiqa": met
 def first_state(variables: Mapping, learner: Learner) -> TrainState:
     """The state before the first meta step; its parameters are theta."""
     params = variables["params"]
-    return create_state(variables, {"inner": learner.inner.init(params), "meta": learner.meta.init(params)})
-
-
-# -------------------------------------------------------------------------------------------------- programs
+    meta = () if learner.meta is None else learner.meta.init(params)
+    return create_state(variables, {"inner": learner.inner.init(params), "meta": meta})
 
 
 def compile_step(update: Update, *, mapped: bool = True, loop: str = "auto") -> Step:
-    """Compiles a meta step.
+    """Compiles a meta step; its metrics are the scalars of `METRICS`.
 
     XLA runs the gradient of a convolution's weights inside a device loop on a CPU 11 to 56 times slower than outside
     of one. There, the loop over groups stays in Python around one compiled inner step; the numbers are the same.
 
     Args:
-      update: of `UPDATES`.
+      update: made by one of `UPDATES`.
       mapped: run on every device of every process (`parallel.map_step`; the learner's axis_name is `parallel.AXIS`,
         the state comes from `parallel.replicate` and the batch from `sampling.shard`), or on one, without a named axis.
-      loop: over the groups: 'host', 'device', or 'auto': 'host' on a CPU.
-
-    Returns:
-      `(state, batch) -> (state, metrics)` with the scalars of `METRICS`. Mapped and with a device loop, the memory of
-      `state` is reused.
+      loop: where the loop over the groups is, 'host' or 'device'; 'auto' is 'host' on a CPU. Mapped and with a device
+        loop, the memory of the state is reused.
 
     Raises:
-      ValueError: unknown `loop`.
+      ValueError: an unknown `loop`.
     """
     check_choice("loop", loop, ("auto", "host", "device"))
     on_host = loop == "host" or (loop == "auto" and parallel.platform(mapped=mapped) == "cpu")
     if not update.sequential or not on_host:
-        return (parallel.map_step if mapped else jax.jit)(_in_one_program(update))
+
+        def one_program(state: TrainState, batch: Mapping) -> tuple[TrainState, dict]:
+            inner = update.begin(state, batch)
+            if not update.sequential:
+                return update.finish(state, update.step(state, inner, batch))
+            inner, _ = jax.lax.scan(lambda inner, group: (update.step(state, inner, group), None), inner, dict(batch))
+            return update.finish(state, inner)
+
+        return (parallel.map_step if mapped else jax.jit)(one_program)
 
     def compiled(function):
         return parallel.map_step(function, donate=False) if mapped else jax.jit(function)
@@ -153,23 +145,6 @@ def compile_step(update: Update, *, mapped: bool = True, loop: str = "auto") -> 
         return finish((state, inner), batch["weight"])
 
     return step
-
-
-def _in_one_program(update: Update) -> Step:
-    """A meta step of one device with a device loop over the groups; to be compiled."""
-
-    def step(state: TrainState, batch: Mapping) -> tuple[TrainState, dict]:
-        inner = update.begin(state, batch)
-        if update.sequential:
-            inner, _ = jax.lax.scan(lambda inner, group: (update.step(state, inner, group), None), inner, dict(batch))
-        else:
-            inner = update.step(state, inner, batch)
-        return update.finish(state, inner)
-
-    return step
-
-
-# -------------------------------------------------------------------------------------------------- internals
 
 
 def _update(learner: Learner, *, sequential: bool, task_length: int = 0) -> Update:
@@ -198,9 +173,10 @@ def _update(learner: Learner, *, sequential: bool, task_length: int = 0) -> Upda
         params, optimizer_state = inner.params, inner.optimizer_state
         if task_length:
             starts = inner.index % task_length == 0
-            params = _where(starts, state.params, params)
+            params = jax.tree.map(lambda theta, phi: jnp.where(starts, theta, phi), state.params, params)
             if reset:
-                optimizer_state = _where(starts, learner.inner.init(state.params), optimizer_state)
+                first = learner.inner.init(state.params)
+                optimizer_state = jax.tree.map(lambda a, b: jnp.where(starts, a, b), first, optimizer_state)
         loss, batch_stats, gradients = weighted_gradients(
             learner, params, inner.batch_stats, batch, step=state.step, index=inner.index
         )
@@ -218,12 +194,11 @@ def _update(learner: Learner, *, sequential: bool, task_length: int = 0) -> Upda
         statistics = jax.tree.map(
             lambda total, new, old: total + (new - old), inner.statistics, batch_stats, inner.batch_stats
         )
-        return Inner(
+        return inner.replace(
             index=inner.index + 1,
             params=params,
             optimizer_state=optimizer_state,
             displacement=displacement,
-            batch_stats=inner.batch_stats,
             statistics=statistics,
             loss=inner.loss + loss.astype(jnp.float32),
             gradient_norm=inner.gradient_norm + optax.tree.norm(gradients).astype(jnp.float32),
@@ -234,23 +209,19 @@ def _update(learner: Learner, *, sequential: bool, task_length: int = 0) -> Upda
         if task_length:
             tasks = inner.index // task_length
             adapted = jax.tree.map(lambda theta, total: theta + total / tasks, state.params, inner.displacement)
-        params, meta = learner.meta.update(state.params, adapted, state.optimizer_state["meta"])
-        moved = jax.tree.map(jnp.subtract, adapted, state.params)
+        difference = jax.tree.map(jnp.subtract, state.params, adapted)
+        params, meta = adapted, state.optimizer_state["meta"]
+        if learner.meta is not None:
+            updates, meta = learner.meta.update(difference, meta, state.params)
+            params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": inner.loss / inner.index,
             "gradient_norm": inner.gradient_norm / inner.index,
-            "displacement": optax.tree.norm(moved).astype(jnp.float32),
+            "displacement": optax.tree.norm(difference).astype(jnp.float32),
         }
-        new = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=jax.tree.map(lambda old, total: old + total / inner.index, inner.batch_stats, inner.statistics),
-            optimizer_state={"inner": state.optimizer_state["inner"] if reset else inner.optimizer_state, "meta": meta},
-        )
+        batch_stats = jax.tree.map(lambda old, total: old + total / inner.index, inner.batch_stats, inner.statistics)
+        optimizer_state = {"inner": state.optimizer_state["inner"] if reset else inner.optimizer_state, "meta": meta}
+        new = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
         return new, metrics
 
     return Update(begin, step, finish, sequential)
-
-
-def _where(condition: Array, first: Tree, second: Tree) -> Tree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)

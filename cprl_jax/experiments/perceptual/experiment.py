@@ -5,11 +5,12 @@ folder holds config.json, cells/MODEL/FIDELITY/IMAGE.npz (the candidates of Algo
 run goes on where it stopped) and report/.
 """
 
+import itertools
 import resource
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,12 @@ from cprl_jax import attacks
 from cprl_jax import fidelity as fidelity_lib
 from cprl_jax.attacks.perceptual import PUBLISHED_MULTIPLIERS
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.experiments.perceptual import report, results
-from cprl_jax.experiments.perceptual.inputs import (
-    Cell,
-    Fidelity,
-    Picture,
-    Target,
-    as_floats,
-    read_fidelities,
-    read_pictures,
-    read_targets,
-)
+from cprl_jax.experiments.perceptual import inputs, report, results
+from cprl_jax.experiments.perceptual.inputs import Cell, Fidelity, Picture, Target
+from cprl_jax.report import page
 from cprl_jax.report.values import listed
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import Arrays, check_workdir, write_file
 from cprl_jax.runtime.stamps import stamp
@@ -53,7 +45,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = Path(workdir).expanduser().resolve()
     started = time.monotonic()
     check_workdir(workdir, entry="cells", content="a perceptual attack")
-    targets, fidelities, pictures = read_targets(config), read_fidelities(config), read_pictures(config)
+    targets, fidelities, pictures = (
+        read(config) for read in (inputs.read_targets, inputs.read_fidelities, inputs.read_pictures)
+    )
     _check_sizes(targets, fidelities, pictures)
     cells = make_cells(config, targets, fidelities, pictures, workdir / "cells")
     if parallel.is_main_process():
@@ -76,19 +70,15 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 
 def _check_sizes(targets: Sequence[Target], fidelities: Sequence[Fidelity], pictures: Sequence[Picture]) -> None:
     """Traces every model and fidelity on every size of image once: nothing is computed yet."""
-
-    def trace(name: str, function: Callable, *arguments: jax.ShapeDtypeStruct) -> None:
-        try:
-            jax.eval_shape(function, *arguments)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}; see config.perceptual.height and .width") from error
-
     for shape in dict.fromkeys(picture.pixels.shape for picture in pictures):
         images = jax.ShapeDtypeStruct((1, *shape), np.float32)
-        for target in targets:
-            trace(target.name, target.score_fn, images)
-        for fidelity in fidelities:
-            trace(fidelity.name, fidelity.distance, images, images)
+        calls = [(target.name, target.score_fn, images) for target in targets]
+        calls += [(fidelity.name, fidelity.distance, images, images) for fidelity in fidelities]
+        for name, function, *arguments in calls:
+            try:
+                jax.eval_shape(function, *arguments)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}; see config.perceptual.height and .width") from error
 
 
 def make_cells(
@@ -100,20 +90,17 @@ def make_cells(
 ) -> list[Cell]:
     """All cells, model by model and fidelity by fidelity."""
     cells = []
-    for target in targets:
-        for fidelity in fidelities:
-            settings = attack_settings(config.perceptual, fidelity.name)
-            for picture in pictures:
-                cell_stamp = stamp(
-                    target=target.stamp,
-                    fidelity=fidelity.stamp,
-                    seed=config.seed,
-                    names=[target.name, fidelity.name, picture.name],  # the noise of the start depends on them
-                    pixels=picture.pixels,
-                    **settings,
-                )
-                path = folder / file_name(target.name) / fidelity.name / f"{file_name(picture.name)}.npz"
-                cells.append(Cell(target, fidelity, picture, path, cell_stamp))
+    for target, fidelity, picture in itertools.product(targets, fidelities, pictures):
+        cell_stamp = stamp(
+            target=target.stamp,
+            fidelity=fidelity.stamp,
+            pixels=picture.pixels,
+            seed=config.seed,
+            names=[target.name, fidelity.name, picture.name],  # the noise of the start depends on them
+            **attack_settings(config.perceptual, fidelity.name),
+        )
+        path = folder / cells_lib.file_name(target.name) / fidelity.name / f"{cells_lib.file_name(picture.name)}.npz"
+        cells.append(Cell(target, fidelity, picture, path, cell_stamp))
     return cells
 
 
@@ -138,7 +125,7 @@ def attack_settings(options: ml_collections.ConfigDict, fidelity: str) -> dict[s
 def _attack(config: ml_collections.ConfigDict, cell: Cell) -> Arrays:
     """What `attacks.perceptual` gives for one image, images as uint8, and the SSIM of each candidate."""
     started = time.monotonic()
-    image = as_floats(cell.picture.pixels[None])
+    image = inputs.as_floats(cell.picture.pixels[None])
     settings = attack_settings(config.perceptual, cell.fidelity.name)
     # Keyed by names: a cell does not depend on which others there are.
     name = "\n".join((cell.target.name, cell.fidelity.name, cell.picture.name))
@@ -168,17 +155,17 @@ def _report(
     config: ml_collections.ConfigDict, cells: Sequence[Cell], arrays: Sequence[Arrays], workdir: Path, minutes: float
 ) -> str:
     """Writes report/ and returns the tables for the terminal."""
-    candidates, counterexamples = [], []
+    candidates, attacked = [], []
     for cell, values in zip(cells, arrays, strict=True):
         rows, counterexample = results.cell_rows(cell, values, folder=workdir)
         candidates += rows
-        counterexamples.append(counterexample)
-    attacked = [_read_image(cell, row["candidate"]) for cell, row in zip(cells, counterexamples, strict=True)]
+        attacked.append((cell, _read_image(cell, counterexample["candidate"]), counterexample))
+    counterexamples = [row for _, _, row in attacked]
     targets = list({cell.target.name: cell.target for cell in cells}.values())
     base = config.perceptual.logarithm
     tables = {
         "intra": results.intra_rows(counterexamples, base=base),
-        "transfer": results.transfer_rows(targets, cells, attacked, counterexamples, base=base),
+        "transfer": results.transfer_rows(targets, attacked, base=base),
         "logarithm": base,
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -194,22 +181,21 @@ def _report(
         candidates=candidates,
         counterexamples=counterexamples,
         **tables,
-        examples=results.examples(cells, attacked, counterexamples, count=config.perceptual.examples),
+        examples=results.examples(attacked, count=config.perceptual.examples),
         thresholds={cell.fidelity.name: cell.fidelity.threshold for cell in cells},
         config_text=config_lib.to_json(config),
         notes=results.notes(config, counterexamples),
     )
-    return f"{report.format_tables(**tables)}\n\n{cost}"
+    return page.terminal([*report.tables(**tables), cost])
 
 
 def _summary(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> str:
     options = config.perceptual
     shapes = dict.fromkeys(f"{cell.picture.pixels.shape[1]}x{cell.picture.pixels.shape[0]}" for cell in cells)
     sizes = listed(list(shapes)) if len(shapes) < 4 else "several sizes"
-    count = len({cell.picture.name for cell in cells})
     return (
-        f"{count} images of {sizes} pixels, {options.multipliers} candidates each for every model and fidelity, "
-        f"{options.steps} steps, rounded to 8 bits (seed {config.seed}). Scores are mapped to 0..10. The "
-        "counterexample is the candidate with the largest change of score among those with a distance below the "
-        "threshold."
+        f"{len({cell.picture.name for cell in cells})} images of {sizes} pixels, {options.multipliers} candidates each "
+        f"for every model and fidelity, {options.steps} steps, rounded to 8 bits (seed {config.seed}). Scores are "
+        "mapped to 0..10. The counterexample is the candidate with the largest change of score among those with a "
+        "distance below the threshold."
     )

@@ -23,7 +23,7 @@ from cprl_jax.runtime.stamps import stamp
 from cprl_jax.training.setup import create_model, trained_variables
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
-LOWEST, HIGHEST = 0.0, 10.0  # of every model's mapped scores
+LOWEST, HIGHEST = 0.0, 10.0  # every model's scores are mapped to this range
 
 
 class Picture(NamedTuple):
@@ -142,29 +142,27 @@ def _dataset(config: ml_collections.ConfigDict):
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """To height x width (0: as it is) by an antialiased Lanczos filter; an upright image stays upright."""
+    if not height:
+        return pixels
     upright = pixels.shape[0] > pixels.shape[1]
     size = (width, height) if upright == (height > width) else (height, width)
-    image = Image.fromarray(pixels)
-    return pixels if not height or image.size == size else np.array(image.resize(size, Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
 def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
     """The models of config.perceptual.models, each on 0..10: Ma19 and BRISQUE by their published logistic maps.
 
-    Models that were trained here predict MOS on 0..100, which is divided by 10.
+    Scores of models of a run, which predict MOS on 0..100, are divided by 10.
 
     Raises:
       UserError: weights that are missing or do not fit, no such run or method.
     """
     readers = {"ma19": _ma19, "brisque": _brisque}
-    targets = []
-    for name in config.perceptual.models:
-        target = readers[name](config.perceptual) if name in readers else _trained(name)
-        if target.name in [other.name for other in targets]:
-            raise UserError(
-                f"config.perceptual.models: two models would be called {target.name!r}; rename a run's folder"
-            )
-        targets.append(target)
+    asked = config.perceptual.models
+    targets = [readers[name](config.perceptual) if name in readers else _trained(name) for name in asked]
+    names = [target.name for target in targets]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"config.perceptual.models: two models would be called {twice[0]!r}; rename a run's folder")
     return targets
 
 
@@ -205,7 +203,7 @@ def _trained(name: str) -> Target:
         raise UserError(
             f"config.perceptual.models: {method!r} was not trained in {run}; there are {', '.join(config.methods)}"
         )
-    variables, _ = trained_variables(config, method, run / method)
+    variables = trained_variables(config, method, run / method)
     module = create_model(config, method)
     score_fn = Partial(_tenth, models.score_fn(module, variables))
     return Target(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables))
@@ -216,11 +214,7 @@ def _tenth(score_fn: Callable, images: Array) -> Array:
 
 
 def read_fidelities(config: ml_collections.ConfigDict) -> list[Fidelity]:
-    """The distances of config.perceptual.fidelities.
-
-    Raises:
-      UserError: weights that are missing or do not fit.
-    """
+    """The distances of config.perceptual.fidelities; raises UserError for weights that are missing or do not fit."""
     options = config.perceptual
     fidelities = []
     for name in options.fidelities:

@@ -1,8 +1,6 @@
 """The report of a perceptual attack: tables in the paper's layout, figures, and one HTML page. It computes nothing.
 
-`intra`: a row per (model, fidelity) with `images`, `of`, `srcc_before`, `srcc`, `r`, `mean_change`, `mean_ssim`,
-`lowest_ssim`, `moved`. `transfer`: a row per (`model` under test, `attacked` model, fidelity) with `images`, `srcc`,
-`r`, `mean_change`. Numbers may be NaN (unknown); `r` is infinite where a score did not change at all.
+The rows are those of `results`. Numbers may be NaN (unknown); `r` is infinite where a score did not change at all.
 """
 
 import math
@@ -38,8 +36,6 @@ TRANSFER_LEGEND = (
 def write(
     folder: str | os.PathLike,
     *,
-    title: str,
-    summary: Sequence[str],
     candidates: Sequence[Row],
     counterexamples: Sequence[Row],
     intra: Sequence[Row],
@@ -47,25 +43,25 @@ def write(
     examples: Sequence[Mapping[str, Any]],
     thresholds: Mapping[str, float],
     logarithm: str,
-    config_text: str,
-    notes: Sequence[str],
+    **texts: Any,
 ) -> Path:
     """Writes candidates, counterexamples, intra and transfer as .csv, tables.md, figures/*.png and report.html.
 
-    Each file appears whole or not at all. Returns the page's path.
+    Returns the page's path.
 
     Args:
-      candidates: one per model, fidelity, image and multiplier, with `before`, `after`, `distance`, `ssim`, `selected`.
-      counterexamples: one per model, fidelity and image, with `found`, `before`, `after`, `distance`, `ssim`.
+      candidates, counterexamples: see `results.cell_rows`.
+      intra, transfer: see `results.intra_rows` and `transfer_rows`.
       examples: counterexamples to show, with `pixels` and `attacked`, uint8 [height, width, 3].
       thresholds: fidelity -> the largest distance that counted as invisible.
-      logarithm: the base of R's: "e", "2" or "10".
+      logarithm: the base of the logarithm in R: "e", "2" or "10".
+      **texts: `title`, `summary`, `notes` and `config_text` of `page.Page`.
     """
     names = distinct(intra, "model")
-    tables = _tables(intra, transfer, logarithm)
+    shown = tables(intra, transfer, logarithm=logarithm)
     panels = trade_offs(candidates, thresholds, names) + changes(counterexamples, names)
     sections = [
-        Section("Models under their own attack", [tables[0]], INTRA_LEGEND),
+        Section("Models under their own attack", [shown[0]], INTRA_LEGEND),
         Section(
             "What the attack trades",
             [panels],
@@ -73,7 +69,7 @@ def write(
             "threshold; the counterexamples lie left of it. The last panel shows the change of each image's score by "
             "its counterexample, with median and middle half.",
         ),
-        Section("Models under attacks on others", [tables[1]], TRANSFER_LEGEND),
+        Section("Models under attacks on others", [shown[1]], TRANSFER_LEGEND),
         Section(
             "Counterexamples",
             [[_card(index, entry) for index, entry in enumerate(examples, start=1)]],
@@ -84,19 +80,14 @@ def write(
     rows = {"candidates": candidates, "counterexamples": counterexamples, "intra": intra, "transfer": transfer}
     return page.write(
         folder,
-        page.Page(title, sections, summary=summary, notes=notes, config_text=config_text),
+        page.Page(sections=sections, **texts),
         files={f"{name}.csv": csv_text(table, ("model",)) for name, table in rows.items()}
-        | {"tables.md": page.markdown(title, [*tables, Section("Notes", [list(notes)])])},
+        | {"tables.md": page.markdown(texts["title"], [*shown, Section("Notes", [texts["notes"]])])},
         figure_names=("perceptual_", "example_"),
     )
 
 
-def format_tables(intra: Sequence[Row], transfer: Sequence[Row], *, logarithm: str) -> str:
-    """Both tables for a terminal."""
-    return page.terminal(_tables(intra, transfer, logarithm))
-
-
-def _tables(intra: Sequence[Row], transfer: Sequence[Row], logarithm: str) -> tuple[Table, Table]:
+def tables(intra: Sequence[Row], transfer: Sequence[Row], *, logarithm: str) -> tuple[Table, Table]:
     return intra_table(intra, logarithm=logarithm), transfer_table(intra, transfer, logarithm=logarithm)
 
 
@@ -125,7 +116,7 @@ def transfer_table(intra: Sequence[Row], transfer: Sequence[Row], *, logarithm: 
     """
     models, fidelities = distinct(intra, "model"), distinct(intra, "fidelity")
     rows = [*({**row, "attacked": row["model"]} for row in intra), *transfer] if transfer else []
-    rows = sorted(rows, key=lambda row: (models.index(row["model"]), fidelities.index(row["fidelity"])))
+    rows.sort(key=lambda row: (models.index(row["model"]), fidelities.index(row["fidelity"])))
     measures = [("srcc", "SRCC", 3)] if any(math.isfinite(value(row, "srcc")) for row in transfer) else []
     measures += [("r", f"R ({_BASES[logarithm]})", 3), ("mean_change", "mean change", 2)]
 
@@ -190,8 +181,8 @@ def changes(counterexamples: Sequence[Row], names: Sequence[str]) -> list[Panel]
 
 
 def _card(index: int, entry: Mapping[str, Any]) -> Card:
-    before, after, change = (decimals(number(entry[key]), 2) for key in ("before", "after", "change"))
-    visible = f"SSIM {decimals(number(entry['ssim']), 4)}, largest change {number(entry['max_change']):.0f}/255"
+    before, after, change = (decimals(entry[key], 2) for key in ("before", "after", "change"))
+    visible = f"SSIM {decimals(entry['ssim'], 4)}, largest change {entry['max_change']:.0f}/255"
     lines = [f"score {after}, {change}", visible] + ["above the threshold: none was below"] * (not entry["found"])
     return page.attacked_card(
         f"example_{index:02d}_{entry['model']}_{entry['fidelity']}",

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import UInt8
 
 from cprl_jax.attacks.perceptual import PerceptualResult, select_counterexample
 from cprl_jax.evaluation import statistics
@@ -16,16 +17,18 @@ from cprl_jax.robustness import metrics as robustness_metrics
 from cprl_jax.runtime.files import Arrays
 
 Rows = list[dict[str, Any]]
+Attacked = Sequence[tuple[Cell, UInt8[np.ndarray, "height width 3"], dict[str, Any]]]
+"""Cells with their counterexample and its row."""
 
 MOVED, ALIKE = 1.0, 0.98  # an image counts as moved when its score changes by more than 1 of 10 at an SSIM of 0.98
-_ROUNDING = 1e-6  # of a float32 distance that is a multiple of 1/255
+_ROUNDING = 1e-6  # a float32 distance that is a multiple of 1/255 may exceed it by less than this
 _LOGARITHMS = {"e": "natural", "2": "binary", "10": "decimal"}
 
 
 def select(arrays: Arrays, threshold: float) -> tuple[int, bool]:
     """The candidate with the largest change of score among those below the threshold, and whether there is any.
 
-    This is where observers come in: the verdicts of a study go to `select_counterexample(imperceptible=...)`.
+    The verdicts of observers, if there were some, would go to `select_counterexample(imperceptible=...)`.
     """
     columns = {
         name: arrays[name][:, None] for name in PerceptualResult._fields if name not in ("images", "multipliers")
@@ -100,26 +103,14 @@ def intra_rows(counterexamples: Rows, *, base: str) -> Rows:
     return rows
 
 
-def transfer_rows(
-    targets: Sequence[Target],
-    cells: Sequence[Cell],
-    attacked: Sequence[np.ndarray],
-    counterexamples: Rows,
-    *,
-    base: str,
-) -> Rows:
-    """Each model on the counterexamples made for another one (Table 2): `model` is tested, `attacked` was attacked.
-
-    Args:
-      targets: the models to test.
-      cells, attacked, counterexamples: every cell with its counterexample, uint8 [height, width, 3], and its row.
-    """
+def transfer_rows(targets: Sequence[Target], attacked: Attacked, *, base: str) -> Rows:
+    """Each target on the counterexamples made for another one (Table 2): `model` is tested, `attacked` was attacked."""
     rows = []
     for target in targets:
         score_fn = jax.jit(target.score_fn)
         before: dict[str, float] = {}
         scored = []
-        for cell, pixels, row in zip(cells, attacked, counterexamples, strict=True):
+        for cell, pixels, row in attacked:
             if cell.target.name == target.name or not row["found"]:
                 continue
             name = cell.picture.name
@@ -160,14 +151,14 @@ def _grouped(rows: Rows) -> dict[tuple[str, str], Rows]:
     return groups
 
 
-def examples(cells: Sequence[Cell], attacked: Sequence[np.ndarray], counterexamples: Rows, *, count: int) -> Rows:
+def examples(attacked: Attacked, *, count: int) -> Rows:
     """The same few images under every attack, evenly over the list of images."""
-    names = list(dict.fromkeys(cell.picture.name for cell in cells))
+    names = list(dict.fromkeys(cell.picture.name for cell, _, _ in attacked))
     count = min(count, len(names))
     shown = {names[int(place)] for place in np.round(np.linspace(0, len(names) - 1, count + 2)[1:-1])}
     return [
         {**row, "pixels": cell.picture.pixels, "attacked": pixels}
-        for cell, pixels, row in zip(cells, attacked, counterexamples, strict=True)
+        for cell, pixels, row in attacked
         if cell.picture.name in shown
     ]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cprl_jax.experiments.causal_iqa.division import Contents, cluster, divide, embedding_2d, responsibilities
+from cprl_jax.experiments.causal_iqa.division import Contents, cluster, divide
 from cprl_jax.runtime.errors import UserError
 
 
@@ -13,6 +13,10 @@ def planted(sizes, *, features=40, distance=6.0, seed=0):
     labels = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
     centres = distance * generator.normal(size=(len(sizes), features))
     return centres[labels] + generator.normal(size=(len(labels), features)), labels
+
+
+def responsibilities(features, **settings):
+    return cluster(range(len(features)), features, **settings).responsibilities
 
 
 @pytest.mark.parametrize("reduction", ["pca", "tsne", "none"])
@@ -69,10 +73,10 @@ def test_features_and_options_that_are_not_allowed():
 
 def test_the_picture_has_two_coordinates():
     features, labels = planted((10, 10))
-    points = embedding_2d(features)
+    points = cluster(range(20), features, clusters=1, seed=0).embedding
     assert points.shape == (20, 2)
     assert abs(points[labels == 0, 0].mean() - points[labels == 1, 0].mean()) > 3 * points[labels == 0, 0].std()
-    assert embedding_2d(np.arange(4.0)[:, None]).shape == (4, 2)
+    assert cluster("abcd", np.arange(4.0)[:, None], clusters=1, seed=0).embedding.shape == (4, 2)
 
 
 # ------------------------------------------------------------------------------------- subsets

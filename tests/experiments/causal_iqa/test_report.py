@@ -193,8 +193,8 @@ def test_nothing_is_written_where_something_does_not_fit(tmp_path):
     parts = made()
     parts["saliency"][0]["map"] = np.ones((3, 3))
     with pytest.raises(ValueError, match=r"saliency of '<img>' by 'erm'"):
-        causal_iqa.write(tmp_path / "a", title="t", summary="", config_text="", **parts)
+        causal_iqa.write(tmp_path / "a", title="t", summary="", config_text="", notes=(), **parts)
     parts["saliency"] = [{"name": "a"}]
     with pytest.raises(ValueError, match=r"saliency\[0\] lacks update, image, map"):
-        causal_iqa.write(tmp_path / "a", title="t", summary="", config_text="", **parts)
+        causal_iqa.write(tmp_path / "a", title="t", summary="", config_text="", notes=(), **parts)
     assert not (tmp_path / "a").exists()

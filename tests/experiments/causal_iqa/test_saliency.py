@@ -30,19 +30,6 @@ def contrast_score(images):
 def test_of_a_linear_score_the_map_is_the_largest_weight_of_each_pixel():
     expected = np.broadcast_to(np.abs(WEIGHTS).max(-1), (3, 6, 5))
     np.testing.assert_array_equal(saliency(linear_score, IMAGES), expected)
-    # Noise does not change a gradient that is the same everywhere.
-    smooth = saliency(linear_score, IMAGES, copies=3, key=jax.random.key(0))
-    np.testing.assert_allclose(smooth, expected, rtol=1e-6)
-
-
-def test_noise_averages_the_gradient_before_the_magnitude_is_taken(getkey):
-    """The gradient of sum(w x^2) / 2 at x + n is w (x + n), and the mean over copies w (x + mean of n)."""
-    key, noise, copies = getkey(), 0.3, 4
-    patterns = [jax.random.normal(jax.random.fold_in(key, copy), IMAGES.shape[1:]) for copy in range(copies)]
-    scale = noise * np.ptp(IMAGES, axis=(1, 2, 3), keepdims=True)
-    expected = np.abs(WEIGHTS * (IMAGES + scale * np.mean(patterns, axis=0))).max(-1)
-    found = saliency(energy_score, IMAGES, copies=copies, noise=noise, key=key)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_equals_finite_differences_in_float64():
@@ -67,23 +54,19 @@ def test_maps_turn_with_the_image():
     np.testing.assert_allclose(saliency(lambda images: -contrast_score(images), IMAGES), found, rtol=1e-5)
 
 
-@pytest.mark.parametrize("copies", [0, 2])
-def test_images_are_independent_and_transforms_change_nothing(getkey, copies):
-    options = dict(copies=copies, key=getkey())
-    found = saliency(contrast_score, IMAGES, **options)
+def test_images_are_independent_and_transforms_change_nothing():
+    found = saliency(contrast_score, IMAGES)
     assert found.shape == (3, 6, 5) and found.dtype == np.float32
-    np.testing.assert_allclose(saliency(contrast_score, IMAGES[2:], **options), found[2:], rtol=1e-6)
-    mapped = jax.jit(jax.vmap(lambda image: saliency(contrast_score, image[None], **options)[0]))(IMAGES)
+    np.testing.assert_allclose(saliency(contrast_score, IMAGES[2:]), found[2:], rtol=1e-6)
+    mapped = jax.jit(jax.vmap(lambda image: saliency(contrast_score, image[None])[0]))(IMAGES)
     np.testing.assert_allclose(mapped, found, rtol=1e-5)
 
 
-@pytest.mark.parametrize("copies", [0, 2])
-def test_flat_images_have_finite_maps(getkey, copies):
+def test_flat_images_have_finite_maps():
     flat = np.stack([np.full((6, 5, 3), value, np.float32) for value in (0, 0.5, 1)])
-    assert (np.asarray(saliency(contrast_score, flat, copies=copies, key=getkey())) < 1e-4).all()
+    assert (np.asarray(saliency(contrast_score, flat)) < 1e-4).all()
     # The square root has no gradient at 0: none is shown.
-    spread = saliency(lambda images: jnp.std(images, axis=(1, 2, 3)), flat, copies=copies, key=getkey())
-    np.testing.assert_array_equal(spread, 0)
+    np.testing.assert_array_equal(saliency(lambda images: jnp.std(images, axis=(1, 2, 3)), flat), 0)
 
 
 def test_the_map_is_constant_for_differentiation():
@@ -106,17 +89,13 @@ def test_a_score_function_with_other_weights_compiles_nothing():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "message"),
+    ("arguments", "message"),
     [
-        ((linear_score, IMAGES[0]), {}, "must be .batch, height, width, 3."),
-        ((linear_score, 2 * IMAGES), {}, "must be in .0, 1."),
-        ((linear_score, IMAGES), {"copies": -1}, "copies must be a whole number of at least 0"),
-        ((linear_score, IMAGES), {"copies": 1.5}, "copies must be a whole number of at least 0"),
-        ((linear_score, IMAGES), {"copies": 2}, "key is missing"),
-        ((linear_score, IMAGES), {"copies": 2, "noise": -0.1}, "noise must be a finite Python number"),
-        ((lambda images: jnp.sum(images), IMAGES), {}, "one float per image"),
+        ((linear_score, IMAGES[0]), "must be .batch, height, width, 3."),
+        ((linear_score, 2 * IMAGES), "must be in .0, 1."),
+        ((lambda images: jnp.sum(images), IMAGES), "one float per image"),
     ],
 )
-def test_mistakes_are_named(arguments, options, message):
+def test_mistakes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        saliency(*arguments, **options)
+        saliency(*arguments)

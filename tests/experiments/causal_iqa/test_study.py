@@ -47,13 +47,15 @@ def test_clusters_are_kept_until_something_else_is_asked(config, dataset, tmp_pa
 
     seen, features = [], study_lib.backbone_features
     monkeypatch.setattr(
-        study_lib, "backbone_features", lambda *given, **named: seen.append(len(given[2])) or features(*given, **named)
+        study_lib,
+        "backbone_features",
+        lambda images, **options: seen.append(len(images)) or features(images=images, **options),
     )
     again = Study(config, dataset, rows, folder=tmp_path)
     np.testing.assert_array_equal(again.contents.responsibilities, first.contents.responsibilities)
-    assert not seen and again.training_stamp(0) == first.training_stamp(0) != first.training_stamp(1)
+    assert not seen and again.stamp == first.stamp
     other = dataclasses.replace(dataset, images=[255 - image for image in dataset.images])
-    assert Study(config, other, rows, folder=tmp_path).training_stamp(0) != first.training_stamp(0)
+    assert Study(config, other, rows, folder=tmp_path).stamp != first.stamp
     assert seen == [5]  # other pixels under the same names
     config.causal_iqa.features_of = "images"
     by_image = Study(config, dataset, rows, folder=tmp_path)
@@ -69,5 +71,5 @@ def test_scores_are_means_over_crops(config, dataset, tmp_path, monkeypatch):
     np.testing.assert_allclose(study.scores(variables, study.crops(rows)), expected, atol=1e-4)
     monkeypatch.setattr(scoring, "_BLOCK_BYTES", 2 * 3 * 16**2)  # two images a block
     np.testing.assert_allclose(study.scores(variables, study.crops(rows)), expected, atol=1e-4)
-    maps = study.saliency(variables, rows[:2])
+    maps = np.stack(study.saliency(variables, rows[:2]))
     assert maps.shape == (2, 16, 16) and (maps >= 0).all() and maps.max() > 0

@@ -13,7 +13,6 @@ import pytest
 from cprl_jax.config.fields import UPDATES as NAMES
 from cprl_jax.experiments.causal_iqa import sampling
 from cprl_jax.experiments.causal_iqa.learner import Learner, subset_weights
-from cprl_jax.experiments.causal_iqa.optimizers import interpolation, pseudo_gradient_adam
 from cprl_jax.experiments.causal_iqa.updates import METRICS, UPDATES, cip, cis, compile_step, first_state
 from cprl_jax.models.common import Dropout, Standardization, batch_norm, linear
 from cprl_jax.runtime import parallel
@@ -170,7 +169,7 @@ def test_three_meta_steps_are_those_of_the_algorithm_in_float64(update, inner, i
         learner = Learner(
             TwoLayers(),
             make_inner(inner),
-            {"adam": pseudo_gradient_adam, "interpolation": interpolation}[meta](0.3),
+            optax.adam(0.3, b2=B2) if meta == "adam" else optax.sgd(0.3),
             loss=loss,
             inner_state=inner_state,
             schedule=optax.exponential_decay(1.0, 1, DECAY),
@@ -193,7 +192,7 @@ def test_three_meta_steps_are_those_of_the_algorithm_in_float64(update, inner, i
 
 
 def small_learner(axis_name=None, **options):
-    return Learner(Small(axis_name), make_inner("adam"), interpolation(0.5), axis_name=axis_name, **options)
+    return Learner(Small(axis_name), make_inner("adam"), optax.sgd(0.5), axis_name=axis_name, **options)
 
 
 def small_batch(seed=0, groups=GROUPS):
@@ -253,7 +252,7 @@ def test_two_devices_with_either_loop_give_the_numbers_of_one(update, loop, batc
 
 
 def test_a_loop_in_python_gives_the_numbers_of_a_device_loop():
-    learner, results = Learner(TwoLayers(), make_inner("adam"), interpolation(0.5)), []
+    learner, results = Learner(TwoLayers(), make_inner("adam"), optax.sgd(0.5)), []
     for loop in ("host", "device"):
         state, step = start_of(learner), compile_step(cis(learner), mapped=False, loop=loop)
         for seed in range(2):
@@ -263,7 +262,7 @@ def test_a_loop_in_python_gives_the_numbers_of_a_device_loop():
 
 
 def test_the_loop_suits_the_platform_that_runs_it(monkeypatch):
-    update, asked = cis(Learner(TwoLayers(), make_inner("adam"), interpolation(0.5))), []
+    update, asked = cis(Learner(TwoLayers(), make_inner("adam"), optax.sgd(0.5))), []
 
     def in_one_program(platform, mapped):
         monkeypatch.setattr(parallel, "platform", lambda *, mapped: asked.append(mapped) or platform)
@@ -275,7 +274,7 @@ def test_the_loop_suits_the_platform_that_runs_it(monkeypatch):
 
 
 def test_with_one_subset_cis_and_cip_coincide():
-    learner = Learner(TwoLayers(), make_inner("adam"), pseudo_gradient_adam(0.01))
+    learner = Learner(TwoLayers(), make_inner("adam"), optax.adam(0.01, b2=B2))
     results = []
     for update in (cis, cip):
         state, step = start_of(learner), compile_step(update(learner), mapped=False)
@@ -287,14 +286,14 @@ def test_with_one_subset_cis_and_cip_coincide():
 
 @functools.cache
 def one_step_of_cip():
-    """The state before it, `batch -> inner` and `inner -> state, metrics`, with plain interpolation at rate 1."""
-    learner = Learner(TwoLayers(), make_inner("adam"), interpolation(1.0))
+    """The state before it, `batch -> inner` and `inner -> state, metrics`, without a meta optimiser."""
+    learner = Learner(TwoLayers(), make_inner("adam"), None)
     state, update = start_of(learner), cip(learner)
     step = jax.jit(update.step)
     return state, lambda batch: step(state, update.begin(state, batch), batch), functools.partial(update.finish, state)
 
 
-def test_plain_interpolation_at_rate_one_makes_theta_phi_exactly():
+def test_without_a_meta_optimiser_theta_becomes_phi_exactly():
     state, step, finish = one_step_of_cip()
     inner = step(make_batch(dtype=np.float32))
     new, metrics = finish(inner)
@@ -374,7 +373,7 @@ def test_layers_with_statistics_of_their_own_see_one_batch_a_meta_step(statistic
             x = batch_norm(x, name="norm", train=train, dtype=jnp.float32, axis_name=None)
             return linear(Standardization(name="standardization")(x, train), 1, name="head")[:, 0]
 
-    learner = Learner(Both(), make_inner("adam"), interpolation(0.5), batch_norm=statistics)
+    learner = Learner(Both(), make_inner("adam"), optax.sgd(0.5), batch_norm=statistics)
     state = first_state(Both().init(jax.random.key(0), jnp.zeros((1, 3, 3, 3))), learner)
     step = compile_step(cis(learner), mapped=False, loop="device")
     for seed in range(2):
@@ -383,14 +382,14 @@ def test_layers_with_statistics_of_their_own_see_one_batch_a_meta_step(statistic
 
 
 def test_a_network_without_batch_normalisation_is_not_evaluated_for_its_averages():
-    learner = Learner(TwoLayers(), make_inner("adam"), interpolation(0.5))
+    learner = Learner(TwoLayers(), make_inner("adam"), optax.sgd(0.5))
     program = jax.make_jaxpr(cis(learner).begin)(start_of(learner), make_batch(dtype=np.float32))
     assert "dot_general" not in str(program)
 
 
 def test_the_schedule_goes_on_when_the_inner_state_is_reset():
     halved = optax.exponential_decay(1.0, 1, 0.5, staircase=True)
-    learner = Learner(TwoLayers(), make_inner("adam"), interpolation(1.0), inner_state="reset", schedule=halved)
+    learner = Learner(TwoLayers(), make_inner("adam"), None, inner_state="reset", schedule=halved)
     state = start_of(learner)
     step, moved = compile_step(cip(learner), mapped=False), []
     for _ in range(3):
@@ -415,7 +414,7 @@ def test_other_batches_of_the_same_size_compile_nothing():
             compilations.append(images.shape)
             return TwoLayers.__call__(self, images, train)
 
-    learner = Learner(Counting(), make_inner("adam"), interpolation(0.5), batch_norm="batch")
+    learner = Learner(Counting(), make_inner("adam"), optax.sgd(0.5), batch_norm="batch")
     state = start_of(learner)
     step = compile_step(cis(learner), mapped=False, loop="host")
     for seed, groups in enumerate((2, 4, 3)):  # not even another number of subsets
@@ -426,10 +425,10 @@ def test_other_batches_of_the_same_size_compile_nothing():
 def test_options_that_are_not_allowed():
     module, inner = TwoLayers(), make_inner("adam")
     for wrong, message in (
-        (lambda: Learner(module, inner, interpolation(1.0), loss="emd"), "loss is 'emd'; allowed: l1, l2"),
-        (lambda: Learner(module, inner, interpolation(1.0), inner_state="lost"), "allowed: kept, reset"),
-        (lambda: Learner(module, inner, interpolation(1.0), batch_norm="group"), "allowed: running, batch"),
-        (lambda: compile_step(cis(Learner(module, inner, interpolation(1.0))), loop="gpu"), "auto, host, device"),
+        (lambda: Learner(module, inner, None, loss="emd"), "loss is 'emd'; allowed: l1, l2"),
+        (lambda: Learner(module, inner, None, inner_state="lost"), "allowed: kept, reset"),
+        (lambda: Learner(module, inner, None, batch_norm="group"), "allowed: running, batch"),
+        (lambda: compile_step(cis(Learner(module, inner, None)), loop="gpu"), "auto, host, device"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()

@@ -207,7 +207,7 @@ def test_two_models_have_a_transfer_table(config, tmp_path, monkeypatch):
         (first,) = read(config)
         return [first, inputs.Target("mean", Partial(_brightness), "mean brightness")]
 
-    monkeypatch.setattr(experiment, "read_targets", two)
+    monkeypatch.setattr(inputs, "read_targets", two)
     config.perceptual.fidelities = ("chebyshev",)
     experiment.run(config, tmp_path / "attack")
     transfer = rows(tmp_path / "attack" / "report" / "transfer.csv")

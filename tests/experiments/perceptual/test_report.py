@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cprl_jax.experiments.perceptual import report as perceptual
+from cprl_jax.report import page
 
 MODELS, FIDELITIES = ("ma19", "<b>net_2"), ("chebyshev", "ssim")
 
@@ -92,7 +93,7 @@ def test_the_tables_have_the_papers_layout():
 
 
 def test_the_terminal_shows_aligned_columns():
-    shown = perceptual.format_tables(intra(), transfer(), logarithm="e").split("\n\n")[0].splitlines()
+    shown = page.terminal(perceptual.tables(intra(), transfer(), logarithm="e")).split("\n\n")[0].splitlines()
     assert "SRCC" in shown[0] and "before" in shown[1]
     assert len({len(line) for line in shown[1:]}) == 1
 
@@ -109,7 +110,7 @@ def test_numbers_on_the_axis_of_distances_are_plain():
 def test_a_report_is_written_whole(tmp_path, empty):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "example_99_old.png").write_bytes(b"")
-    page = perceptual.write(
+    written = perceptual.write(
         tmp_path,
         title="Attack of <b>",
         summary=["One & all."],
@@ -123,7 +124,7 @@ def test_a_report_is_written_whole(tmp_path, empty):
         config_text='{"seed": 0}',
         notes=["Nobody looked."],
     )
-    text = page.read_text()
+    text = written.read_text()
     assert "One &amp; all." in text and "<b>net_2" not in text and "Attack of &lt;b&gt;" in text
     assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
     assert "http" not in text.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
@@ -147,7 +148,7 @@ def test_a_report_is_written_whole(tmp_path, empty):
 
 
 def test_a_counterexample_that_was_not_found_is_marked(tmp_path):
-    page = perceptual.write(
+    written = perceptual.write(
         tmp_path,
         title="t",
         summary=[],
@@ -161,4 +162,4 @@ def test_a_counterexample_that_was_not_found_is_marked(tmp_path):
         config_text="",
         notes=[],
     )
-    assert "none was below" in page.read_text()
+    assert "none was below" in written.read_text()
