@@ -38,15 +38,14 @@ class Forward:
     """The network at the current parameters, as a loss may use it.
 
     Attributes:
-      scores: images of this device to scores, in training mode (dropout, random masks). Gradients reach the parameters.
-        The first call must be on the clean images of the batch.
-      constant: the same scores, with the parameters held constant: for directions and attacks.
+      scores: scores in training mode (dropout, random masks). Gradients reach the parameters. The first call must be on
+        the clean images of the batch.
+      constant: the same, with the parameters held constant: for directions and attacks.
       deployed: scores in evaluation mode, with the parameters held constant: what an attacker of the finished model
         meets.
-      is_deployed: `scores` and `deployed` are one function by construction, without batch statistics, dropout or random
-        masks.
-      gather: values of this device [..., batch] to those of all devices.
-      label_loss: gathered scores to the loss on MOS that config.train describes.
+      is_deployed: `scores` and `deployed` are one function: no batch statistics, dropout or random masks.
+      gather: `(values [..., batch]) -> values [..., all]`, those of all devices.
+      label_loss: `(gathered scores) -> loss` on MOS, as config.train describes.
     """
 
     scores: ScoreFn
@@ -62,11 +61,11 @@ Loss = Callable[[Batch, Forward, ml_collections.ConfigDict], tuple[Float[Array, 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way of training; the file that holds it is all that names it.
+    """A way of training; no other file names it.
 
     Attributes:
       name: in config.methods, table.csv and the run's folder.
-      title: for people, by what it does.
+      title: what reports call it, by what it does.
       loss: `(batch, forward, settings) -> (loss, metrics)`, both the same on every device: a pure function, in which
         `settings` is config.<name>.
       source: paper and equation.

@@ -161,35 +161,22 @@ class Table:
         indents = ["  " * bool(heading) for heading, block in blocks.items() for _ in block]
         names = [shorten(line.name, LONGEST_NAME) + " !" * line.flagged for line in lines]
         names = [self.heading, *(indent + name for indent, name in zip(indents, names, strict=True))]
-        # A column is a field of numbers and one of small print, whose width may be 0; every field has a gap before it.
-        groups = self.groups()
-        starts = {start for _, start, _ in groups[1:]}
-        fields, gaps = [], []
-        for place, column in enumerate(self.columns):
-            cells = [line.cells[place] for line in lines]
-            space = " " * bool(column.best)
-            after_mark = place and self.columns[place - 1].best and not max(map(len, fields[-1]))
-            fields.append([column.title + space, *(cell.text + ("*" if cell.best else space) for cell in cells)])
-            fields.append(["", *(cell.note for cell in cells)])
-            gaps += [3 if place in starts else 1 if after_mark else 2, int(any(fields[-1]))]
-        widths = [max(map(len, field)) for field in fields]
-        first = max(map(len, names))
-        over = " " * first
-        for heading, start, count in groups:
-            places = range(2 * start, 2 * (start + count))
+        width = max(map(len, names))
+        over, printed = " " * width, [name.ljust(width) for name in names]
+        for heading, start, count in self.groups():
+            columns = [
+                _aligned(self.columns[i], [line.cells[i] for line in lines]) for i in range(start, start + count)
+            ]
+            rows = ["  ".join(fields) for fields in zip(*columns, strict=True)]
             heading = f" {heading} " if heading else ""
-            room = sum(widths[place] + gaps[place] for place in places) - gaps[places[0]]
-            widths[places[0]] += max(0, len(heading) - room)
-            over += " " * gaps[places[0]] + heading.center(max(room, len(heading)), "─" if heading else " ")
-        printed = []
-        for name, *cells in zip(names, *fields, strict=True):
-            padded = (" " * gap + cell.rjust(width) for gap, cell, width in zip(gaps, cells, widths, strict=True))
-            printed.append((name.ljust(first) + "".join(padded)).rstrip())
-        head, *body = printed
-        remaining = iter(body)
+            width = max(len(heading), len(rows[0]))
+            over += "  " + heading.center(width, "─" if heading else " ")
+            printed = [f"{line}  {row.rjust(width)}" for line, row in zip(printed, rows, strict=True)]
+        head, *body = (line.rstrip() for line in printed)
+        shown, remaining = [over.rstrip()] * bool(over.strip()) + [head], iter(body)
         for heading, block in blocks.items():
-            head += f"\n{heading}" * bool(heading) + "".join(f"\n{next(remaining)}" for _ in block)
-        return f"{over.rstrip()}\n{head}" if over.strip() else head
+            shown += [heading] * bool(heading) + [next(remaining) for _ in block]
+        return "\n".join(shown)
 
     def markdown(self) -> str:
         """In Markdown: the best in bold, blocks as a column."""
@@ -209,6 +196,15 @@ class Table:
     def csv(self) -> str:
         """All rows and all their columns: those of the lines first, then those that are shown, then the others."""
         return csv_text(self.rows, [*self.line, *filter(None, [self.across]), *(column.key for column in self.columns)])
+
+
+def _aligned(column: Column, cells: Sequence[Cell]) -> list[str]:
+    """The title and the cells of a column, all of one width: numbers, then small print."""
+    space = " " * bool(column.best)
+    numbers = [column.title + space, *(cell.text + ("*" if cell.best else space) for cell in cells)]
+    notes = ["", *(f" {cell.note}" if cell.note else "" for cell in cells)]
+    width, small = (max(map(len, texts)) for texts in (numbers, notes))
+    return [number.rjust(width) + note.rjust(small) for number, note in zip(numbers, notes, strict=True)]
 
 
 def csv_text(rows: Sequence[Row], first: Sequence[str]) -> str:

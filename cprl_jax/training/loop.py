@@ -81,17 +81,8 @@ def fit(
         state = parallel.replicate(state)
         pending: tuple[int, Mapping] | None = None  # metrics of the step before
         started = time.monotonic()
-        progress = stack.enter_context(
-            tqdm(
-                total=steps,
-                initial=done,
-                desc=f"train {name}",
-                unit=unit,
-                dynamic_ncols=True,
-                leave=folder is not None,
-                disable=not parallel.is_main_process(),
-            )
-        )
+        look = {"dynamic_ncols": True, "leave": folder is not None, "disable": not parallel.is_main_process()}
+        progress = stack.enter_context(tqdm(total=steps, initial=done, desc=f"train {name}", unit=unit, **look))
 
         def settle() -> None:
             """Reads, checks and records the metrics of the pending step."""

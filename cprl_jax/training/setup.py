@@ -89,7 +89,6 @@ def start_variables(config: ml_collections.ConfigDict, method: str, *, seed: int
 
 
 def warn_of_random_weights(config: ml_collections.ConfigDict, name: str) -> None:
-    """Says what a start from random weights costs."""
     if not config.model.weights:
         logging.warning(
             "%s starts from random weights: no config.model.weights given. Expect a clearly lower accuracy, and many "

@@ -44,9 +44,7 @@ def create_state(variables: Mapping, optimizer_state: Tree, *, averaged: bool = 
 
 def evaluation_variables(state: TrainState) -> dict[str, Tree]:
     """The variables that are validated, saved for scoring and attacked: the averages where there are any."""
-    if state.averaged is not None:
-        return dict(state.averaged)
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    return dict(state.averaged or {"params": state.params, "batch_stats": state.batch_stats})
 
 
 def moving_average(averaged: Tree, new: Tree, *, decay: float) -> Tree:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cprl_jax.evaluation.table_attacks.table_attack import Batch, Condition, Context, TableAttack
 
-__all__ = ["ATTACKS", "Batch", "Condition", "Context", "TableAttack", "check", "conditions", "legends", "titles"]
+__all__ = ["ATTACKS", "Batch", "Condition", "Context", "TableAttack", "check", "conditions"]
 
 _MODULES = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
 ATTACKS: Mapping[str, TableAttack] = {
@@ -37,13 +37,3 @@ def check(evaluation: Any, methods: Sequence[str]) -> None:
     """
     for name in evaluation.attacks:
         ATTACKS[name].check(ATTACKS[name].read(evaluation), methods)
-
-
-def titles(evaluation: Any) -> dict[str, str]:
-    """For each attack as table.csv names it ('pgd', 'perceptual:ssim'): 'PGD', 'Perceptual (ssim)'."""
-    return {condition.label: condition.title for condition in conditions(evaluation)}
-
-
-def legends(evaluation: Any) -> dict[str, str]:
-    """For each attack as table.csv names it: what it is, in a sentence."""
-    return {condition.label: condition.attack.legend for condition in conditions(evaluation)}

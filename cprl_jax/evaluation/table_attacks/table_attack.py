@@ -50,11 +50,11 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class TableAttack:
-    """An attack of the tables; the file that holds it is all that names it.
+    """An attack of the tables; no other file names it.
 
     Attributes:
       name: in config.evaluation.attacks and table.csv.
-      title: for people.
+      title: what reports call it.
       legend: what it is, in one sentence.
       run: `(score_fn, batch, condition, prepared) -> AttackResult`, each crop for itself; a pure function.
       source: paper.

@@ -161,9 +161,18 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir
         workdir / "report",
         results,
         title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
-        summary=_summary(config, dataset, split),
+        summary=f"{describe_network(config)}, trained on {len(split.train)} images of the {dataset.name} data set and "
+        f"tested on {len(names)} images of scenes that training did not see (seed {config.seed}). Each test image is "
+        f"scored on {evaluation.crops} crop{'s' if evaluation.crops > 1 else ''} of {evaluation.crop_size} pixels; the "
+        "attacks know the model and the label.",
         config_text=config_lib.to_json(config),
-        notes=_notes(config),
+        notes=[
+            *notes_on_labels(config),
+            "Intervals are 95 % bootstrap intervals over test images: they cover the choice of test images, not other "
+            "splits or training seeds.",
+            f"PGD takes {evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see "
+            "through the mask) may lower every attacked number: these are upper bounds on robustness.",
+        ],
     )
     return report.terminal(results)
 
@@ -175,20 +184,12 @@ def medians(config: ml_collections.ConfigDict, **tables) -> report.Parts:
 
 def _names(config: ml_collections.ConfigDict) -> dict:
     """What the report calls methods and attacks."""
+    conditions = table_attacks.conditions(config.evaluation)
     return {
         "titles": {name: method_title(name, config[name]) for name in config.methods},
-        "attack_titles": table_attacks.titles(config.evaluation),
-        "attack_legends": table_attacks.legends(config.evaluation),
+        "attack_titles": {condition.label: condition.title for condition in conditions},
+        "attack_legends": {condition.label: condition.attack.legend for condition in conditions},
     }
-
-
-def _summary(config: ml_collections.ConfigDict, dataset, split) -> str:
-    crops = "one crop" if config.evaluation.crops == 1 else f"{config.evaluation.crops} crops"
-    return (
-        f"{describe_network(config)}, trained on {len(split.train)} images of the {dataset.name} data set and "
-        f"tested on {len(split.test)} images of scenes that training did not see (seed {config.seed}). Each test image "
-        f"is scored on {crops} of {config.evaluation.crop_size} pixels; the attacks know the model and the label."
-    )
 
 
 def describe_network(config: ml_collections.ConfigDict) -> str:
@@ -204,13 +205,3 @@ def notes_on_labels(config: ml_collections.ConfigDict) -> list[str]:
     if "embedded" not in config.dataset.name.split("+"):
         return []
     return ["The labels of the embedded data set come from a full-reference formula, not from people."]
-
-
-def _notes(config: ml_collections.ConfigDict) -> list[str]:
-    return [
-        *notes_on_labels(config),
-        "Intervals are 95 % bootstrap intervals over test images: they cover the choice of test images, not other "
-        "splits or training seeds.",
-        f"PGD takes {config.evaluation.pgd_steps} steps. A stronger attack (more steps, restarts, attacks that see "
-        "through the mask) may lower every attacked number: these are upper bounds on robustness.",
-    ]

@@ -1,15 +1,9 @@
-"""The figures of a CPRL run: SRCC over the radius, scores before and after, score landscapes, attack strengths.
-
-`names` is the list of all methods, as in `cprl_jax.report.figures`.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+"""The figures of a CPRL run: SRCC over the radius, scores before and after, score landscapes, attack strengths."""
 
 import numpy as np
 from matplotlib.colors import Normalize
 
-from cprl_jax.experiments.cprl.results import CLEAN, Condition, Results, condition, conditions
+from cprl_jax.experiments.cprl.results import CLEAN, Results, conditions
 from cprl_jax.report import figures
 from cprl_jax.report.figures import INK, Panel, Strip, legend, line_of, panel_of, styled
 from cprl_jax.report.values import number, shorten, value
@@ -49,13 +43,12 @@ def curves(results: Results) -> list[Panel]:
 
 
 @styled
-def scatters(results: Results, pair: Condition | None, names: Sequence[str]) -> list[Panel]:
+def scatters(results: Results) -> list[Panel]:
     """One panel per method: score before (x) and after (y) the attack, one dot per image, coloured by its MOS."""
     panels = []
-    every = [row for row in results.scores if condition(row) == pair]
-    low, high = figures.limits([number(row[key]) for row in every for key in ("clean", "score")])
-    for method in names:
-        rows = [row for row in every if row["method"] == method]
+    low, high = figures.limits([number(row[key]) for row in results.headline_scores for key in ("clean", "score")])
+    for method in results.methods:
+        rows = [row for row in results.headline_scores if row["method"] == method]
         clean, score, mos = (np.array([number(row[key]) for row in rows]) for key in ("clean", "score", "mos"))
         seen = np.isfinite(clean) & np.isfinite(score)
         if not seen.any():
@@ -67,40 +60,41 @@ def scatters(results: Results, pair: Condition | None, names: Sequence[str]) -> 
         dots = axes.scatter(clean[seen], score[seen], c=mos[seen], plotnonfinite=True, **look)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="score before", ylabel="score after")
         figures.colour_bar(figure, axes, dots, "MOS")
-        alt = f"{method}: scores before and after {results.title(pair)}, coloured by MOS"
+        alt = f"{method}: scores before and after {results.title(results.headline)}, coloured by MOS"
         panels.append(Panel(f"scatter_{method}", alt, figure))
     return panels
 
 
-def changes(results: Results, pair: Condition | None, names: Sequence[str]) -> list[Panel]:
+def changes(results: Results) -> list[Panel]:
     """How far the attack moved each image's score: a strip per method, with its middle half and median."""
     strips = []
-    for method in names:
-        rows = [row for row in results.scores if row["method"] == method and condition(row) == pair]
+    for method in results.methods:
+        rows = [row for row in results.headline_scores if row["method"] == method]
         moved = np.array([number(row["score"]) - number(row["clean"]) for row in rows])
         moved = moved[np.isfinite(moved)]
         if moved.size:
-            strips.append(Strip(method, figures.colour(names, method), moved))
-    alt = f"Change of each image's score under {results.title(pair)}" if pair else ""
+            strips.append(Strip(method, figures.colour(results.methods, method), moved))
+    alt = f"Change of each image's score under {results.title(results.headline)}"
     return figures.strips("change", alt, strips, xlabel="change of score (points of 100)")
 
 
 @styled
-def landscapes(results: Results, names: Sequence[str]) -> list[Panel]:
+def landscapes(results: Results) -> list[Panel]:
     """One panel per method: change of the score over the plane of the FGSM direction (x) and a random one (y).
 
     All share one scale of colours, so that the flatter model is the paler one (CPRL, Fig. 5, seen from above).
     """
-    shown = sorted(
-        (entry for entry in results.robustness if entry.get("landscape")), key=lambda e: names.index(e["method"])
-    )
-    changes = [_change(entry["landscape"]) for entry in shown]
-    largest = max((np.abs(change[np.isfinite(change)]).max(initial=0.0) for change in changes), default=0.0) or 1.0
+    shown = results.landscapes
+    scores = {method: np.asarray(landscape["scores"], np.float64) for method, landscape in shown.items()}
+    # Changes from the score of the image itself, in the middle of the plane.
+    changes = {method: plane - plane[plane.shape[0] // 2, plane.shape[1] // 2] for method, plane in scores.items()}
+    sizes = [np.abs(change[np.isfinite(change)]).max(initial=0.0) for change in changes.values()]
+    largest = max(sizes, default=0.0) or 1.0
     panels = []
-    for entry, change in zip(shown, changes, strict=True):
-        landscape = entry["landscape"]
+    for method, change in changes.items():
+        landscape = shown[method]
         x, y = (np.asarray(landscape[key], np.float64) for key in ("along_gradient", "along_random"))
-        figure, axes = panel_of(shorten(entry["method"], 30), height=3.1)
+        figure, axes = panel_of(shorten(method, 30), height=3.1)
         step_x, step_y = (x[-1] - x[0]) / (x.size - 1), (y[-1] - y[0]) / (y.size - 1)
         edges = (x[0] - step_x / 2, x[-1] + step_x / 2, y[0] - step_y / 2, y[-1] + step_y / 2)
         picture = axes.imshow(
@@ -113,40 +107,30 @@ def landscapes(results: Results, names: Sequence[str]) -> list[Panel]:
         axes.grid(False)
         axes.set(xlabel="along the gradient's sign (1/255)", ylabel="along random signs (1/255)")
         figures.colour_bar(figure, axes, picture, "change of score")
-        alt = f"{entry['method']}: change of the score on a plane around {landscape['image']}"
-        panels.append(Panel(f"landscape_{entry['method']}", alt, figure))
+        alt = f"{method}: change of the score on a plane around {landscape['image']}"
+        panels.append(Panel(f"landscape_{method}", alt, figure))
     return panels
 
 
 @styled
-def strengths(results: Results, names: Sequence[str]) -> list[Panel]:
+def strengths(results: Results) -> list[Panel]:
     """How far each attack of the trust checks moves the scores on average: a row per attack, a mark per method."""
-    moved = {
-        entry["method"]: {
-            label: number(strength)
-            for check in entry["checks"]
-            if check["name"] not in _NOT_STRENGTHS
-            for label, strength in check["numbers"].items()
-        }
-        for entry in results.robustness
-        if entry.get("checks")
-    }
+    moved: dict[str, dict[str, float]] = {}
+    for row in results.checks:
+        if row["name"] not in _NOT_STRENGTHS:
+            numbers = {label: number(strength) for label, strength in row["numbers"].items()}
+            moved.setdefault(row["method"], {}).update(numbers)
     labels = list(dict.fromkeys(label for attacks in moved.values() for label in attacks))
     if not labels:
         return []
     figure, axes = panel_of("", height=0.9 + 0.24 * len(labels))
-    for method in (name for name in names if name in moved):
+    for method in moved:
         places = [place for place, label in enumerate(labels) if np.isfinite(moved[method].get(label, np.nan))]
         values = [moved[method][labels[place]] for place in places]
-        axes.plot(values, places, label=shorten(method, 24), markersize=5, **line_of(names, method) | {"linestyle": ""})
+        look = line_of(results.methods, method) | {"linestyle": ""}
+        axes.plot(values, places, label=shorten(method, 24), markersize=5, **look)
     axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
     axes.set(xlabel="mean strength (points of 100)", ylim=(len(labels) - 0.5, -0.5))
     axes.set_yticks(range(len(labels)), [shorten(label, 24) for label in labels])
     legend(figure, axes)
     return [Panel("trust_strengths", "Mean change of score by each attack of the trust checks, per method", figure)]
-
-
-def _change(landscape: Mapping[str, Any]) -> np.ndarray:
-    """Scores less that of the image itself, in the middle of the plane."""
-    scores = np.asarray(landscape["scores"], np.float64)
-    return scores - scores[scores.shape[0] // 2, scores.shape[1] // 2]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,15 +83,8 @@ def warnings(results: Results) -> list[str]:
     Robustness, 2019), wherever some of the ranking seems to survive; scores are squashed compared with those of another
     model; a method does not pass a trust check.
     """
-    rules = (_narrow, _vanished, _false_comfort, _weak_attack, _squashed)
-    texts = [rule(results, method) for rule in rules for method in distinct(results.rows, "method")]
-    texts += [
-        f"{entry['method']} does not pass every check for masked gradients: {listed(suspicious(entry))}. Its attacked "
-        "scores may hold because the attacks were misled, not because it is robust."
-        for entry in results.robustness
-        if suspicious(entry)
-    ]
-    return list(filter(None, texts))
+    rules = (_narrow, _vanished, _false_comfort, _weak_attack, _squashed, _masked)
+    return list(filter(None, (rule(results, method) for rule in rules for method in results.methods)))
 
 
 def _deviation(results: Results, method: str) -> float:
@@ -146,7 +139,7 @@ def _weak_attack(results: Results, method: str) -> str:
 
 
 def _squashed(results: Results, method: str) -> str:
-    deviations = {name: _deviation(results, name) for name in distinct(results.rows, "method")}
+    deviations = {name: _deviation(results, name) for name in results.methods}
     widest = max(deviations, key=lambda name: deviations[name] if math.isfinite(deviations[name]) else -1)
     if not NARROW <= deviations[method] < SQUASHED * deviations[widest]:
         return ""
@@ -155,6 +148,21 @@ def _squashed(results: Results, method: str) -> str:
         f"{widest} is {decimals(deviations[widest], 1)}. Part of what looks like small changes under attack "
         "is just that; trust SRCC over RMSE."
     )
+
+
+def _masked(results: Results, method: str) -> str:
+    if not (doubts := _suspicious(results, method)):
+        return ""
+    return (
+        f"{method} does not pass every check for masked gradients: {listed(doubts)}. Its attacked scores may hold "
+        "because the attacks were misled, not because it is robust."
+    )
+
+
+def _suspicious(results: Results, method: str) -> list[str]:
+    """The trust checks that a method does not pass, as they read where it does: "an unbounded attack wins"."""
+    checks = [row for row in results.checks if row["method"] == method]
+    return [f'"{row["name"]}"' for row in checks if row["verdict"] == "suspicious"]
 
 
 def _curve(results: Results, method: str, attack: str) -> dict[float, float]:
@@ -245,15 +253,10 @@ def _fate(clean: float, attacked: float) -> str:
 def trust_verdict(results: Results) -> str:
     """How many of the trust checks each method passed, and which it did not; '' where none were run."""
     parts = []
-    for entry in results.robustness:
-        run = sum(check["verdict"] != "not run" for check in entry.get("checks", ()))
-        doubts = suspicious(entry)
+    for method in distinct(results.checks, "method"):
+        run = sum(row["method"] == method and row["verdict"] != "not run" for row in results.checks)
+        doubts = _suspicious(results, method)
         if run:
             failed = f"fails {len(doubts)} of {run}: {listed(doubts)}" if doubts else f"passes all {run}"
-            parts.append(f"{entry['method']} {failed}")
+            parts.append(f"{method} {failed}")
     return f"Checks for masked gradients: {'; '.join(parts)}." if parts else ""
-
-
-def suspicious(entry: Mapping[str, Any]) -> list[str]:
-    """The trust checks that a method does not pass, as they read where it does: "an unbounded attack wins"."""
-    return [f'"{check["name"]}"' for check in entry.get("checks", ()) if check["verdict"] == "suspicious"]

@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cprl_jax.experiments.cprl import figures as pictures
 from cprl_jax.experiments.cprl import findings, tables
 from cprl_jax.experiments.cprl.results import CLEAN, DIFFERENCE_KEYS, KEYS, SCORE_KEYS, Results, condition
@@ -63,10 +61,9 @@ def write(
       ValueError: an example's images do not fit together. Nothing has been written then.
     """
     checks = [
-        {"method": entry["method"], "check": row["name"], **{key: row[key] for key in ("verdict", "explanation")}}
+        {"method": row["method"], "check": row["name"], "verdict": row["verdict"], "explanation": row["explanation"]}
         | {"numbers": json.dumps(row["numbers"])}
-        for entry in results.robustness
-        for row in entry.get("checks", ())
+        for row in results.checks
     ]
     return page.write(
         folder,
@@ -119,9 +116,8 @@ def _parts(results: Results, over_splits: agreement.Note | None = None) -> Parts
 
 def _sections(results: Results) -> list[Section]:
     """The page."""
-    names, pair = results.methods, results.headline
     numbers, differences, zero_shot = tables.numbers(results), tables.differences(results), tables.zero_shot(results)
-    where = results.title(pair) if pair else ""
+    where = results.title(results.headline)
     return [
         Section(
             "", [_falls(results)], f"SRCC against MOS: ring without attack, dot under {where}, band its 95 % interval."
@@ -144,25 +140,23 @@ def _sections(results: Results) -> list[Section]:
         ),
         Section(
             "Where the scores went",
-            [pictures.scatters(results, pair, names) + pictures.changes(results, pair, names)],
+            [pictures.scatters(results) + pictures.changes(results)],
             f"Every dot is a test image, before and after {where}. On the dashed line nothing changed. An attack that "
-            "works turns the cloud: good images (bright) sink, bad ones (dark) rise. The last panel shows how far "
+            "works tilts the cloud: good images (bright) sink, bad ones (dark) rise. The last panel shows how far "
             "scores moved, with median and middle half.",
         ),
-        Section(
-            "Worst cases", [tables.worst(results, pair)], f"The images whose score {where} moved farthest, per method."
-        ),
-        Section("The scores around one image", [pictures.landscapes(results, names)], _landscape_hint(results)),
+        Section("Worst cases", [tables.worst(results)], f"The images whose score {where} moved farthest, per method."),
+        Section("The scores around one image", [pictures.landscapes(results)], _landscape_hint(results)),
         Section(
             "Robust, or only hiding its gradient?",
-            [tables.trust(results), pictures.strengths(results, names)],
+            [tables.trust(results), pictures.strengths(results)],
             "Signs of a masked gradient. Each line is something that holds where attacks find what there is to find; "
             "where it does not, the attacks were misled and the attacked scores prove little. Strengths are mean "
             "changes of the score in the attack's direction, in points of 100, on a few test images.",
         ),
         Section(
             "Training",
-            [figures.training(results.histories, names)],
+            [figures.training(results.histories, results.methods)],
             "The faint line is the loss of each step, the strong one its running mean. Losses of different objectives "
             "are not on one scale: compare their course, not their height.",
         ),
@@ -171,10 +165,8 @@ def _sections(results: Results) -> list[Section]:
 
 def _methods(results: Results) -> list[str]:
     """A line for each method: what ran, and its budget."""
-    words = {
-        name: [names[name] for names in (results.titles, results.budgets) if name in names] for name in results.methods
-    }
-    return [f"{name}: {'; '.join(texts)}" for name, texts in words.items() if texts]
+    texts = {name: (results.titles.get(name), results.budgets.get(name)) for name in results.methods}
+    return [f"{name}: {'; '.join(filter(None, known))}" for name, known in texts.items() if any(known)]
 
 
 def _falls(results: Results) -> list[Range]:
@@ -207,8 +199,8 @@ def _cards(results: Results) -> list[Card]:
 
 
 def _landscape_hint(results: Results) -> str:
-    shown = {entry["method"]: entry["landscape"] for entry in results.robustness if entry.get("landscape")}
-    blind = [method for method, landscape in shown.items() if np.all(landscape["zero_gradient_fraction"] == 1)]
+    shown = results.landscapes
+    blind = [method for method, landscape in shown.items() if landscape["zero_gradient_fraction"] == 1]
     image = next((landscape["image"] for landscape in shown.values()), "")
     return (
         f"Score landscape of {image} (the cross): every value moves by as much along the gradient's sign, which is "

@@ -1,6 +1,7 @@
 """What a CPRL run comes to, as plain rows, and finding one's way in them."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -82,6 +83,22 @@ class Results:
         return list(dict.fromkeys([*named, *self.histories]))
 
     @property
+    def landscapes(self) -> dict[str, Mapping[str, Any]]:
+        """The score landscapes by method."""
+        return {entry["method"]: entry["landscape"] for entry in self.robustness if entry.get("landscape")}
+
+    @functools.cached_property
+    def headline_scores(self) -> list[Row]:
+        """The rows of `scores` under the headline attack."""
+        headline = self.headline
+        return [row for row in self.scores if condition(row) == headline]
+
+    @property
+    def checks(self) -> list[Row]:
+        """The trust checks of all methods, each with its method."""
+        return [{"method": entry["method"], **row} for entry in self.robustness for row in entry.get("checks", ())]
+
+    @property
     def headline(self) -> Condition | None:
         """The condition that stands for the rest: as `HEADLINE` says, or the nearest to it; None without attacks."""
         attacked = [pair for pair in conditions(self.rows) if pair != CLEAN]
@@ -96,7 +113,7 @@ class Results:
         rows = [row for row in self.rows if (row["method"], row["against"]) == (method, against)]
         return sorted(rows, key=lambda row: order[condition(row)])
 
-    def find(self, method: str, pair: Condition, against: str = "mos") -> Row | None:
+    def find(self, method: str, pair: Condition | None, against: str = "mos") -> Row | None:
         """The row of one method, condition and comparison, or None."""
         return next((row for row in self.rows_of(method, against) if condition(row) == pair), None)
 
@@ -106,8 +123,10 @@ class Results:
         title = self.attack_titles.get(name, name.replace("_", " "))
         return self.attack_titles.get(attack, f"{title} ({variant})" if variant else title)
 
-    def title(self, pair: Condition) -> str:
-        """'no attack', 'PGD at 2/255', 'Perceptual (ssim)'."""
+    def title(self, pair: Condition | None) -> str:
+        """'no attack', 'PGD at 2/255', 'Perceptual (ssim)'; '' for None."""
+        if pair is None:
+            return ""
         name = self.attack_title(pair[0])
         return "no attack" if pair == CLEAN else f"{name} at {pair[1]:g}/255" if pair[1] else name
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from cprl_jax.experiments.cprl import findings
-from cprl_jax.experiments.cprl.results import CLEAN, Condition, Results, condition, conditions
+from cprl_jax.experiments.cprl.results import CLEAN, Results, condition, conditions
 from cprl_jax.report import agreement
 from cprl_jax.report.table import Column, Table
 from cprl_jax.report.values import Row, bounds, decimals, distinct, interval, number, value
@@ -66,9 +66,8 @@ def differences(results: Results, note: agreement.Note | None = None) -> Table:
     reference = "".join(distinct(rows, "baseline")[:1])
     tested = "" if note else ", with its 95 % interval (paired bootstrap): where that holds 0, it may be chance"
     note = note or (lambda row, key: bounds(value(row, "low"), value(row, "high")))
-
-    def column(method: str) -> Column:
-        return Column(
+    columns = [
+        Column(
             "difference",
             method,
             of=method,
@@ -76,10 +75,11 @@ def differences(results: Results, note: agreement.Note | None = None) -> Table:
             note=lambda row: note(row, "difference"),
             tone=lambda row: value(row, "difference"),
         )
-
+        for method in distinct(rows, "method")
+    ]
     return Table(
         rows,
-        [column(method) for method in distinct(rows, "method")],
+        columns,
         line=("attack", "radius"),
         across="method",
         heading=f"SRCC less {reference}'s",
@@ -110,22 +110,16 @@ def areas(results: Results) -> Table:
     columns = [Column(attack, results.attack_title(attack), group="Integral robustness") for attack in attacks]
     if results.headline:
         columns.append(Column("r", results.title(results.headline), group="R", digits=2))
-    lines = [
-        {**entry.get("integrals", {}), "method": entry["method"], "r": _r(results, entry["method"])}
-        for entry in results.robustness
-        if attacks
-    ]
+    lines = []
+    for entry in results.robustness if attacks else ():
+        r = value(results.find(entry["method"], results.headline), "r")
+        lines.append({**entry.get("integrals", {}), "method": entry["method"], "r": r})
     return Table(lines, columns, line=("method",), heading="method")
 
 
-def _r(results: Results, method: str) -> float:
-    return value(results.find(method, results.headline), "r") if results.headline else math.nan
-
-
-def worst(results: Results, pair: Condition | None) -> Table:
-    """The images whose score moved farthest, a block per method."""
-    rows = [row for row in results.scores if condition(row) == pair]
-    moved = [{**row, "change": number(row["score"]) - number(row["clean"])} for row in rows]
+def worst(results: Results) -> Table:
+    """The images whose score the headline attack moved farthest, a block per method."""
+    moved = [{**row, "change": number(row["score"]) - number(row["clean"])} for row in results.headline_scores]
     moved = sorted((row for row in moved if math.isfinite(row["change"])), key=lambda row: -abs(row["change"]))
     columns = [Column(key, title, digits=1) for key, title in (("mos", "MOS"), ("clean", "before"), ("score", "after"))]
     columns.append(Column("change", "change", text=lambda row: decimals(row["change"], 1, signed=True)))
@@ -141,18 +135,12 @@ def worst(results: Results, pair: Condition | None) -> Table:
 def trust(results: Results) -> Table:
     """The checks for masked gradients as lines, the methods as columns: verdict and explanation."""
     tones = {"suspicious": "alarm", "not run": "soft"}
-    rows = [{**row, "method": entry["method"]} for entry in results.robustness for row in entry.get("checks", ())]
-
-    def column(method: str) -> Column:
-        return Column(
-            "verdict",
-            method,
-            of=method,
-            text=lambda row: str(row["verdict"]),
-            note=lambda row: str(row["explanation"]),
-            tone=lambda row: tones.get(row["verdict"], ""),
-            wrapped=True,
-        )
-
-    columns = [column(method) for method in distinct(rows, "method")]
+    rows = results.checks
+    look = {
+        "text": lambda row: str(row["verdict"]),
+        "note": lambda row: str(row["explanation"]),
+        "tone": lambda row: tones.get(row["verdict"], ""),
+        "wrapped": True,
+    }
+    columns = [Column("verdict", method, of=method, **look) for method in distinct(rows, "method")]
     return Table(rows, columns, line=("name",), across="method", heading="check")

@@ -35,7 +35,7 @@ def test_curves_without_attacks_or_numbers(made):
 
 
 def test_scatters_share_their_axes(made):
-    panels = pictures.scatters(made.results(scores=made.scores()), PGD, NAMES)
+    panels = pictures.scatters(made.results(scores=made.scores()))
     assert [panel.name for panel in panels] == ["scatter_plain", "scatter_cprl"]
     axes = [panel.figure.axes[0] for panel in panels]
     assert len({limits for one in axes for limits in (one.get_xlim(), one.get_ylim())}) == 1
@@ -50,16 +50,16 @@ def test_scatters_leave_out_what_is_not_finite(made):
     for row in scores[:4]:
         row["score"] = math.nan
     scores[5]["mos"] = math.nan
-    (panel,) = pictures.scatters(made.results(scores=scores), PGD, NAMES)
+    (panel,) = pictures.scatters(made.results(scores=scores))
     assert len(panel.figure.axes[0].collections[0].get_offsets()) == len(scores) - 4
     for row in scores:
         row["clean"] = math.nan
-    assert pictures.scatters(made.results(scores=scores), PGD, NAMES) == []
-    assert pictures.changes(made.results(scores=scores), PGD, NAMES) == []
+    assert pictures.scatters(made.results(scores=scores)) == []
+    assert pictures.changes(made.results(scores=scores)) == []
 
 
 def test_changes_show_every_image_and_the_median(made):
-    (panel,) = pictures.changes(made.results(scores=made.scores()), PGD, NAMES)
+    (panel,) = pictures.changes(made.results(scores=made.scores()))
     axes = panel.figure.axes[0]
     assert [len(dots.get_offsets()) for dots in axes.collections] == [12, 12]
     rows = made.scores(("plain",), (PGD,))
@@ -69,7 +69,7 @@ def test_changes_show_every_image_and_the_median(made):
 
 def test_landscapes_share_their_colours(made):
     found = [made.robustness("plain"), made.robustness("cprl", flat=0.1)]
-    panels = pictures.landscapes(made.results(robustness=found), NAMES)
+    panels = pictures.landscapes(made.results(robustness=found))
     assert [panel.name for panel in panels] == ["landscape_plain", "landscape_cprl"]
     images = [panel.figure.axes[0].images[0] for panel in panels]
     for picture in images:
@@ -84,17 +84,17 @@ def test_landscapes_share_their_colours(made):
 
 
 def test_flat_undefined_and_missing_landscapes(made):
-    assert pictures.landscapes(made.results(robustness=[]), NAMES) == []
-    assert pictures.landscapes(made.results(robustness=[{"method": "plain"}]), NAMES) == []
+    assert pictures.landscapes(made.results(robustness=[])) == []
+    assert pictures.landscapes(made.results(robustness=[{"method": "plain"}])) == []
     flat, undefined = made.robustness("plain", flat=0.0), made.robustness("cprl")
     undefined["landscape"]["scores"] = undefined["landscape"]["scores"] * math.nan
-    for panel in pictures.landscapes(made.results(robustness=[flat, undefined]), NAMES):
+    for panel in pictures.landscapes(made.results(robustness=[flat, undefined])):
         drawn(panel)
 
 
 def test_strengths_have_a_row_for_every_attack(made):
     found = [made.robustness("plain"), made.robustness("cprl", masked=True)]
-    (panel,) = pictures.strengths(made.results(robustness=found), NAMES)
+    (panel,) = pictures.strengths(made.results(robustness=found))
     axes = panel.figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["FGSM", "PGD-10"]
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [(4, 0), (5, 1)])
@@ -105,12 +105,12 @@ def test_strengths_have_a_row_for_every_attack(made):
 
 @pytest.mark.parametrize("found", [[], [{"method": "plain"}], [{"method": "plain", "checks": []}]])
 def test_strengths_without_checks(made, found):
-    assert pictures.strengths(made.results(robustness=found), NAMES) == []
+    assert pictures.strengths(made.results(robustness=found)) == []
 
 
 def test_strengths_leave_out_what_is_not_finite(made):
     found = made.robustness("plain")
     found["checks"][1]["numbers"]["FGSM"] = math.nan
-    (panel,) = pictures.strengths(made.results(robustness=[found]), NAMES)
+    (panel,) = pictures.strengths(made.results(robustness=[found]))
     np.testing.assert_allclose(panel.figure.axes[0].lines[0].get_xydata(), [(5, 1)])
     drawn(panel)

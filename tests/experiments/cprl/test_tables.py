@@ -87,7 +87,7 @@ def test_worst_cases_are_the_largest_changes(made):
     for index, row in enumerate(scores):
         row["score"] = row["clean"] + (-1) ** index * index
     scores[0]["score"] = math.nan
-    (block,) = tables.worst(made.results(scores=scores), ("pgd", 2.0)).blocks().values()
+    (block,) = tables.worst(made.results(scores=scores)).blocks().values()
     assert [line.name for line in block] == [f"image_{index:02}.png" for index in (11, 10, 9, 8, 7)]
     assert [line.cells[3].text for line in block[:2]] == ["-11.0", "+10.0"]
 
