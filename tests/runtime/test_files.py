@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cprl_jax.runtime import files
+from cprl_jax.runtime.errors import UserError
 
 ARRAYS = {"a": np.arange(3.0), "b": np.array("text")}
 
@@ -52,3 +53,17 @@ def test_a_damaged_cache_is_no_cache(tmp_path, damage):
     else:
         path.write_bytes({"empty": b"", "cut": content[:-20], "no archive": b"text"}[damage])
     assert files.read_cache(path, "stamp") is None
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    run = tmp_path / "run"
+    for _ in range(2):  # none there, then an empty one
+        files.check_workdir(run, entry="cells", content="a job")
+        run.mkdir(exist_ok=True)
+    (run / "note.txt").write_text("")
+    with pytest.raises(UserError, match="run holds something else than a job; give another --workdir"):
+        files.check_workdir(run, entry="cells", content="a job")
+    (run / "cells").mkdir()
+    files.check_workdir(run, entry="cells", content="a job")
+    with pytest.raises(UserError, match="holds something else"):
+        files.check_workdir(run / "note.txt", entry="cells", content="a job")

@@ -43,6 +43,21 @@ def test_learning_rates_decay_in_steps(config):
     np.testing.assert_allclose(factors, [1, 1, 0.8, 0.64, 0.512], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("update", "rate", "expected"),
+    [("interpolation", 0.25, [1.125, -2.025]), ("interpolation", 1.0, None), ("adam", 0.01, [1.01, -2.01])],
+)
+def test_the_meta_step_goes_towards_phi(config, update, rate, expected):
+    """Interpolation by a share of the way (all of it needs no optimiser), Adam by its rate."""
+    config.causal_iqa.meta_update, config.causal_iqa.meta_rate = update, rate
+    meta = make_learner(config, Plan(2, 1)).meta
+    assert (meta is None) == (expected is None)
+    if meta is not None:
+        theta, phi = jnp.array([1.0, -2.0]), jnp.array([1.5, -2.1])
+        updates, _ = meta.update(theta - phi, meta.init(theta), theta)
+        np.testing.assert_allclose(optax.apply_updates(theta, updates), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("update", ["erm", "metaiqa", "cis", "cip"])
 def test_batches_are_crops_of_the_images_of_the_division(dataset, division, update):
     batches = group_batches(
