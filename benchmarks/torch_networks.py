@@ -2,18 +2,34 @@
 
 `load` copies our variables into them. The output is that of the last layer: the score is score_mean + score_std *
 output.
+
+    python benchmarks/torch_networks.py                                    # EfficientNet-Lite0, 16 images of 160 pixels
+    python benchmarks/torch_networks.py --network=squeezenet --size=96
+
+times a training step of a network (L1 loss, Adam) beside eager PyTorch's. The two take turns, so that a change of the
+machine's load hits both, and their first losses and gradients must agree. Compilation is not part of a step.
 """
 
+import argparse
+import math
+import statistics
+import time
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cprl_jax import models
 from cprl_jax.models.common import IMAGENET
 from cprl_jax.models.compact import DETAIL_GAIN, SMALLEST_ENERGY, WIDTHS
+from cprl_jax.models.efficientnet_lite import BATCH_NORM_EPSILON, LAST_CHANNELS, POOLED_STAGES, STAGES, STEM_CHANNELS
 from cprl_jax.models.metaiqa import CLASSES, HIDDEN
 from cprl_jax.models.squeezenet import FIRE_MODULES
+from cprl_jax.runtime.memory import keep_freed_memory
 
 
 def load(network: nn.Module, variables) -> nn.Module:
@@ -201,3 +217,171 @@ class MetaIQA(nn.Module):
         for number in range(1, len(HIDDEN) + 1):
             x = getattr(self, f"relu{number}")(getattr(self, f"bn{number}")(getattr(self, f"fc{number}")(x)))
         return torch.sigmoid(self.fc3(x))[:, 0]
+
+
+class SameConv(nn.Conv2d):
+    """Padded as TensorFlow pads: the odd pixel after the image."""
+
+    def forward(self, x):
+        pads = []
+        for pixels, length, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
+            missing = max(0, (math.ceil(pixels / stride) - 1) * stride + length - pixels)
+            pads = [missing // 2, missing - missing // 2, *pads]
+        return super().forward(F.pad(x, pads))
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs, outputs, length, stride, expansion):
+        super().__init__()
+        inner, self.expands = inputs * expansion, expansion > 1
+        if self.expands:
+            self.expand_conv = nn.Conv2d(inputs, inner, 1, bias=False)
+            self.bn0 = nn.BatchNorm2d(inner, eps=BATCH_NORM_EPSILON)
+        self.depthwise_conv = SameConv(inner, inner, length, stride, groups=inner, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner, eps=BATCH_NORM_EPSILON)
+        self.project_conv = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPSILON)
+
+    def forward(self, x):
+        y = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
+        y = self.bn2(self.project_conv(F.relu6(self.bn1(self.depthwise_conv(y)))))
+        return y + x if y.shape == x.shape else y
+
+
+class EfficientNetLite0(nn.Module):
+    """`forward` leaves out the last layers of the trunk, which the score does not read."""
+
+    def __init__(self):
+        super().__init__()
+        trunk = self.backbone = nn.Module()
+        trunk.conv_stem = SameConv(3, STEM_CHANNELS, 3, 2, bias=False)
+        trunk.bn0 = nn.BatchNorm2d(STEM_CHANNELS, eps=BATCH_NORM_EPSILON)
+        channels, number, pooled = STEM_CHANNELS, 0, 0
+        self.ends = []  # the last block of each pooled stage
+        for stage, (blocks, length, stride, expansion, width) in enumerate(STAGES, start=1):
+            for block in range(blocks):
+                layer = InvertedResidual(channels, width, length, 1 if block else stride, expansion)
+                setattr(trunk, f"block{number}", layer)
+                channels, number = width, number + 1
+            if stage in POOLED_STAGES:
+                self.ends.append(number - 1)
+                pooled += 2 * channels
+        trunk.conv_head = nn.Conv2d(channels, LAST_CHANNELS, 1, bias=False)
+        trunk.bn1 = nn.BatchNorm2d(LAST_CHANNELS, eps=BATCH_NORM_EPSILON)
+        self.head_standardization, self.head = Standardization(pooled), nn.Linear(pooled, 1)
+
+    def forward(self, images):
+        trunk = self.backbone
+        x = F.relu6(trunk.bn0(trunk.conv_stem((images - 0.5) / 0.5)))
+        features = []
+        for number in range(self.ends[-1] + 1):
+            x = getattr(trunk, f"block{number}")(x)
+            features += [x.mean((2, 3)), global_std(x)] if number in self.ends else []
+        return self.head(self.head_standardization(torch.cat(features, 1)))[:, 0]
+
+
+NETWORKS = {  # config.model.name and .backbone of ours, and what builds it in PyTorch
+    "efficientnet_lite": ("efficientnet_lite", "lite0", EfficientNetLite0),
+    "squeezenet": ("squeezenet", "", SqueezeNet),
+    "compact": ("compact", "", Compact),
+    "resnet18": ("resnet", "resnet18", ResNetWithHead),
+}
+RATE = 1e-4
+TOLERANCE = 0.02  # of the first loss and gradient norm; batch statistics amplify rounding
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="efficientnet_lite")
+    parser.add_argument("--batch", type=int, default=16, help="images a step (default 16)")
+    parser.add_argument("--size", type=int, default=160, help="height and width of the images (default 160)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each (default 9)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # of both
+
+    name, variant, build = NETWORKS[arguments.network]
+    module = models.NETWORKS[name].module(**({"backbone": variant} if variant else {}))
+    variables = models.initialize(module, jax.random.key(0), arguments.size)
+    rng = np.random.default_rng(0)
+    images = rng.random((arguments.batch, arguments.size, arguments.size, 3), dtype=np.float32)
+    targets = rng.normal(size=arguments.batch).astype(np.float32)
+    started = time.perf_counter()
+    steps = {"cprl_jax": jax_step(module, variables, images, targets)}
+    first = {"cprl_jax": steps["cprl_jax"]()}
+    compilation = time.perf_counter() - started
+    steps["PyTorch"] = torch_step(load(build(), variables), images, targets)
+    first["PyTorch"] = steps["PyTorch"]()
+    if not np.allclose(*first.values(), rtol=TOLERANCE):
+        raise SystemExit(f"the networks differ: first loss and gradient norm {first}")
+
+    times = {row: [] for row in steps}
+    for _ in range(arguments.repeats):
+        for row, step in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            step()
+            times[row].append((time.perf_counter() - wall, time.process_time() - cpu))
+    print(
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__} on CPU with "
+        f"{arguments.threads} threads\n{arguments.network}, {arguments.batch} x {arguments.size} x {arguments.size}; "
+        f"{arguments.repeats} steps: median (fastest to slowest); compilation {compilation:.0f} s\n\n"
+        "| | step ms | processor time ms |\n|---|---:|---:|"
+    )
+    for row, taken in times.items():
+        cells = [
+            f"{1e3 * statistics.median(clock):.0f} ({1e3 * min(clock):.0f} to {1e3 * max(clock):.0f})"
+            for clock in zip(*taken, strict=True)
+        ]
+        print(f"| {row} | {' | '.join(cells)} |")
+    ratios = [theirs[0] / ours[0] for ours, theirs in zip(times["cprl_jax"], times["PyTorch"], strict=True)]
+    print(f"\nPyTorch / cprl_jax, in pairs: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def jax_step(module, variables, images, targets):
+    """Makes a training step, which returns the loss and the norm of the gradient."""
+    optimizer = optax.adam(RATE)
+
+    def update(params, batch_stats, state):
+        def loss_of(params):
+            scores, updated = module.apply(
+                {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.mean(jnp.abs(scores - targets)), updated.get("batch_stats", {})
+
+        (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), batch_stats, state, loss, optax.global_norm(gradients)
+
+    update = jax.jit(update, donate_argnums=(0, 1, 2))
+    params = jax.tree.map(jnp.array, variables["params"])
+    carried = [params, jax.tree.map(jnp.array, variables.get("batch_stats", {})), optimizer.init(params)]
+
+    def step():
+        *carried[:], loss, norm = jax.block_until_ready(update(*carried))
+        return float(loss), float(norm)
+
+    return step
+
+
+def torch_step(network, images, targets):
+    """Makes a training step, which returns the loss and the norm of the gradient."""
+    network.train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    images = torch.tensor(images).permute(0, 3, 1, 2)  # channels last in memory, which PyTorch is faster with
+    targets = torch.tensor(targets)
+
+    def step():
+        optimizer.zero_grad()
+        loss = (network(images) - targets).abs().mean()
+        loss.backward()
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        optimizer.step()
+        return loss.item(), norm.item()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
