@@ -1,7 +1,7 @@
 """Scores image files with a trained model: `python -m cprl_jax.score photo.jpg *.png --checkpoint=runs/livec`.
 
-One line a file, `score<TAB>path`, in the order given; the score is on the scale of the labels, 0..100 for the models
-of this project, higher is better. It is a function of the pixels and the model alone: each image is resized as in the
+One line per file, `score<TAB>path`, in their order; the score is on the scale of the labels, 0..100 for the models of
+this project, higher is better. It is a function of the pixels and the model alone: each image is resized as in the
 run, if it did, and its score is the mean over crops at the places that the run's test images of that size have. Files
 are JPEG, PNG, BMP, WebP or TIFF and taken as a viewer shows them: upright as EXIF says, transparency over white, 16-bit
 grey and CMYK converted (`cprl_jax.data.decode.decode_photograph`).

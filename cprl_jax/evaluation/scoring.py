@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -121,7 +121,9 @@ class Scorer:
         batches = math.ceil(crops.shape[0] * count / (self._batch_size * parallel.device_count()))
         hidden = not progress or not parallel.is_main_process()
         with tqdm(total=batches, desc=progress, unit="batch", dynamic_ncols=True, leave=False, disable=hidden) as bar:
-            for rows in blocks(crops):
+            at_once = max(1, _BLOCK_BYTES // math.prod(crops.shape[1:]))  # images
+            for start in range(0, crops.shape[0], at_once):
+                rows = np.arange(start, min(start + at_once, crops.shape[0]))
                 cut = crops[rows]
                 arrays = {name: np.repeat(values[rows], count) for name, values in per_image.items()}
                 arrays |= {"row": np.repeat(rows, count), "crop": np.tile(np.arange(count), len(rows))}
@@ -153,12 +155,6 @@ class Scorer:
                     parts.setdefault(name, []).append(values)
                 bar.update()
         return {name: parallel.gather(np.concatenate(values))[:total] for name, values in parts.items()}
-
-
-def blocks(crops: Crops) -> Iterator[np.ndarray]:
-    """Row numbers of images whose crops are cut out at once."""
-    at_once = max(1, _BLOCK_BYTES // math.prod(crops.shape[1:]))
-    return (np.arange(start, min(start + at_once, crops.shape[0])) for start in range(0, crops.shape[0], at_once))
 
 
 @jax.jit

@@ -1,8 +1,8 @@
 """How well predicted scores agree with targets: SRCC, PLCC, RMSE and their bootstrap intervals (NumPy, on the host).
 
 The three numbers are those of Tables 3 and 4 of the CPRL paper, taken of the scores as they are: no logistic curve is
-fitted between predictions and targets first, so PLCC and RMSE also tell of a wrong scale. Targets are mean opinion
-scores (MOS), or a model's own scores of the unattacked images, both on the 0..100 scale.
+fitted between predictions and targets first, so PLCC and RMSE also show a wrong scale. Targets are mean opinion scores
+(MOS), or a model's scores of the unattacked images, both on the 0..100 scale.
 """
 
 import warnings

@@ -62,9 +62,9 @@ def evaluate(
       method: the model's name in `networks`.
       networks: module and variables of every method, in the order of training: attacks may come from another model.
       crops, mos: test images and their labels.
-      folder: keeps one file a condition, read back as long as what it depends on stays the same: the variables, the
+      folder: keeps one file per condition, read back as long as what it depends on stays the same: the variables, the
         pixels, the labels (where the attack knows them), the attack's settings and the package's version.
-      training_crops: gives as many crops of the training part, for attacks that are made on it.
+      training_crops: `(count) -> crops` of the training part, for attacks that are made on it.
     """
     evaluation = config.evaluation
     module, variables = networks[method]

@@ -34,10 +34,8 @@ RANGE = ("quartile_1", "quartile_3", "min", "max", "count")
 _FINISHED = "finished.json"
 _NO_INFLUENCE = ("job", "perceptual", "causal_iqa", "compilation_cache")  # fields that the tables do not depend on
 
-RunOne = Callable[[ml_collections.ConfigDict, Path], None]
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Repeat:
     """One run of several: its folder, what sets it apart ('seed 3'), and its whole configuration."""
 
@@ -46,7 +44,7 @@ class Repeat:
     config: ml_collections.ConfigDict
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne, present: Callable) -> str:
+def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callable, present: Callable) -> str:
     """Runs the experiment on every split that config.dataset asks for, going on where an earlier call stopped.
 
     With a single split this is `run_one(config, workdir)`. With several, each is an ordinary run in a separate folder
@@ -57,10 +55,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne,
       config: `dataset.repeats` > 1 (seeds config.seed, config.seed + 1, ...), or `dataset.split` 'folds' with
         `dataset.fold` -1.
       workdir: made if it does not exist.
-      run_one: runs one split and writes report/table.csv, report/differences.csv and, with other data sets,
-        report/zero_shot.csv in its folder (none if config.job is 'train').
-      present: `(config, rows=..., differences=..., zero_shot=...)` from the medians of these tables to the parts of a
-        report, for `report.page.terminal` and `markdown`.
+      run_one: `(config, folder)`; runs one split and writes report/table.csv, report/differences.csv and, with other
+        data sets, report/zero_shot.csv in its folder (none if config.job is 'train').
+      present: `(config, rows=..., differences=..., zero_shot=...)`, the medians of these tables, `-> parts` for
+        `report.page.terminal` and `markdown`.
 
     Returns:
       the tables of medians, which the main process also prints; "" with a single split, with config.job='train', and
@@ -77,13 +75,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: RunOne,
     if (workdir / "split.json").exists():
         raise UserError(f"{workdir} holds the run of one split; give several another --workdir")
     check_workdir(workdir, entry=repeats[0].folder.name, content="a run of several splits")
-    finished = [config.job != "evaluate" and _is_finished(repeat) for repeat in repeats]
+    finished = [repeat for repeat in repeats if config.job != "evaluate" and _is_finished(repeat)]
     parallel.barrier("splits looked at")
-    for place, (repeat, done) in enumerate(zip(repeats, finished, strict=True), start=1):
+    for place, repeat in enumerate(repeats, start=1):
         if parallel.is_main_process():
-            state = ", finished before" if done else ""
+            state = ", finished before" if repeat in finished else ""
             logging.info("Split %d of %d (%s) in %s%s", place, len(repeats), repeat.name, repeat.folder, state)
-        if not done:
+        if repeat not in finished:
             run_one(repeat.config, repeat.folder)
             if parallel.is_main_process() and config.job != "train":
                 write_file(repeat.folder / _FINISHED, json.dumps({"stamp": _stamp(repeat)}) + "\n")

@@ -150,9 +150,8 @@ class Table:
     def explained(self, mark: str = "Bold:") -> str:
         """The legend, and what the mark of the best means where there is one."""
         marked = any(cell.best for lines in self.blocks().values() for line in lines for cell in line.cells)
-        return " ".join(
-            filter(None, [f"{mark} {self.best_legend}." if marked and self.best_legend else "", self.legend])
-        )
+        best = f"{mark} {self.best_legend}." if marked and self.best_legend else ""
+        return " ".join(filter(None, [best, self.legend]))
 
     def text(self) -> str:
         """For a terminal: aligned columns, * at the best."""

@@ -59,7 +59,7 @@ def side_of_zero(low: float, high: float, digits: int) -> int:
 
 
 def shorten(name: str, length: int) -> str:
-    """A long name with its middle left out: beginnings and ends are what tells methods and files apart."""
+    """A long name without its middle: methods and files differ at their beginnings and ends."""
     if len(name) <= length:
         return name
     tail = (length - 1) // 2

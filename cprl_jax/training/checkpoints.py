@@ -17,9 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-
-Tree = Any
-"""A pytree of arrays."""
+from cprl_jax.training.state import Tree
 
 _NO_METRIC = -math.inf
 

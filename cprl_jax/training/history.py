@@ -1,4 +1,4 @@
-"""metrics.csv and TensorBoard: what a training measured, one row a step."""
+"""metrics.csv and TensorBoard: what a training measured, one row per step."""
 
 import csv
 import io

@@ -35,12 +35,12 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an attack may prepare itself from, once for a model and a condition.
+    """What an attack may prepare from, once for a model and a condition.
 
     Attributes:
       score_fn: the attacked model.
       others: the other models of the run, by method, in the order of training.
-      training_crops: gives as many crops of the training part, each of another image.
+      training_crops: `(count) -> crops` of the training part, each of another image.
     """
 
     score_fn: ScoreFn
@@ -62,13 +62,13 @@ class TableAttack:
       reads: fields of config.evaluation that it reads, by the name that its settings have for them.
       direction: what it pushes towards: 'reflect' (the side of the label), which no attack without labels knows;
         'target_free' (the side of the clean score), 'mirror' (the score's mirror image), 'up', 'away' (either way).
-      steps: gradient steps (queries of a black box) from the settings and the variant.
-      restarts: random starts, from the settings.
+      steps: `(settings, variant)`: gradient steps, or queries of a black box.
+      restarts: `(settings)`: random starts.
       has_radius: attacks at config.evaluation.radii. Otherwise its settings say how far it goes.
-      variants: the variants that the settings ask for, each with separate rows; '' is the attack itself.
+      variants: `(settings)`: the variants to run, each with separate rows; '' is the attack itself.
       prepare: `(context, condition) -> prepared`, a pytree that is the same for all images.
-      depends_on: `(context, condition)` to what `prepare` reads, for the stamp of the result.
-      check: `(settings, methods)`; raises UserError for what the fields' bounds do not tell.
+      depends_on: `(context, condition)`: what `prepare` reads, for the stamp of the result.
+      check: `(settings, methods)`; raises UserError for what the fields' bounds do not cover.
     """
 
     name: str

@@ -24,27 +24,25 @@ def _variants(settings: Settings) -> list[str]:
     return ["" if source == _SELF else Path(source).stem for source in settings["sources"]]
 
 
-def _source(condition: Condition) -> str:
-    return condition.settings["sources"][_variants(condition.settings).index(condition.variant)]
+def _depends_on(context: Context, condition: Condition) -> attacks.UniversalPerturbation | tuple:
+    """A published pattern, or the model and the images that one is made on."""
+    settings = condition.settings
+    source = settings["sources"][_variants(settings).index(condition.variant)]
+    if source not in (_SELF, _OTHER):
+        return _load(source, settings["encoding"])
+    score_fn = context.score_fn if source == _SELF else next(iter(context.others.values()))
+    return score_fn, context.training_crops(settings["images"])
 
 
 def _prepare(context: Context, condition: Condition) -> attacks.UniversalPerturbation:
-    source = _source(condition)
-    if source not in (_SELF, _OTHER):
-        return _load(source, condition.settings["encoding"])
-    score_fn = context.score_fn if source == _SELF else next(iter(context.others.values()))
-    images = context.training_crops(condition.settings["images"]) / np.float32(255)
+    match _depends_on(context, condition):
+        case attacks.UniversalPerturbation() as pattern:
+            return pattern
+        case score_fn, images:
+            images = images / np.float32(255)
     batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     epochs = condition.settings["epochs"]
     return attacks.universal(score_fn, batches, radius=condition.radius / 255.0, epochs=epochs)
-
-
-def _depends_on(context: Context, condition: Condition) -> object:
-    source = _source(condition)
-    if source not in (_SELF, _OTHER):
-        return _load(source, condition.settings["encoding"])
-    images = context.training_crops(condition.settings["images"])
-    return [images, None if source == _SELF else next(iter(context.others.values()))]
 
 
 def _load(path: str, encoding: str) -> attacks.UniversalPerturbation:

@@ -200,17 +200,13 @@ def verdict(results: Results) -> str:
         f"How much of a model's ranking survives when an attacker may {limit}? In SRCC against the labels (1: the same "
         f"order, 0: no relation, -1: the reverse), before → after {results.attack_title(pair[0])}: {'; '.join(falls)}."
     ]
+    # Differences to the baseline that have an interval.
+    tested = [row for row in results.differences if math.isfinite(value(row, "low") + value(row, "high"))]
+    differences = {(row["method"], condition(row)): row for row in tested}
     for name in names:
-        difference = _difference(results, name, pair)
-        if difference and not doubtful(results, name, pair):
-            sentences.append(_comparison(difference, _difference(results, name, CLEAN)))
+        if (row := differences.get((name, pair))) and not doubtful(results, name, pair):
+            sentences.append(_comparison(row, differences.get((name, CLEAN))))
     return " ".join(sentences)
-
-
-def _difference(results: Results, method: str, pair: Condition) -> Row | None:
-    """The difference of a method to the baseline there, where it has an interval."""
-    rows = (row for row in results.differences if row["method"] == method and condition(row) == pair)
-    return next((row for row in rows if math.isfinite(value(row, "low") + value(row, "high"))), None)
 
 
 def _comparison(attacked: Row, clean: Row | None) -> str:

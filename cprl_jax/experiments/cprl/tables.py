@@ -12,7 +12,7 @@ from cprl_jax.report.values import Row, bounds, decimals, distinct, interval, nu
 WORST = 5  # images listed per method
 
 
-def subtitle(results: Results) -> Callable[[Row], str] | None:
+def _subtitle(results: Results) -> Callable[[Row], str] | None:
     """The title of a row's method, by what ran."""
     return (lambda row: results.titles.get(row["method"], "")) if results.titles else None
 
@@ -36,7 +36,7 @@ def numbers(results: Results, note: agreement.Note = interval) -> Table:
         line=("attack", "radius", "method"),
         across="against",
         heading="method",
-        subtitle=subtitle(results),
+        subtitle=_subtitle(results),
         block=lambda row: results.title(condition(row)) + _how(row),
         block_heading="attack",
         flag=lambda row: (row["method"], condition(row)) in doubts,
@@ -90,7 +90,7 @@ def differences(results: Results, note: agreement.Note | None = None) -> Table:
 
 def zero_shot(results: Results, note: agreement.Note = interval) -> Table:
     """Methods on data sets that they were not trained on."""
-    return agreement.zero_shot(results.zero_shot, note=note, subtitle=subtitle(results))
+    return agreement.zero_shot(results.zero_shot, note=note, subtitle=_subtitle(results))
 
 
 def over_splits(row: Row, key: str) -> str:
