@@ -29,7 +29,7 @@ def get_config(argument: str | None = None):
     config.dataset.scenes, config.dataset.levels, config.dataset.image_size = 64, 3, 64
     config.model.name = "compact"
     config.train.crop_size = 64
-    config.evaluation.crop_size, config.evaluation.crops, config.evaluation.crops_drawn = 64, 1, 1  # whole images
+    config.evaluation.crop_size, config.evaluation.crops = 64, 1  # whole images
     config.evaluation.batch_size = 64
 
     options = config.causal_iqa

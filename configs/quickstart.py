@@ -48,7 +48,7 @@ def get_config(argument: str | None = None):
 
     evaluation = config.evaluation
     evaluation.checkpoint = "last"
-    evaluation.crop_size, evaluation.crops, evaluation.crops_drawn = 88, 1, 5
+    evaluation.crop_size, evaluation.crops = 88, 1
     evaluation.batch_size = 32
     evaluation.radii = (1.0, 2.0)
     evaluation.trust_images = 4

@@ -122,7 +122,7 @@ def check_run():
 
     settings = """dataset.scenes=10 dataset.image_size=32 dataset.levels=1 model.name=tiny model.tiny.width=8
         train.steps=3 train.batch_size=8 train.crop_size=32 train.warmup_steps=0 evaluation.crop_size=32
-        evaluation.crops=1 evaluation.crops_drawn=1 evaluation.radii=(1.,2.) evaluation.attacks=('random_noise',)
+        evaluation.crops=1 evaluation.radii=(1.,2.) evaluation.attacks=('random_noise',)
         evaluation.examples=0 evaluation.trust_images=0 evaluation.landscape_points=0"""
     arguments = ["--config=configs/quickstart.py:methods=noise_training", "--workdir=run"]
     sys.argv = ["main", *arguments, *(f"--config.{setting}" for setting in settings.split())]

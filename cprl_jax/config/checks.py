@@ -93,11 +93,6 @@ def _validate_evaluation(config: ml_collections.ConfigDict) -> None:
     points = evaluation.landscape_points
     if points == 1 or (points and points % 2 == 0):
         raise UserError(f"config.evaluation.landscape_points is {points}; it must be odd and at least 3, or 0 for none")
-    if evaluation.crops > evaluation.crops_drawn:
-        raise UserError(
-            f"config.evaluation.crops is {evaluation.crops}, more than the {evaluation.crops_drawn} that are drawn "
-            "(config.evaluation.crops_drawn)"
-        )
 
 
 def _validate_causal_iqa(config: ml_collections.ConfigDict) -> None:

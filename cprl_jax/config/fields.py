@@ -113,8 +113,7 @@ _TRAIN = {
 _EVALUATION = {
     "checkpoint": Field("best", "on the validation part, or the 'last'", choices=("best", "last")),
     "crop_size": Field(224, "", "pixels", at_least=1),
-    "crops_drawn": Field(25, "crops a test image, drawn once from the seed and saved", at_least=1),
-    "crops": Field(25, "how many of them are scored and attacked (their mean is the image's score)", at_least=1),
+    "crops": Field(25, "crops a test image that are scored and attacked (their mean is the image's score)", at_least=1),
     "batch_size": Field(16, "crops at once, a device", at_least=1),
     "datasets": Field((), "other data sets to test on (of data.DATASETS, in dataset.manual_dir), 'own:FOLDER'"),
     "attacks": Field(("fgsm", "pgd"), "of the table", choices=tuple(ATTACKS)),

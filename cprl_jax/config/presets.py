@@ -99,7 +99,7 @@ def fine_tuning(argument: str | None) -> ml_collections.ConfigDict:
     config.train.steps, config.train.epochs, config.train.crops_per_epoch = 0, 30, 1
     config.train.backbone_learning_rate = config.train.head_learning_rate = 1e-4
     config.train.warmup_steps, config.train.evaluate_every = 0, 0
-    for field in ("crop_size", "crops", "crops_drawn", "batch_size"):
+    for field in ("crop_size", "crops", "batch_size"):
         config.evaluation[field] = source.evaluation[field]
     for name in config.methods:
         config[name].sort_mask = method in source.methods and source[method].sort_mask

@@ -30,7 +30,7 @@ class CompactTrunk(MaskableModule):
     Smooth activations, because gradients that jump make the directions of attacks depend on rounding.
 
     It sees the image without its local mean. Quality shows in fine detail, while brightness and large shapes tell a
-    network of this size which scene it has before it, and it learns those by heart (held-out SRCC 0.63 with them and
+    network of this size which scene it sees, and it memorises the scenes (held-out SRCC 0.63 with them and
     0.85 without, on the embedded data set).
 
     Attributes:

@@ -4,7 +4,7 @@
 class UserError(ValueError):
     """A wrong configuration, flag or file.
 
-    The message is one line that names the offending field, flag or file, what is allowed, and how to mend it.
+    The message is one line that names the offending field, flag or file, what is allowed, and how to correct it.
     `cprl_jax.main` prints it without a traceback and exits with code 2.
     """
 

@@ -110,7 +110,6 @@ def test_a_wrong_argument_is_named(argument, message):
         ("model.sort_mask.rate", float("nan"), "config.model.sort_mask.rate is nan"),
         ("evaluation.attacks", ("fgms",), "names 'fgms' .did you mean 'fgsm'"),
         ("evaluation.radii", (0.0, 1.0), r"config.evaluation.radii is .*above 0 and at most 255 \(1/255\)"),
-        ("evaluation.crops", 26, "crops_drawn"),
         ("cprl.start_from", "plian", "config.cprl.start_from is 'plian'"),
         ("plain_longer.as_long_as", "crpl", "'crpl' .did you mean 'cprl'"),
         ("plain_longer.as_long_as", "plain_longer", "another method"),

@@ -35,7 +35,7 @@ def paper(
     config = default()
     config.job = job
     config.dataset.resize, config.train.crop_size, config.evaluation.crop_size = 256, 224, 224
-    config.evaluation.crops, config.evaluation.crops_drawn = 5, 5  # more would show nearly the same of 256 pixels
+    config.evaluation.crops = 5  # more would show nearly the same of 256 pixels
     options = config.causal_iqa
     options.updates = parse_updates(values.get("updates"))
     options.clusters = int(values.get("clusters", "2"))
