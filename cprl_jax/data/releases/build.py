@@ -144,9 +144,7 @@ def load(
     records = sorted(contents.records, key=lambda record: record.row)
     expected = [(record.name, np.float32(record.mos)) for record in records]
     if list(zip(dataset.names.tolist(), dataset.mos, strict=True)) != expected:
-        raise UserError(
-            f"the {release.TITLE} build in {build} is not what was built there; delete it to build again"
-        )
+        raise UserError(f"the {release.TITLE} build in {build} is not what was built there; delete it to build again")
     return dataset
 
 
