@@ -35,7 +35,7 @@ def load(
     Args:
       run: the folder (--workdir) of a run of `cprl_jax.main` whose training is done.
       method: which of its models; '' = cprl where it was trained, else the last method.
-      crops: crops an image; 0 = as the run's evaluation.
+      crops: crops per image; 0 = as in the run's evaluation.
 
     Raises:
       UserError: no run, method or checkpoint there; when called, a file that is no image (named).
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="image files: JPEG, PNG, BMP, WebP or TIFF")
     parser.add_argument("--checkpoint", required=True, help="the folder of a run (its --workdir)")
     parser.add_argument("--method", default="", help="which of its models (default: cprl, else the last one)")
-    parser.add_argument("--crops", type=int, default=0, help="crops an image (default: as the run's evaluation)")
+    parser.add_argument("--crops", type=int, default=0, help="crops per image (default: as in the run's evaluation)")
     arguments = parser.parse_args(argv)
     keep_freed_memory()
     try:

@@ -19,7 +19,7 @@ from cprl_jax.runtime.stamps import stamp
 
 
 def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset]:
-    """The data sets of config.evaluation.datasets by name: official releases in config.dataset.manual_dir, own folders.
+    """The data sets of config.evaluation.datasets by name: releases in config.dataset.manual_dir, and 'own:FOLDER'.
 
     Raises:
       UserError: the set that the models are trained on, one that cannot be read, or one of too few images.

@@ -65,7 +65,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
       in the other processes.
 
     Raises:
-      UserError: `workdir` holds something else; and whatever `run_one` raises.
+      UserError: `workdir` holds something else, or as `run_one` does.
     """
     workdir = Path(workdir).expanduser().resolve()
     repeats = plan(config, workdir)

@@ -23,7 +23,7 @@ def intervention(
 
     With `steps=1` it is the paper's choice, epsilon * e_d with e_d = sign(grad f(x)) (FGSM on the score itself, no
     label). That gradient says nothing about |f(x + d) - f(x)| beyond first order; with `steps` > 1 the change itself is
-    climbed by that many projected steps along the (softened) sign from a random start (one key an image).
+    climbed by that many projected steps along the (softened) sign from a random start (one key per image).
 
     images + result may leave [0, 1]: `perturb` clips. The result is a constant for autodiff.
 
@@ -38,7 +38,7 @@ def intervention(
         gradient = jax.grad(lambda x: jnp.sum(score_fn(x)))(images)
         return jax.lax.stop_gradient(epsilon * jnp.sign(gradient))
     if keys is None:
-        raise ValueError("steps > 1 starts at random points: give keys, one an image")
+        raise ValueError("steps > 1 starts at random points: give keys, one per image")
     noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], images.dtype, -1.0, 1.0))(keys)
     reference = jax.lax.stop_gradient(score_fn(images))
     delta = perturb(images, epsilon * noise) - images
@@ -91,7 +91,7 @@ def invariance_loss(
 
     Args:
       clean: f(x), MOS points.
-      perturbed: f(x + delta) for `count` deltas an image.
+      perturbed: f(x + delta) for `count` deltas per image.
       norm: 'absolute' (as printed) or 'squared' (as in gradient-norm training).
       relative: divide by the standard deviation of `clean` over the batch (its square for 'squared'), so that the loss
         is free of the scores' scale: shrinking all scores no longer lowers it.

@@ -108,7 +108,7 @@ COMMON: dict[str, Field] = {
     "start_from": START,
     "steps": Field(0, "optimiser steps", at_least=0, zero="as `as_long_as` or config.train says"),
     "as_long_as": Field("", "the method whose number of image gradients this one's training has, '' for none"),
-    "batch_size": Field(0, "images a step", at_least=0, zero="as config.train says"),
+    "batch_size": Field(0, "images per step", at_least=0, zero="as config.train says"),
     "crop_size": Field(0, "", "pixels", at_least=0, zero="as config.train says"),
     "sort_mask": Field(False, "the network has SortMask (config.model.sort_mask)"),
     "batch_norm": BATCH_NORM,
