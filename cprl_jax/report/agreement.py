@@ -62,6 +62,6 @@ def zero_shot(rows: Sequence[Row], *, note: Note = interval, subtitle: Callable[
         block=lambda row: f"zero-shot on {row['dataset']}",
         block_heading="data set",
         best_legend="best of the methods on that set",
-        legend="Every image of each set, nothing trained on it. The models keep to the scale of the labels that they were "
-        "trained on: SRCC does not depend on scales, RMSE does.",
+        legend="Every image of each set, nothing trained on it. The models keep to the scale of the labels that they "
+        "were trained on: SRCC does not depend on scales, RMSE does.",
     )
