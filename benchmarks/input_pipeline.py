@@ -33,8 +33,10 @@ from cprl_jax.data.device_images import training_feed
 from cprl_jax.data.pipeline import prefetch, training_batches
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.memory import keep_freed_memory
-from cprl_jax.training import loop
-from cprl_jax.training.step import create_state, make_optimizer, make_step
+from cprl_jax.training.optimizers import make_optimizer
+from cprl_jax.training.setup import create_model
+from cprl_jax.training.state import create_state
+from cprl_jax.training.step import make_step
 
 DEFAULT_CONFIG = f"{Path(__file__).parents[1] / 'configs' / 'livec.py'}:backbone=squeezenet,schedule=paper"
 
@@ -151,10 +153,10 @@ def images_per_second(iterator, batch_size: int, batches: int) -> float:
 
 def waiting_rows(config, dataset: QualityDataset, options: dict, threads: list[int], steps: int) -> None:
     """Prints what share of a training step is spent waiting for its batch."""
-    module = loop.create_model(config, "plain", axis_name=parallel.AXIS)
+    module = create_model(config, "plain", axis_name=parallel.AXIS)
     optimizer = make_optimizer(config.train, steps=steps)
     variables = models.initialize(module, jax.random.key(0), options["crop_size"])
-    initial = create_state(variables, optimizer)
+    initial = create_state(variables, optimizer.init(variables["params"]))
     step_fn = parallel.map_step(make_step(module, optimizer, config, method="plain", axis_name=parallel.AXIS))
     feeds = {named("host", number): {"crop_on": "host", "workers": number} for number in threads}
     if jax.default_backend() != "cpu":  # there, crop_on='auto' stays on the host
