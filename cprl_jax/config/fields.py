@@ -28,16 +28,12 @@ _DATASET = {
     **data.FIELDS,
     "resize": Field(0, "a side that all images are brought to; 0 = as they are", "pixels", at_least=0),
     "cache": Field(
-        "memory",
-        "where decoded images stay, up to cache_gib; 'disk' = all, in a mapped file",
-        choices=("memory", "disk"),
+        "memory", "decoded images stay there, up to cache_gib, or in a mapped file", choices=("memory", "disk")
     ),
     "cache_gib": Field(4.0, "", "GiB", at_least=0),
     "split": Field("random", "how the images are divided", choices=splits.SPLITS),
     "split_file": Field("", "a split saved by an earlier run ('' = as `split` says)"),
-    "repeats": Field(
-        1, "random: how many splits, with seeds seed, seed + 1, ...; the report gives medians", at_least=1
-    ),
+    "repeats": Field(1, "random splits, with seeds seed, seed + 1, ...; the report gives medians", at_least=1),
     "test_fraction": Field(0.2, "of the scenes (random)", at_least=0, below=1),
     "validation_fraction": Field(0.1, "of the scenes that are not in the test part", at_least=0, below=1),
     "folds": Field(5, "", at_least=2),
@@ -52,31 +48,16 @@ _DATASET = {
 _MODEL = {
     "name": Field("squeezenet", "the network", choices=tuple(NETWORKS)),
     "backbone": Field("", "the trunk of a network that has several ('' = the network's usual one)"),
-    "weights": Field(
-        "",
-        "published weights: a path (.npz, .safetensors, .pth), a Hugging Face owner/name[:file], or 'imagenet' for "
-        "networks whose ImageNet weights are in a Python package",
-    ),
-    "dtype": Field(
-        "float32",
-        "of the computation in training; parameters stay float32, and models are always judged in float32",
-        choices=("float32", "bfloat16"),
-    ),
+    "weights": Field("", "file (.npz, .safetensors, .pth), Hugging Face owner/name[:file], or 'imagenet'; '' = random"),
+    "dtype": Field("float32", "computation in training; models are judged in float32", choices=("float32", "bfloat16")),
     "dropout": Field(0.0, "before the last layer of resnet, squeezenet and compact", at_least=0, below=1),
     "score_mean": Field(50.0, "score = score_mean + score_std * output of the network"),
     "score_std": Field(20.0, "", "MOS points", above=0),
     "sort_mask": {
-        "rate": Field(
-            0.1,
-            "share of the values nearest to the mean that is masked; only methods that ask for it",
-            at_least=0,
-            below=1,
-        ),
+        "rate": Field(0.1, "share of the values nearest to the mean that is masked", at_least=0, below=1),
         "min_channels": Field(0, "input channels from which on a convolution is masked; 0 = the network's", at_least=0),
         "stages": Field((), "stages of the trunk whose convolutions are masked; () = the network's", at_least=0),
-        "selection": Field(
-            "fast", "'top_k' is the literal definition (same masks, much slower)", choices=("fast", "top_k")
-        ),
+        "selection": Field("fast", "or 'top_k', literal: same masks, much slower", choices=("fast", "top_k")),
     },
 }
 
@@ -88,25 +69,19 @@ _TRAIN = {
     "crops_per_epoch": Field(25, "random crops of each training image in an epoch", at_least=1),
     "mos_loss": Field("l1", "between scores and MOS", choices=("l1", "l2", "huber")),
     "huber_delta": Field(10.0, "where 'huber' turns from quadratic to linear", "MOS points", above=0),
-    "correlation_weight": Field(
-        0.0, "of (1 - PLCC of the batch), which does not depend on the scores' scale", at_least=0
-    ),
+    "correlation_weight": Field(0.0, "weight of 1 - PLCC of the batch, free of the scores' scale", at_least=0),
     "backbone_learning_rate": Field(2e-5, "Adam", at_least=0),
     "head_learning_rate": Field(2e-4, "", at_least=0),
     "weight_decay": Field(0.0, "added to the gradient, before Adam's moments", at_least=0),
     "schedule": Field("constant", "or 'cosine' (to 2 % of the peak)", choices=("constant", "cosine")),
     "warmup_steps": Field(0, "of the learning rates, linear from 0", at_least=0),
     "clip_norm": Field(0.0, "largest norm of the whole gradient; 0 = any", at_least=0),
-    "ema_decay": Field(
-        0.0, "evaluate an exponential moving average of parameters and batch statistics; 0 = off", at_least=0, below=1
-    ),
+    "ema_decay": Field(0.0, "averages parameters and batch statistics for evaluation; 0 = off", at_least=0, below=1),
     "evaluate_every": Field(0, "steps between validations and checkpoints; 0 = a twentieth of the run", at_least=0),
     "validation_crops": Field(2, "a validation image", at_least=1),
     "workers": Field(0, "threads that make batches; 0 = one a core", at_least=0),
     "crop_on": Field(
-        "auto",
-        "'host', or 'device': images live in the accelerator's memory (auto: there, if they fit)",
-        choices=("auto", "host", "device"),
+        "auto", "where crops are cut; auto: on the devices, if images fit", choices=("auto", "host", "device")
     ),
 }
 
@@ -137,11 +112,9 @@ _CAUSAL_IQA = {
     "content": Field(True, "False: subsets by distortion alone (ablation '\\c' of the paper)"),
     "levels": Field(False, "True: subsets by level as well ('+L')"),
     "features_of": Field(
-        "references", "what is clustered: undistorted photographs, or 'images'", choices=("references", "images")
+        "references", "what is clustered: undistorted photographs or all images", choices=("references", "images")
     ),
-    "reduction": Field(
-        "pca", "of their features, to `dimensions`; 'tsne' (the paper) or 'none'", choices=("pca", "tsne", "none")
-    ),
+    "reduction": Field("pca", "of the features, to `dimensions`; the paper: tsne", choices=("pca", "tsne", "none")),
     "dimensions": Field(10, "", at_least=1),
     "smallest_subset": Field(8, "images; smaller ones are joined", at_least=1),
     "batch_size": Field(8, "images of a subset in an inner step", at_least=1),
@@ -151,18 +124,14 @@ _CAUSAL_IQA = {
     "inner_optimizer": Field("adam", "of the inner steps", choices=("adam", "sgd")),
     "inner_state": Field("kept", "from one meta step to the next, or 'reset'", choices=("kept", "reset")),
     "batch_norm": Field(
-        "running", "of inner steps: by averages over all subsets, or by their own 'batch'", choices=("running", "batch")
+        "running", "statistics in inner steps: averages, or of the batch", choices=("running", "batch")
     ),
     "backbone_learning_rate": Field(1e-4, "of the inner steps", at_least=0),
     "head_learning_rate": Field(1e-4, "", at_least=0),
     "decay": Field(0.8, "of both, every `decay_epochs`", above=0, at_most=1),
     "decay_epochs": Field(10, "", at_least=1),
     "beta2": Field(0.9999, "of Adam in the inner steps", at_least=0, below=1),
-    "meta_update": Field(
-        "interpolation",
-        "theta + meta_rate (phi - theta); 'adam' takes theta - phi as gradient",
-        choices=("interpolation", "adam"),
-    ),
+    "meta_update": Field("interpolation", "how theta follows phi, by meta_rate", choices=("interpolation", "adam")),
     "meta_rate": Field(0.5, "", above=0),
     "meta_beta2": Field(0.9999, "", at_least=0, below=1),
     "evaluate_every": Field(0, "meta steps between checkpoints; 0 = a tenth of the run", at_least=0),
@@ -189,24 +158,14 @@ _PERCEPTUAL = {
     "multipliers": Field(32, "candidates: how many of the published multipliers, evenly over their list", at_least=1),
     "steps": Field(200, "", at_least=1),
     "step_size": Field(1e-3, "in [0, 1] pixel units, as in the paper", at_least=0),
-    "norm": Field(
-        "linf", "of a step; 'l2' = as the paper says for all fidelities but Chebyshev's", choices=("linf", "l2")
-    ),
-    "chebyshev_radius": Field(
-        8.0, "the candidates under Chebyshev get radii up to it, in equal parts", "1/255", at_least=0
-    ),
+    "norm": Field("linf", "of a step; the paper: l2 for all fidelities but Chebyshev's", choices=("linf", "l2")),
+    "chebyshev_radius": Field(8.0, "largest radius of the candidates under Chebyshev", "1/255", at_least=0),
     "at_once": Field(0, "candidates computed together; 0 = one on a CPU (caches like it), else all", at_least=0),
     "selection": Field(
         "threshold", "of the counterexample: the largest change of score among the invisible", choices=("threshold",)
     ),
     "thresholds": {
-        "chebyshev": Field(
-            4.0,
-            "the largest distance that counts as invisible; the paper: nearly all changes that its observers missed "
-            "were smaller",
-            "1/255",
-            at_least=0,
-        ),
+        "chebyshev": Field(4.0, "largest distance that counts as invisible", "1/255", at_least=0),
         "ssim": Field(0.02, "1 - SSIM; this one and the next two are ours", at_least=0),
         "lpips": Field(0.03, "", at_least=0),
         "dists": Field(0.03, "", at_least=0),
