@@ -33,7 +33,7 @@ def test_every_file_is_the_attack_of_its_name():
     assert set(ATTACKS) >= {*("fgsm", "pgd", "target_free", "score_reflection", "universal", "perceptual", "square")}
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=str)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
 def test_a_declaration_says_what_people_need(attack, config):
     assert attack.title and attack.source
     assert attack.legend.endswith(".") and ". " not in attack.legend, "one sentence"
