@@ -342,7 +342,7 @@ def jax_step(module, variables, images, targets):
     """Makes a training step, which returns the loss and the norm of the gradient."""
     optimizer = optax.adam(RATE)
 
-    def update(params, batch_stats, state):
+    def update(params, batch_stats, state, images, targets):
         def loss_of(params):
             scores, updated = module.apply(
                 {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
@@ -358,7 +358,7 @@ def jax_step(module, variables, images, targets):
     carried = [params, jax.tree.map(jnp.array, variables.get("batch_stats", {})), optimizer.init(params)]
 
     def step():
-        *carried[:], loss, norm = jax.block_until_ready(update(*carried))
+        *carried[:], loss, norm = jax.block_until_ready(update(*carried, images, targets))
         return float(loss), float(norm)
 
     return step
