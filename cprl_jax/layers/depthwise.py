@@ -37,7 +37,7 @@ def depthwise(
     Args:
       x: any range.
       kernel: HWIO.
-      strides: of height and width.
+      strides: strides along height and width.
       padding: zeros before and after height and width.
     """
     options = dict(strides=strides, padding=padding)
@@ -100,7 +100,7 @@ def _sum_of_shifts(x, kernel, strides):
 def _image_gradient(y, kernel, strides, padding, shape):
     """The gradient in an image of that shape, from that in the values."""
     height, width = (size + sum(pair) for size, pair in zip(shape[1:3], padding, strict=True))
-    blocks = -(-height // strides[0]), -(-width // strides[1])  # of a whole number of strides
+    blocks = -(-height // strides[0]), -(-width // strides[1])  # padded to a whole number of strides
     phases = []
     for first_row in range(strides[0]):
         for first_column in range(strides[1]):
