@@ -61,7 +61,8 @@ class TableAttack:
       settings: the fields of config.evaluation.<name>.
       reads: fields of config.evaluation that it reads, by the name that its settings have for them.
       direction: what it pushes towards: 'reflect' (the side of the label), which no attack without labels knows;
-        'target_free' (the side of the clean score), 'mirror' (the score's mirror image), 'up', 'away' (either way).
+        'target_free' (the side of the clean score), 'mirror' (the score's mirror image), 'up', 'away' (either way), ''
+        (nowhere).
       steps: `(settings, variant)`: gradient steps, or queries of a black box.
       restarts: `(settings)`: random starts.
       has_radius: attacks at config.evaluation.radii. Otherwise its settings say how far it goes.

@@ -163,8 +163,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir
         title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
         summary=f"{describe_network(config)}, trained on {len(split.train)} images of the {dataset.name} data set and "
         f"tested on {len(names)} images of scenes that training did not see (seed {config.seed}). Each test image is "
-        f"scored on {evaluation.crops} crop{'s' if evaluation.crops > 1 else ''} of {evaluation.crop_size} pixels; the "
-        "attacks know the model and the label.",
+        f"scored on {evaluation.crops} crop{'s' if evaluation.crops > 1 else ''} of {evaluation.crop_size} pixels.",
         config_text=config_lib.to_json(config),
         notes=[
             *notes_on_labels(config),
