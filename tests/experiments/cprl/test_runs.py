@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[3]
 STEPS = 20
 TINY = [
     "--config=configs/quickstart.py:methods=plain+cprl",
+    "--config.seed=0",
+    "--config.dataset.seed=0",
     "--config.dataset.scenes=10",
     "--config.dataset.image_size=32",
     "--config.dataset.levels=2",
