@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from cprl_jax import methods
+from cprl_jax import methods, models
 from cprl_jax.config.field import listed, near
 from cprl_jax.config.fields import ALL, SCORE_MODELS
 from cprl_jax.data import DATASETS, RELEASES
-from cprl_jax.models import NETWORKS
 from cprl_jax.runtime.errors import UserError
 
 
@@ -25,7 +24,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, field in ALL.items():
         field.check(f"config.{name}", lookup(config, name))
     _validate_dataset(config)
-    _validate_model(config)
+    models.create(config.model)  # checks the network's variant, settings and SortMask
     _validate_methods(config)
     _validate_evaluation(config)
     _validate_perceptual(config)
@@ -57,16 +56,6 @@ def _validate_dataset(config: ml_collections.ConfigDict) -> None:
             "config.dataset.split=random and without config.dataset.split_file"
         )
     _check_names(config, "evaluation.datasets", RELEASES, prefix="own:", prefixed="own:FOLDER")
-
-
-def _validate_model(config: ml_collections.ConfigDict) -> None:
-    model = config.model
-    variants = NETWORKS[model.name].variants
-    if model.backbone and variants and model.backbone not in variants:
-        raise UserError(
-            f"config.model.backbone is {model.backbone!r}{near(model.backbone, variants)}; {model.name} has "
-            f"{listed(variants)}"
-        )
 
 
 def _validate_methods(config: ml_collections.ConfigDict) -> None:
