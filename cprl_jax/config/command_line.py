@@ -7,6 +7,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from cprl_jax import methods
+from cprl_jax.config.defaults import default
 from cprl_jax.config.field import Field
 from cprl_jax.config.fields import ALL
 from cprl_jax.evaluation.table_attacks import ATTACKS
@@ -66,13 +68,12 @@ def _flag_error(error: BaseException) -> str:
 
 def help_text(*, every_field: bool) -> str:
     """The methods, networks and table attacks that there are, and every field of the configuration if asked for."""
-    parts = []
+    config, parts = default(), []
     for heading, entries in (("methods", METHODS), ("model.name", NETWORKS), ("evaluation.attacks", ATTACKS)):
         parts += ["", f"--config.{heading}:"]
-        parts += [
-            f"  {name:<20} {entry.title}" + (f" ({entry.source})" if entry.source else "")
-            for name, entry in entries.items()
-        ]
+        for name, entry in entries.items():
+            title = methods.title(name, config[name]) if entries is METHODS else entry.title
+            parts.append(f"  {name:<20} {title}" + (f": {entry.source}" if entry.source else ""))
     if every_field:
         parts += ["", "Fields, with their defaults:"]
         parts += [_described(name, field) for name, field in ALL.items()]
