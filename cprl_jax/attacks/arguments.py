@@ -46,11 +46,7 @@ def check_distance(name: str, value: Any, images: jax.Array, *, highest: float =
     Raises:
       ValueError: neither a number nor one per image, or (unless traced) not within [0, highest].
     """
-    batch = images.shape[0]
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-    if value.shape not in ((), (batch,)):
-        raise ValueError(f"{name} must be one number or one per image: got shape {value.shape} for {batch} images.")
+    value = check_one_per_image(name, value, images)
     if not isinstance(value, jax.core.Tracer):
         value = np.asarray(value, np.float64)
         if not np.all((value >= 0) & (value <= highest) & np.isfinite(value)):
@@ -58,7 +54,21 @@ def check_distance(name: str, value: Any, images: jax.Array, *, highest: float =
             raise ValueError(f"{name} must be {limit} (in pixel units: 4/255 is four grey levels), got {value}.")
         rounded = value.astype(images.dtype)
         value = np.where(rounded > value, np.nextafter(rounded, images.dtype.type(0)), rounded)
-    return jnp.broadcast_to(jnp.asarray(value, images.dtype), (batch,))
+    return jnp.broadcast_to(jnp.asarray(value, images.dtype), images.shape[:1])
+
+
+def check_one_per_image(name: str, value: Any, images: jax.Array) -> jax.Array | np.ndarray:
+    """A number, or numbers [batch], as an array of its own dtype.
+
+    Raises:
+      ValueError: another shape.
+    """
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+    batch = images.shape[0]
+    if value.shape not in ((), (batch,)):
+        raise ValueError(f"{name} must be one number or one per image: got shape {value.shape} for {batch} images.")
+    return value
 
 
 def check_steps(steps: Any, *, name: str = "steps") -> int:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from cprl_jax.attacks.arguments import check_images, check_per_image, check_steps
+from cprl_jax.attacks.arguments import check_images, check_one_per_image, check_per_image, check_steps
 from cprl_jax.attacks.directions import alternatives
 from cprl_jax.attacks.gradients import (
     as_constant,
@@ -234,13 +234,9 @@ def _to_tanh_space(images):
 
 def _check_numbers(name, value, images, *, positive=True):
     """A finite number per image, not negative (or more than 0)."""
-    batch = images.shape[0]
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-    if value.shape not in ((), (batch,)):
-        raise ValueError(f"{name} must be one number or one per image: got shape {value.shape} for {batch} images.")
+    value = check_one_per_image(name, value, images)
     if not isinstance(value, jax.core.Tracer):
         allowed = (value > 0) if positive else (value >= 0)
         if not np.all(allowed & np.isfinite(value)):
             raise ValueError(f"{name} must be finite and {'more than' if positive else 'at least'} 0, got {value}.")
-    return jnp.broadcast_to(jnp.asarray(value, images.dtype), (batch,))
+    return jnp.broadcast_to(jnp.asarray(value, images.dtype), images.shape[:1])

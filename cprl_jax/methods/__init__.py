@@ -3,20 +3,18 @@
 `METHODS` maps names to declarations. docs/extending.md shows how to add one.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 
 import ml_collections
 
 from cprl_jax.config.field import listed, near
 from cprl_jax.methods.method import Batch, Forward, Method
+from cprl_jax.runtime.declarations import declarations
 from cprl_jax.runtime.errors import UserError
 
 __all__ = ["METHODS", "Batch", "Forward", "Method", "check_names", "title"]
 
-_MODULES = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-METHODS: Mapping[str, Method] = {module.METHOD.name: module.METHOD for module in _MODULES if hasattr(module, "METHOD")}
+METHODS: Mapping[str, Method] = declarations(__name__, "METHOD")
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:

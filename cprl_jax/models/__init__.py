@@ -12,9 +12,7 @@ In short:
 
 import dataclasses
 import functools
-import importlib
 import os
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +28,7 @@ from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 from cprl_jax.models import weights
 from cprl_jax.models.network import Network
 from cprl_jax.models.weights import save_weights
+from cprl_jax.runtime.declarations import declarations
 from cprl_jax.runtime.errors import UserError
 
 __all__ = [
@@ -44,13 +43,7 @@ __all__ = [
 ]
 
 
-def _declared() -> dict[str, Network]:
-    modules = (importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__))
-    networks = [module.NETWORK for module in modules if hasattr(module, "NETWORK")]
-    return {network.name: network for network in networks}
-
-
-NETWORKS = _declared()
+NETWORKS: dict[str, Network] = declarations(__name__, "NETWORK")
 
 _DTYPE = Field("float32", choices=("float32", "bfloat16"))
 _DROPOUT = Field(0.0, at_least=0, below=1)

@@ -45,8 +45,8 @@ def total_steps(config: ml_collections.ConfigDict, method: str, *, images: int) 
         raise UserError("the training part of the split is empty; lower config.dataset.test_fraction")
     settings, train = config[method], config.train
     if not settings.steps and settings.as_long_as:
-        model = settings.as_long_as
-        pixels = total_steps(config, model, images=images) * _gradients(config, model) * crop_size(config, model) ** 2
+        other = settings.as_long_as
+        pixels = total_steps(config, other, images=images) * _gradients(config, other) * crop_size(config, other) ** 2
         return max(1, round(pixels / (_gradients(config, method) * crop_size(config, method) ** 2)))
     epochs = train.epochs * train.crops_per_epoch * images // batch_size(config, method)
     return settings.steps or train.steps or max(1, epochs)

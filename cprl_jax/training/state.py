@@ -1,15 +1,13 @@
 """What a training carries from one step to the next."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-Tree = Any
-"""A pytree of arrays."""
+from cprl_jax.runtime.parallel import Tree
 
 
 @flax.struct.dataclass

@@ -3,19 +3,15 @@
 `ATTACKS` maps names to declarations; config.evaluation.attacks lists names. docs/extending.md shows how to add one.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cprl_jax.evaluation.table_attacks.table_attack import Batch, Condition, Context, TableAttack
+from cprl_jax.runtime.declarations import declarations
 
 __all__ = ["ATTACKS", "Batch", "Condition", "Context", "TableAttack", "check", "conditions"]
 
-_MODULES = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-ATTACKS: Mapping[str, TableAttack] = {
-    module.ATTACK.name: module.ATTACK for module in _MODULES if hasattr(module, "ATTACK")
-}
+ATTACKS: Mapping[str, TableAttack] = declarations(__name__, "ATTACK")
 
 
 def conditions(evaluation: Any) -> list[Condition]:

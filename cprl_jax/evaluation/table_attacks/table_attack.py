@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from cprl_jax.attacks import AttackResult
 from cprl_jax.config.field import Field
+from cprl_jax.methods.method import ScoreFn
 
-ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
 Settings = Mapping[str, Any]
 
 
