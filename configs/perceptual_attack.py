@@ -32,7 +32,7 @@ def get_config(argument: str | None = None):
         perceptual.models = tuple(values["models"].split("+"))
     else:
         perceptual.models = ("run:runs/quickstart:plain", "run:runs/quickstart:cprl")
-        config.dataset.scenes, config.dataset.levels, config.dataset.seed = 120, 3, 3  # configs/quickstart.py
+        config.dataset.scenes, config.dataset.levels, config.dataset.seed = 180, 3, 7  # configs/quickstart.py
         config.dataset.split_file = "runs/quickstart/split.json"
     perceptual.fidelities = tuple(values.get("fidelities", "chebyshev+ssim").split("+"))
     if values.get("size", "paper") == "short":
