@@ -1,6 +1,7 @@
 """Files that are whole or absent, and caches that know what they depend on."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,36 @@ from cprl_jax.runtime import files
 from cprl_jax.runtime.errors import UserError
 
 ARRAYS = {"a": np.arange(3.0), "b": np.array("text")}
+
+
+def test_a_typed_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/a/b", field="x") == tmp_path / "a" / "b"
+    assert files.user_path(tmp_path, field="x") == tmp_path
+    assert files.user_path("a/../b", field="x") == Path("a/../b"), "a relative one stays relative"
+    (tmp_path / "file").write_text("")
+    assert files.user_path("~/file/under", field="x") == tmp_path / "file" / "under", "for the caller to miss"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("~", "home"),
+        ("~no such user/a", "home"),
+        ("a\0b", "null"),
+        ("n" * 300, "too long"),
+        ("data:image/png;base64," + "A" * 9000, "too long"),
+        ("\ud800", "encode|surrogate"),
+    ],
+    ids=["home", "user", "nul", "name", "address", "surrogate"],
+)
+def test_an_unusable_path_is_named_in_one_short_sentence(monkeypatch, text, reason):
+    if text == "~":  # as in a container whose user has no entry in the list of users
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match=rf"^--workdir is '.*\(.*({reason}).*\); give another$") as error:
+        files.user_path(text, field="--workdir")
+    assert len(str(error.value)) < 300
+    assert str(error.value).isprintable()
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
