@@ -159,7 +159,7 @@ def waiting_rows(config, dataset: QualityDataset, options: dict, threads: list[i
     initial = create_state(variables, optimizer.init(variables["params"]))
     step_fn = parallel.map_step(make_step(module, optimizer, config, method="plain", axis_name=parallel.AXIS))
     feeds = {named("host", number): {"crop_on": "host", "workers": number} for number in threads}
-    if jax.default_backend() != "cpu":  # there, crop_on='auto' stays on the host
+    if parallel.platform(mapped=True) != "cpu":  # there, crop_on='auto' stays on the host
         feeds["on the devices"] = {"crop_on": "device"}
     rows = range(len(dataset))
     batch = next(training_feed(dataset, rows, **options, crop_on="host")(0))

@@ -10,24 +10,18 @@ The same command again resumes a run that was stopped, and prints the table of o
 import functools
 import logging as standard_logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from cprl_jax.config import checks, command_line
-from cprl_jax.runtime import parallel
-from cprl_jax.runtime.errors import TrainingDiverged, UserError
+from cprl_jax.runtime import program
 from cprl_jax.runtime.memory import keep_freed_memory
 
 _PACKAGE = Path(__file__).parent
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE[:key=value,...].", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives (default: runs/ and the name of the configuration).")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the job, returns the exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
     keep_freed_memory()
     logging.use_absl_handler()
@@ -36,22 +30,26 @@ def main(argv: list[str] | None = None) -> int:
     logging.get_absl_handler().addFilter(
         lambda record: record.levelno > standard_logging.INFO or Path(record.pathname).is_relative_to(_PACKAGE)
     )
-    try:
-        config, workdir = command_line.parse(flags.FLAGS, sys.argv if argv is None else argv, usage=__doc__)
-        checks.validate(config)
-        if config.compilation_cache:
-            folder = Path(config.compilation_cache).expanduser().resolve()
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-        run = _job(config.job)
-        with parallel.cluster():
-            run(config, workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingDiverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return program.run(lambda: _run(sys.argv if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> None:
+    # Seconds of imports, in which Ctrl-C should have its effect already.
+    import jax
+    from absl import flags
+
+    from cprl_jax.config import checks, command_line
+    from cprl_jax.runtime import files, parallel
+    from cprl_jax.runtime.lock import held
+
+    config, workdir = command_line.parse(flags.FLAGS, argv, usage=__doc__)
+    checks.validate(config)
+    if config.compilation_cache:
+        folder = files.utf8_path(config.compilation_cache, field="config.compilation_cache")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    run = _job(config.job)
+    with parallel.cluster(), held(workdir):
+        run(config, workdir)
 
 
 def _job(name: str) -> Callable:
@@ -69,4 +67,5 @@ def _job(name: str) -> Callable:
 
 
 if __name__ == "__main__":
+    program.own_terminal("stopped; the same command resumes")
     sys.exit(main())

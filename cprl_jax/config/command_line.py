@@ -14,10 +14,15 @@ from cprl_jax.config.fields import ALL
 from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.methods import METHODS
 from cprl_jax.models import NETWORKS
-from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.errors import UserError, for_people
+from cprl_jax.runtime.files import utf8_path
+from cprl_jax.runtime.program import show
+
+config_flags.DEFINE_config_file("config", None, "The experiment: FILE[:key=value,...].", lock_config=True)
+flags.DEFINE_string("workdir", "", "Where the run lives (default: runs/ and the name of the configuration).")
 
 
-def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> tuple[ml_collections.ConfigDict, str]:
+def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> tuple[ml_collections.ConfigDict, Path]:
     """Parses `--config` (with its overrides) and `--workdir`.
 
     Returns:
@@ -29,7 +34,7 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> 
     """
     asked = {argument.lstrip("-") for argument in argv[1:] if argument.startswith("-")}
     if asked & {"help", "h", "helpshort", "helpfull"}:
-        print(usage + help_text(every_field="helpfull" in asked))
+        show(usage + help_text(every_field="helpfull" in asked))
         raise SystemExit(0)
     try:
         rest = flag_values(list(argv))
@@ -48,7 +53,7 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> 
     workdir = flag_values.workdir
     if not workdir:
         workdir = f"runs/{Path(file).stem}" + (f"-{argument.replace('/', '_')}" if argument else "")
-    return config, workdir
+    return config, utf8_path(workdir, field="--workdir")
 
 
 def _flag_error(error: BaseException) -> str:
@@ -58,8 +63,8 @@ def _flag_error(error: BaseException) -> str:
         if isinstance(cause, UserError):  # the innermost: the ones around it repeat it with a traceback
             text = str(cause)
         cause = cause.__cause__ or cause.__context__
-    if text:
-        return text
+    if text or (isinstance(error, OSError) and for_people(error)):
+        return text or for_people(error)[0]
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     if isinstance(error, (AttributeError, KeyError)):
         text = f"unknown field of --config: {text}; --helpfull lists all fields"

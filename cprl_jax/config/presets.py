@@ -1,7 +1,6 @@
 """What the files of configs/ share: their arguments, and the experiments that several of them run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import ml_collections
 
@@ -11,6 +10,7 @@ from cprl_jax.config.field import listed, near
 from cprl_jax.data import DATASETS
 from cprl_jax.models import NETWORKS
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path
 
 COMPARED = "plain+plain_longer+cprl_loss+cprl"
 """The default methods of CPRL's experiments: a control for the length of training, and one for each part of CPRL."""
@@ -83,7 +83,7 @@ def fine_tuning(argument: str | None) -> ml_collections.ConfigDict:
     for key in ("run", "dataset"):
         if key not in values:
             raise UserError(f"{key} is missing: --config=configs/fine_tune.py:run=FOLDER,dataset=NAME")
-    run = Path(values["run"]).expanduser()
+    run = user_path(values["run"], field="run")
     source = read_config(run)
     method = method_of(source, values.get("from", ""), run)
     weights = run / method / "weights.npz"

@@ -138,7 +138,7 @@ class DeviceImages:
 def _store(images: Sequence, rows: Sequence[int], *, crop_size: int, demanded: bool) -> DeviceImages | None:
     """The images on the devices, or None (and a line in the log) where they stay on the host."""
     memory = _device_memory()
-    if not demanded and (memory is None or jax.default_backend() == "cpu"):
+    if not demanded and (memory is None or parallel.platform(mapped=True) == "cpu"):
         return None
     most = math.inf if memory is None else memory * (1 if demanded else DEVICE_SHARE)
     sizes, needed = _read_sizes(images, rows, crop_size, most)

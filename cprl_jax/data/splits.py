@@ -17,7 +17,7 @@ import numpy as np
 
 from cprl_jax.data.dataset import QualityDataset, listing
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import user_path, write_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -213,6 +213,7 @@ def load_split(path: str | os.PathLike, dataset: QualityDataset) -> Split:
       UserError: no such file, not such a JSON file, made for another dataset, or the parts do not divide the dataset's
         images: a name unknown, missing, repeated or in two parts, an empty train or test part, a scene in two parts.
     """
+    path = user_path(path, field="the split file")
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)

@@ -21,7 +21,8 @@ from cprl_jax.report.table import csv_text
 from cprl_jax.report.values import number
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import check_workdir, write_file
+from cprl_jax.runtime.files import check_workdir, user_path, write_file
+from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
 
 # The tables of a split's report by the argument of `present` for their medians, and the columns that tell rows apart.
@@ -67,14 +68,15 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
     Raises:
       UserError: `workdir` holds something else, or as `run_one` does.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = user_path(workdir, field="workdir").resolve()
     repeats = plan(config, workdir)
     if not repeats:
         run_one(config, workdir)
         return ""
     if (workdir / "split.json").exists():
         raise UserError(f"{workdir} holds the run of one split; give several another --workdir")
-    check_workdir(workdir, entry=repeats[0].folder.name, content="a run of several splits")
+    names = [repeat.folder.name for repeat in repeats]
+    check_workdir(workdir, entry=names[0], content="a run of several splits", folders=names)
     finished = [repeat for repeat in repeats if config.job != "evaluate" and _is_finished(repeat)]
     parallel.barrier("splits looked at")
     for place, repeat in enumerate(repeats, start=1):
@@ -100,7 +102,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
     write_file(workdir / "report" / "table.md", page.markdown(title, parts))
     write_file(workdir / "config.json", config.to_json_best_effort(indent=2, sort_keys=True))
     text = page.terminal([title, *parts])
-    print(f"\n{text}\n\nTable: {workdir / 'report' / 'table.md'}")
+    show(f"\n{text}\n\nTable: {workdir / 'report' / 'table.md'}")
     return text
 
 
@@ -178,7 +180,7 @@ def summarize(tables: Sequence[Sequence[Mapping]], keys: Sequence[str]) -> list[
 
 def _is_finished(repeat: Repeat) -> bool:
     try:
-        return json.loads((repeat.folder / _FINISHED).read_text()) == {"stamp": _stamp(repeat)}
+        return json.loads((repeat.folder / _FINISHED).read_text(encoding="utf-8")) == {"stamp": _stamp(repeat)}
     except (OSError, ValueError):  # not there, or not ours
         return False
 
@@ -186,4 +188,4 @@ def _is_finished(repeat: Repeat) -> bool:
 def _stamp(repeat: Repeat) -> str:
     """What a finished run was asked for, and the table that it left."""
     asked = {name: block for name, block in repeat.config.items() if name not in _NO_INFLUENCE}
-    return stamp(config=asked, table=(repeat.folder / "report" / "table.csv").read_text())
+    return stamp(config=asked, table=(repeat.folder / "report" / "table.csv").read_text(encoding="utf-8"))

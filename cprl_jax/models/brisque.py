@@ -9,7 +9,6 @@ Mittal et al., "No-Reference Image Quality Assessment in the Spatial Domain", IE
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from jaxtyping import Array, ArrayLike, Float
 from scipy import special
 
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path
 
 CONVENTIONS = ("zhang2022", "mittal2012")
 FEATURES = 36
@@ -303,7 +303,7 @@ def load_svr(
 
 
 def _read_arrays(path: str | os.PathLike) -> dict[str, Any]:
-    path = Path(path).expanduser()
+    path = user_path(path, field="the file of BRISQUE's regression")
     if path.suffix not in (".mat", ".npz"):
         raise UserError(f"{path}: unknown kind of file; allowed: .mat, .npz")
     if not path.is_file():

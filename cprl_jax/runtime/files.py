@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from absl import logging
 from cprl_jax.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
+RUN_ENTRIES = ("config.json", "split.json", "crops.json", "report", "division", "cells", "split-00")  # of any job
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def user_path(text: str | os.PathLike, *, field: str) -> Path:
@@ -34,6 +37,16 @@ def user_path(text: str | os.PathLike, *, field: str) -> Path:
     return path
 
 
+def utf8_path(text: str | os.PathLike, *, field: str) -> Path:
+    """The whole path of a folder for libraries that write themselves: they need its name in UTF-8, or it is refused."""
+    path = user_path(text, field=field).resolve()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{field} is {str(path)!r}, a name that is not UTF-8; rename it or give another") from None
+    return path
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file to write under a temporary name beside `path`, renamed at the end: no reader sees half of it."""
@@ -46,14 +59,17 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say where it is full
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_file(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a text (as UTF-8) or bytes."""
+    """Writes a text (as UTF-8; what is none, in names of files, as `\\udce9`) or bytes."""
     with writing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -62,10 +78,32 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
         np.savez(file, **arrays)
 
 
-def check_workdir(folder: Path, *, entry: str, content: str) -> None:
-    """Raises UserError for a folder that is neither empty nor a run's: every run of `content` has this entry."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / entry).exists())):
-        raise UserError(f"{folder} holds something else than {content}; give another --workdir")
+def check_workdir(folder: Path, *, entry: str, content: str, folders: Collection[str] = ()) -> None:
+    """Checks that a run would not write over another one's files; any other file may lie in its folder.
+
+    Args:
+      folder: need not exist.
+      entry: what every run of this kind writes before all else: where it is, the run goes on.
+      content: the kind of run, for the message.
+      folders: what such a run makes in the folder besides `RUN_ENTRIES`.
+
+    Raises:
+      UserError: `folder` is a file, or without `entry` but with something that a run writes, which is named.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give another --workdir")
+    if not (folder / entry).exists():
+        for name in (*RUN_ENTRIES, *folders):
+            if (folder / name).exists():
+                raise UserError(f"{folder} holds {name}, which is not of {content}; give another --workdir")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `writing` left under temporary names in a run's folder when it was killed."""
+    is_run = any((folder / name).exists() for name in RUN_ENTRIES)
+    for path in (folder.rglob if is_run else folder.glob)(".*.tmp"):  # who knows what else lies in another folder
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_cache(path: str | os.PathLike, stamp: str, arrays: Mapping[str, np.ndarray]) -> None:

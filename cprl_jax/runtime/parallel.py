@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cprl_jax.runtime.errors import TrainingDiverged, UserError
+from cprl_jax.runtime.errors import UserError, for_people
 
 Tree = Any  # a pytree of arrays
 AXIS = "batch"  # the axis over which a step sees the devices: `jax.lax.pmean(gradients, parallel.AXIS)`
@@ -68,8 +68,9 @@ def cluster() -> Iterator[None]:
     """Runs its body as one process among those of the run, and ends them together.
 
     In a run of one process it changes nothing: exceptions pass through. In a run of several, a process that fails
-    leaves at once, without waiting for peers that may be waiting for it: one line and exit code 2 for a `UserError`,
-    1 for `TrainingDiverged`, 3 when a peer was lost (the line tells how to go on); a traceback and 1 for anything else.
+    leaves at once, without waiting for peers that may be waiting for it: one line and the exit code of an error that a
+    person can mend (`errors.for_people`), 3 when a peer was lost (the line tells how to go on); a traceback and 1 for
+    anything else.
     """
     initialize()
     try:
@@ -241,9 +242,9 @@ def _leave(error: BaseException) -> None:
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif isinstance(error, UserError | TrainingDiverged):
-        print(f"error: {error}", file=sys.stderr)
-        code = 2 if isinstance(error, UserError) else 1
+    elif found := for_people(error):
+        print(f"error: {found[0]}", file=sys.stderr)
+        code = found[1]
     elif message := lost_peer_message(error):
         print(message, file=sys.stderr)
         code = 3

@@ -17,6 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path
 from cprl_jax.training.state import Tree
 
 _NO_METRIC = -math.inf
@@ -37,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, *, read_only: bool = False):
-        self.directory = Path(directory).expanduser().resolve()
+        self.directory = user_path(directory, field="the checkpoint directory").resolve()
         self._read_only = read_only
         if not read_only and parallel.is_main_process():
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -61,5 +61,5 @@ class History:
 def read_history(folder: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv in the folder of a training; none without one, and without a row that a kill cut off."""
     path = folder / "metrics.csv"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return list(csv.DictReader(line for line in lines if line.endswith("\n")))

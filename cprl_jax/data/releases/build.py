@@ -20,6 +20,7 @@ from absl import logging
 from cprl_jax.data.dataset import CachedImages, NamedImages, QualityDataset, decode_rgb, listing
 from cprl_jax.data.releases import _common
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path, utf8_path
 
 MOST_PROBLEMS = 20  # named in one message
 _PRISTINE = "references"  # the split of the undistorted photographs
@@ -122,7 +123,7 @@ def load(
     if cache not in ("memory", "disk") or not cache_gib >= 0:
         raise ValueError(f"cache={cache!r}, cache_gib={cache_gib}: must be 'memory' or 'disk', and 0 or more")
     builder = builder_of(release)
-    data_path = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    data_path = utf8_path(data_dir or tfds.core.constants.DATA_DIR, field="config.dataset.data_dir")
     prefix = "".join(f"{value}-" for value in options.values())
     if not manual_dir:
         manual_dir = data_path / "downloads" / "manual"
@@ -165,7 +166,7 @@ def find_release(release: _common.Release, manual_dir: str | os.PathLike) -> Pat
 
 
 def _candidates(release: _common.Release, manual_dir: str | os.PathLike) -> list[Path]:
-    manual_path = Path(manual_dir).expanduser()
+    manual_path = user_path(manual_dir, field="config.dataset.manual_dir")
     return [*(manual_path / name for name in release.FOLDERS), manual_path]
 
 

@@ -10,6 +10,7 @@ from cprl_jax.attacks.universal import PNG_OFFSETS
 from cprl_jax.config.field import Field
 from cprl_jax.evaluation.table_attacks.table_attack import Condition, Context, Settings, TableAttack
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path
 
 _BATCH = 16  # training crops to one step of the pattern
 _SELF, _OTHER = "self", "other"
@@ -46,7 +47,7 @@ def _prepare(context: Context, condition: Condition) -> attacks.UniversalPerturb
 
 
 def _load(path: str, encoding: str) -> attacks.UniversalPerturbation:
-    path = Path(path).expanduser()
+    path = user_path(path, field="config.evaluation.universal.sources")
     try:
         if path.suffix.lower() == ".png":
             return attacks.UniversalPerturbation.from_png(path, encoding=encoding)

@@ -34,7 +34,8 @@ from cprl_jax.experiments.cprl.experiment import describe_network, load_split, n
 from cprl_jax.report.values import listed
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.cells import cached
-from cprl_jax.runtime.files import check_workdir, write_arrays, write_file
+from cprl_jax.runtime.files import check_workdir, user_path, write_arrays, write_file
+from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
 
 
@@ -46,13 +47,14 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         that holds something else.
       TrainingDiverged: a loss became NaN or infinite.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = user_path(workdir, field="workdir").resolve()
     started = time.monotonic()
     if (workdir / "config.json").exists():
         free = tuple(f"causal_iqa.{name}" for name in FREE)
         config_lib.check_same_run(workdir / "config.json", config, fixed=("job", "causal_iqa"), free=free)
     else:
-        check_workdir(workdir, entry="division", content="a run of Causal-IQA")
+        updates = config.causal_iqa.updates
+        check_workdir(workdir, entry="division", content="a run of Causal-IQA", folders=updates)
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
     parts = (_leave_one_out if config.job == "leave_one_out" else _causal_iqa)(config, dataset, workdir)
     if parallel.is_main_process():
@@ -60,8 +62,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         parts["averages"] = results.averages(parts["rows"], **options)
         parts["title"] = f"{listed([title_of(update) for update in config.causal_iqa.updates])} {parts['title']}"
         page = report.write(workdir / "report", config_text=config_lib.to_json(config), notes=_notes(config), **parts)
-        print(report.format_table(parts["rows"], parts["averages"]))
-        print(f"\nReport: {page}   ({(time.monotonic() - started) / 60:.1f} minutes)")
+        show(report.format_table(parts["rows"], parts["averages"]))
+        show(f"\nReport: {page}   ({(time.monotonic() - started) / 60:.1f} minutes)")
     parallel.barrier("report written")
 
 

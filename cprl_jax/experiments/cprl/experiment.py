@@ -27,7 +27,8 @@ from cprl_jax.experiments.cprl.training import train
 from cprl_jax.methods import title as method_title
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import check_workdir, write_file
+from cprl_jax.runtime.files import check_workdir, user_path, write_file
+from cprl_jax.runtime.program import show
 from cprl_jax.training.history import read_history
 from cprl_jax.training.setup import create_model, describe_budget, start_variables, trained_variables
 
@@ -42,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         `workdir` that holds the run of another configuration.
       TrainingDiverged: a loss became NaN or infinite.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = user_path(workdir, field="workdir").resolve()
     started = time.monotonic()
     _check_workdir(config, workdir)
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
@@ -72,8 +73,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     if config.job != "train":
         table = _evaluate(config, dataset, split, others, workdir)
         if parallel.is_main_process():
-            print(table)
-            print(f"\nReport: {workdir / 'report' / 'report.html'}   ({(time.monotonic() - started) / 60:.1f} minutes)")
+            show(table)
+            show(f"\nReport: {workdir / 'report' / 'report.html'}   ({(time.monotonic() - started) / 60:.1f} minutes)")
 
 
 def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -81,7 +82,7 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not path.exists():
         if config.job == "evaluate":
             raise UserError(f"there is no run in {workdir} to evaluate; train one first, or give its --workdir")
-        check_workdir(workdir, entry="split.json", content="a run")
+        check_workdir(workdir, entry="split.json", content="this run", folders=config.methods)
         return
     if (job := config_lib.read_config(workdir).job) not in JOBS:
         raise UserError(f"{workdir} holds a run of the job {job!r}; give another --workdir")

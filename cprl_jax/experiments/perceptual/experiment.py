@@ -29,7 +29,8 @@ from cprl_jax.report.values import listed
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import Arrays, check_workdir, write_file
+from cprl_jax.runtime.files import Arrays, check_workdir, user_path, write_file
+from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
 
 
@@ -42,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       UserError: a wrong configuration, image, label or weights, found before anything is written to `workdir`; or a
         `workdir` that holds something else.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = user_path(workdir, field="workdir").resolve()
     started = time.monotonic()
     check_workdir(workdir, entry="cells", content="a perceptual attack")
     targets, fidelities, pictures = (
@@ -64,8 +65,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     )
     if parallel.is_main_process():
         minutes = (time.monotonic() - started) / 60
-        print(_report(config, cells, arrays, workdir, minutes))
-        print(f"\nReport: {workdir / 'report' / 'report.html'}   ({minutes:.1f} minutes)")
+        show(_report(config, cells, arrays, workdir, minutes))
+        show(f"\nReport: {workdir / 'report' / 'report.html'}   ({minutes:.1f} minutes)")
 
 
 def _check_sizes(targets: Sequence[Target], fidelities: Sequence[Fidelity], pictures: Sequence[Picture]) -> None:
