@@ -24,7 +24,8 @@ setup(
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "tensorflow-datasets>=4.9.9,<5",
-        "array_record>=0.7,<1",
+        # Official releases are kept in its files; all else does without. It is not made for Windows or Macs before M1.
+        "array_record>=0.7,<1; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
         "grain>=0.2.15,<0.3",
         "ml_collections>=1.1,<2",

@@ -102,7 +102,7 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what `writing` left under temporary names in a run's folder when it was killed."""
     is_run = any((folder / name).exists() for name in RUN_ENTRIES)
     for path in (folder.rglob if is_run else folder.glob)(".*.tmp"):  # who knows what else lies in another folder
-        if _TEMPORARY.fullmatch(path.name):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -86,15 +86,66 @@ def test_a_damaged_cache_is_no_cache(tmp_path, damage):
     assert files.read_cache(path, "stamp") is None
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    run = tmp_path / "run"
-    for _ in range(2):  # none there, then an empty one
-        files.check_workdir(run, entry="cells", content="a job")
-        run.mkdir(exist_ok=True)
-    (run / "note.txt").write_text("")
-    with pytest.raises(UserError, match="run holds something else than a job; give another --workdir"):
-        files.check_workdir(run, entry="cells", content="a job")
-    (run / "cells").mkdir()
-    files.check_workdir(run, entry="cells", content="a job")
-    with pytest.raises(UserError, match="holds something else"):
-        files.check_workdir(run / "note.txt", entry="cells", content="a job")
+def check(folder, **options):
+    files.check_workdir(folder, entry="split.json", content="this run", **options)
+
+
+def test_a_run_goes_into_any_folder_without_another_run(tmp_path):
+    check(tmp_path / "none")
+    check(tmp_path)
+    for name in ("log.txt", ".DS_Store", "config.yaml"):
+        (tmp_path / name).write_text("")
+    for name in ("lost+found", ".git"):
+        (tmp_path / name).mkdir()
+    check(tmp_path, folders=("plain",))
+
+
+@pytest.mark.parametrize("name", ["config.json", "report", "cells", "division", "split-00", "plain"])
+def test_what_another_run_left_is_named(tmp_path, name):
+    (tmp_path / "log.txt").write_text("")
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"holds {name}, which is not of this run; give another --workdir"):
+        check(tmp_path, folders=("plain",))
+    (tmp_path / "split.json").write_text("")
+    check(tmp_path, folders=("plain",))
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file; give another --workdir"):
+        check(tmp_path / "file")
+
+
+def test_leftovers_of_a_run_are_removed_and_nothing_else(tmp_path):
+    others = [".hidden.tmp", "a.123.tmp", ".a.12x.tmp", "a.txt"]
+    for folder in (tmp_path, tmp_path / "plain" / "evaluation"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in [".scores.npz.123.tmp", *others]:
+            (folder / name).write_text("")
+    (tmp_path / ".folder.1.tmp").mkdir()
+    files.remove_leftovers(tmp_path)  # no run, as far as one can see: only at the top
+    assert not (tmp_path / ".scores.npz.123.tmp").exists()
+    assert (tmp_path / "plain" / "evaluation" / ".scores.npz.123.tmp").exists()
+    (tmp_path / "config.json").write_text("")
+    files.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path / "plain" / "evaluation")) == sorted(others)
+    assert (tmp_path / ".folder.1.tmp").is_dir()
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError) as error, files.writing(tmp_path / "file") as file:
+        file.truncate(-1)  # refused by the system, without a name
+    assert error.value.filename == str(tmp_path / "file")
+
+
+def test_names_that_are_no_text_can_be_written(tmp_path):
+    files.write_file(tmp_path / "text", "caf\udce9")
+    assert (tmp_path / "text").read_text() == "caf\\udce9"
+
+
+def test_a_folder_for_libraries(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert files.utf8_path(tmp_path / "link" / "new", field="x") == (tmp_path / "real" / "new").resolve()
+    with pytest.raises(UserError, match=r"^--workdir is '.*caf\\udce9', a name that is not UTF-8; rename it"):
+        files.utf8_path(tmp_path / os.fsdecode(b"caf\xe9"), field="--workdir")

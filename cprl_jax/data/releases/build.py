@@ -3,18 +3,16 @@
 The records are ArrayRecord files with the bytes of the original images, read through `as_data_source`: no TensorFlow.
 """
 
-import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from cprl_jax.data.dataset import CachedImages, NamedImages, QualityDataset, decode_rgb, listing
@@ -22,73 +20,31 @@ from cprl_jax.data.releases import _common
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, utf8_path
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+    from cprl_jax.data.releases import _builder
+
+VERSION = "2.0.0"  # of what is built
 MOST_PROBLEMS = 20  # named in one message
 _PRISTINE = "references"  # the split of the undistorted photographs
 
 
-class QualityBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder that all releases share: `train`, all rated images, and `references`, the undistorted photographs.
+def builder_of(release: _common.Release) -> "type[_builder.QualityBuilder]":
+    """The TFDS builder of a release, which its module describes.
 
-    `builder_of` makes the subclass of a release. The split `references` is absent
-    where there are none; its examples have a name (the scene) and no labels. `load` is the way in: it names the build
-    by the release's content and picks the file format. Used directly, `file_format='array_record'` must be given
-    wherever TensorFlow is not installed, and the release is read with its default options.
+    Raises:
+      UserError: TFDS or ArrayRecord is not installed: the latter is not made for Windows.
     """
-
-    VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES = {"2.0.0": "One schema for all datasets.", "1.0.0": "LIVE-C alone."}
-    release: ClassVar[_common.Release]
-
-    contents: _common.Contents | None = None  # set by `load`, which has checked them
-
-    @property
-    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:  # noqa: N802 - TFDS's name
-        return f"Get {self.release.FOLDERS[0]} from {self.release.URL} and {self.release.HOW_TO_UNPACK}."
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{self.release.TITLE}: images with quality labels.",
-            homepage=self.release.URL,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "name": tfds.features.Text(),
-                    "row": np.int32,
-                    "mos": np.float32,
-                    "mos_raw": np.float32,
-                    "mos_std": np.float32,
-                    "reference": tfds.features.Text(),
-                    "distortion": tfds.features.Text(),
-                    "level": np.int32,
-                    "part": tfds.features.Text(),
-                }
-            ),
-            citation=self.release.CITATION,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        contents = self.contents
-        if contents is None:
-            folder = find_release(self.release, dl_manager.manual_dir)
-            contents = self.release.read(folder)
-            duplicates = _duplicates(self.release, contents, _common.digests(_paths(contents)))
-            _refuse(self.release, folder, contents.problems + duplicates + _common.unreadable(contents))
-        splits = {"train": self._generate_examples(contents.records)}
-        if contents.pristine:
-            splits[_PRISTINE] = self._generate_examples(_pristine_records(contents))
-        return splits
-
-    def _generate_examples(self, records: tuple[_common.Record, ...]):
-        for record in records:
-            columns = {key: getattr(record, key) for key in self.info.features if key != "image"}
-            yield record.row, {"image": record.path} | columns
-
-
-@functools.cache
-def builder_of(release: _common.Release) -> type[QualityBuilder]:
-    """The TFDS builder of a release, which its module describes."""
-    return type(release.BUILDER, (QualityBuilder,), {"__doc__": f"{release.TITLE}.", "release": release})
+    try:
+        from cprl_jax.data.releases import _builder
+    except ImportError as error:
+        raise UserError(
+            f"{release.TITLE} needs the packages tensorflow_datasets and array_record ({_common.one_line(error)}): "
+            "install them, on Windows in WSL, since there is no array_record for it; or make a CSV file of the release "
+            "and read it with --config=configs/own.py"
+        ) from error
+    return _builder.of(release)
 
 
 def load(
@@ -123,7 +79,9 @@ def load(
     if cache not in ("memory", "disk") or not cache_gib >= 0:
         raise ValueError(f"cache={cache!r}, cache_gib={cache_gib}: must be 'memory' or 'disk', and 0 or more")
     builder = builder_of(release)
-    data_path = utf8_path(data_dir or tfds.core.constants.DATA_DIR, field="config.dataset.data_dir")
+    data_path = utf8_path(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", field="config.dataset.data_dir"
+    )
     prefix = "".join(f"{value}-" for value in options.values())
     if not manual_dir:
         manual_dir = data_path / "downloads" / "manual"
@@ -137,7 +95,7 @@ def load(
     problems = contents.problems + _duplicates(release, contents, digest_of)
     if not contents.records and not problems:
         problems = ["it has no rated images"]
-    build = data_path / builder.name / (prefix + _stamp(contents, digest_of)) / str(builder.VERSION)
+    build = data_path / builder.name / (prefix + _stamp(contents, digest_of)) / VERSION
     if problems or not build.exists():
         _refuse(release, folder, problems + _common.unreadable(contents))
         _build(builder, contents, build, data_path)
@@ -172,7 +130,7 @@ def _candidates(release: _common.Release, manual_dir: str | os.PathLike) -> list
 
 def _builds(folder: Path, prefix: str) -> list[Path]:
     """The builds made with the options of `prefix`: a stamp has no hyphen."""
-    builds = folder.glob(f"{prefix}*/{QualityBuilder.VERSION}")
+    builds = folder.glob(f"{prefix}*/{VERSION}")
     return [path for path in builds if path.is_dir() and "-" not in path.parent.name.removeprefix(prefix)]
 
 
@@ -211,7 +169,7 @@ def _refuse(release: _common.Release, folder: Path, problems: list[str]) -> None
         raise UserError(f"the {release.TITLE} release in {folder} has {count}; correct it or unpack it again: {shown}")
 
 
-def _build(builder: type[QualityBuilder], contents: _common.Contents, build: Path, data_path: Path) -> None:
+def _build(builder: "type[_builder.QualityBuilder]", contents: _common.Contents, build: Path, data_path: Path) -> None:
     try:
         build.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(build.parent / "lock"), tempfile.TemporaryDirectory() as download_dir:
@@ -219,8 +177,7 @@ def _build(builder: type[QualityBuilder], contents: _common.Contents, build: Pat
                 return  # another process was faster
             for leftover in build.parent.glob("incomplete.*"):  # left by a process that was killed
                 shutil.rmtree(leftover)
-            config = tfds.core.BuilderConfig(name=build.parent.name, version=builder.VERSION)
-            made = builder(config=config, data_dir=data_path, file_format="array_record")
+            made = builder.named(build.parent.name, data_dir=data_path)
             made.contents = contents
             made.download_and_prepare(download_dir=download_dir)
     except OSError as error:
@@ -231,6 +188,8 @@ def _build(builder: type[QualityBuilder], contents: _common.Contents, build: Pat
 
 
 def _read(release: _common.Release, build: Path, cache: str, cache_gib: float) -> QualityDataset:
+    import tensorflow_datasets as tfds
+
     try:
         builder = tfds.builder_from_directory(build)
         labels, images = _read_split(builder, "train", cache, cache_gib)
@@ -260,8 +219,10 @@ def _read(release: _common.Release, build: Path, cache: str, cache_gib: float) -
     )
 
 
-def _read_split(builder: tfds.core.DatasetBuilder, split: str, cache: str, cache_gib: float):
+def _read_split(builder: "tfds.core.DatasetBuilder", split: str, cache: str, cache_gib: float):
     """The labels of a split in the order of its rows, and its images, decoded when asked for."""
+    import tensorflow_datasets as tfds
+
     source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     labels = [{key: value for key, value in example.items() if key != "image"} for example in source]
     order = np.argsort([label["row"] for label in labels])  # TFDS shuffles what it stores

@@ -144,9 +144,35 @@ def test_no_loader_imports_tensorflow_or_opencv(release, tmp_path):
     assert {"live", "livec", "mlive"} <= set(modules)
     program = (
         f"import sys; from cprl_jax.data.releases import {', '.join(modules)};"
-        "from cprl_jax import data; assert 'tensorflow_datasets' in sys.modules;"
         f"data = build.load(livec, manual_dir={str(release.manual_dir)!r}, data_dir={str(tmp_path / 'tfds')!r});"
-        "assert data.images[0].shape == (32, 32, 3);"
+        "assert data.images[0].shape == (32, 32, 3); assert 'tensorflow_datasets' in sys.modules;"
         "sys.exit(bool({'tensorflow', 'cv2'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
+ABSENT = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1].split("+")))  # importing one raises ImportError
+from cprl_jax import attacks, data, score
+from cprl_jax.data import embedded, own
+from cprl_jax.data.releases import build, livec
+try:
+    assert len(own.load(sys.argv[2])) == 1
+    build.load(livec, manual_dir=sys.argv[2], data_dir=sys.argv[3])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("module", ["array_record", "tensorflow_datasets"])
+def test_only_releases_need_packages_that_are_not_made_for_every_system(release, tmp_path, module):
+    root = Path(__file__).parents[3]
+    image = next(path for path in sorted(release.images.iterdir()) if path.suffix == ".bmp")
+    (release.manual_dir / "labels.csv").write_text(f"image,mos\n{image.relative_to(release.manual_dir)},3\n")
+    names = "+".join([module, f"{module}.python", f"{module}.python.array_record_module"])
+    command = [sys.executable, "-c", ABSENT, names, str(release.manual_dir), str(tmp_path / "tfds")]
+    done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
+    assert done.stdout.startswith("UserError LIVE-C needs") and done.stdout.count("\n") == 1
+    assert "needs the packages tensorflow_datasets and array_record" in done.stdout and module in done.stdout
+    assert not (tmp_path / "tfds").exists()
