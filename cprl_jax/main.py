@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import logging
 
 from cprl_jax.runtime import program
+from cprl_jax.runtime.errors import for_people
 from cprl_jax.runtime.memory import keep_freed_memory
 
 _PACKAGE = Path(__file__).parent
@@ -26,11 +27,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    # Notes of the libraries on every start and checkpoint would bury ours; their warnings pass.
-    logging.get_absl_handler().addFilter(
-        lambda record: record.levelno > standard_logging.INFO or Path(record.pathname).is_relative_to(_PACKAGE)
-    )
+    logging.get_absl_handler().addFilter(_is_worth_a_line)
     return program.run(lambda: _run(sys.argv if argv is None else argv))
+
+
+def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
+    """Notes of the libraries on every start and checkpoint would bury ours; their warnings pass.
+
+    But not those with a traceback of an error for people, of which `program.run` tells at the end.
+    """
+    if Path(record.pathname).is_relative_to(_PACKAGE):
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    return record.levelno > standard_logging.INFO and not (error and for_people(error))
 
 
 def _run(argv: Sequence[str]) -> None:

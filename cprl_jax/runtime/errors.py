@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _FULL | {errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE}  # no program can help these
-_TENSORSTORE = re.compile(r"\[OS error (\d+)")  # which Orbax writes with; its errors are of no class of their own
+# What Orbax writes with has no class for its errors: 'Failed writing: "FILE": ... [os_error_code='28']'.
+_TENSORSTORE = re.compile(r"(?:\"([^\"]*)\": [^\"]*)?\[(?:OS error |os_error_code=')(\d+)")
 
 
 class UserError(ValueError):
@@ -33,12 +34,12 @@ def for_people(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, TrainingDiverged):
         return str(error), 1
     for cause, meant in _chain(error):
-        code = cause.errno if isinstance(cause, OSError) else None
-        if match := _TENSORSTORE.search(str(cause)):
-            code = int(match.group(1))
-        named = meant and isinstance(cause, OSError) and code is not None and cause.filename is not None
-        if named or code in _MACHINE:
-            file = getattr(cause, "filename", None)
+        code, file = None, None
+        if isinstance(cause, OSError):
+            code, file = cause.errno, cause.filename
+        elif match := _TENSORSTORE.search(str(cause)):
+            code, file = int(match.group(2)), match.group(1)
+        if code in _MACHINE or (meant and None not in (code, file)):
             file = os.fsdecode(file) if isinstance(file, bytes) else file
             line = os.strerror(code) if file is None else f"{file}: {os.strerror(code)}"
             return line + ("; the same command resumes when there is room" if code in _FULL else ""), 1

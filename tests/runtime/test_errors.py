@@ -23,7 +23,10 @@ def raised(error, *, cause=None, while_handling=None):
 
 
 FULL = "No space left on device; the same command resumes when there is room"
-TENSORSTORE = 'RESOURCE_EXHAUSTED: Error writing "/run/1/d/abc": [OS error 28: ENOSPC No space left on device]'
+TENSORSTORE = (
+    'RESOURCE_EXHAUSTED: Error writing "w/0.0" in database at local file "/run/p/": Failed writing: "/run/p/d/82": '
+    "Failed to write 350146 bytes to file 14: No space left on device [os_error_code='28']"
+)
 
 
 def test_our_own():
@@ -46,8 +49,9 @@ def test_a_full_disk_wherever_it_is_found():
     assert for_people(raised(RuntimeError("wrapped"), cause=full)) == (FULL, 1)
     assert for_people(raised(RuntimeError("while closing"), while_handling=full)) == (FULL, 1)
     assert for_people(raised(RuntimeError("a"), cause=raised(ValueError("b"), while_handling=full))) == (FULL, 1)
-    assert for_people(ValueError(TENSORSTORE)) == (FULL, 1)
-    assert for_people(raised(KeyError("step"), cause=ValueError(TENSORSTORE))) == (FULL, 1)
+    assert for_people(ValueError(TENSORSTORE)) == (f"/run/p/d/82: {FULL}", 1)
+    assert for_people(ValueError("[OS error 28: ENOSPC No space left on device]")) == (FULL, 1)
+    assert for_people(raised(KeyError("step"), cause=ValueError(TENSORSTORE))) == (f"/run/p/d/82: {FULL}", 1)
     assert for_people(OSError(errno.ENOSPC, "", b"/a\xe9")) == (f"/a\udce9: {FULL}", 1)
 
 
