@@ -8,12 +8,10 @@ The same command again resumes a run that was stopped, and prints the table of o
 """
 
 import functools
-import logging as standard_logging
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from absl import logging
 
 from cprl_jax.runtime import program
 from cprl_jax.runtime.errors import for_people
@@ -24,14 +22,17 @@ _PACKAGE = Path(__file__).parent
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the job, returns the exit code: 0, 1 (the run failed) or 2 (a user's mistake)."""
+    # Here and in _run, seconds of imports begin, in which Ctrl-C should have its effect already.
+    from absl import logging as absl_logging
+
     keep_freed_memory()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(_is_worth_a_line)
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+    absl_logging.get_absl_handler().addFilter(_is_worth_a_line)
     return program.run(lambda: _run(sys.argv if argv is None else argv))
 
 
-def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
     """Notes of the libraries on every start and checkpoint would bury ours; their warnings pass.
 
     But not those with a traceback of an error for people, of which `program.run` tells at the end.
@@ -39,11 +40,10 @@ def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
     if Path(record.pathname).is_relative_to(_PACKAGE):
         return True
     error = record.exc_info[1] if record.exc_info else None
-    return record.levelno > standard_logging.INFO and not (error and for_people(error))
+    return record.levelno > logging.INFO and not (error and for_people(error))
 
 
 def _run(argv: Sequence[str]) -> None:
-    # Seconds of imports, in which Ctrl-C should have its effect already.
     import jax
     from absl import flags
 

@@ -1,6 +1,6 @@
 """How a program ends, whatever happens to it and wherever its output goes: with an exit code, and a line for people.
 
-It imports nothing that takes time, because a program calls `own_terminal` before it imports what does.
+It imports only what Python has, because a program calls `own_terminal` before it imports what does.
 """
 
 import codecs
@@ -10,8 +10,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-
-from absl import logging
 
 from cprl_jax.runtime.errors import for_people
 
@@ -28,6 +26,8 @@ def run(work: Callable[[], None]) -> int:
     except Exception as error:
         if (found := for_people(error)) is None:
             raise
+        from absl import logging
+
         logging.debug("the error below comes from here", exc_info=True)
         print(f"error: {found[0]}", file=sys.stderr)
         return found[1]

@@ -102,7 +102,9 @@ def test_in_the_background_ctrl_c_is_for_others():
 
 def test_the_program_starts_with_nothing_that_takes_time():
     """Until `own_terminal`, Ctrl-C is Python's."""
-    text = "import sys; from cprl_jax import main; print(*{'jax', 'flax', 'numpy', 'tensorflow'} & set(sys.modules))"
+    text = (
+        "import sys; from cprl_jax import main; print(*{'absl', 'jax', 'numpy', 'ml_collections'} & set(sys.modules))"
+    )
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

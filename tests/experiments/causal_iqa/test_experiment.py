@@ -191,8 +191,8 @@ def test_mistakes_are_found_before_anything_is_trained(config, tmp_path):
     config.causal_iqa.batch_size = 3
     refused("batch_size is 3; it must be a multiple of 2")
     shutil.rmtree(tmp_path / "run")  # clusters of content, which are kept
-    (tmp_path / "file").write_text("")
-    refused("holds something else than a run of Causal-IQA", tmp_path)
+    (tmp_path / "cells").mkdir()
+    refused("holds cells, which is not of a run of Causal-IQA", tmp_path)
 
 
 PROGRAM = """
