@@ -1,6 +1,8 @@
 """How the process gets its memory from the system."""
 
 import ctypes
+import math
+import sys
 
 # From glibc's malloc.h, the parameters of mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
@@ -24,3 +26,13 @@ def keep_freed_memory() -> bool:
     # Old versions refuse a threshold above 32 MB, but none refuses not to map at all.
     kept = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_MAX, 0)
     return bool(kept and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1) and mallopt(_TOP_PAD, 1 << 28))
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has had, GB; NaN where Python cannot tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, kilobytes elsewhere

@@ -197,7 +197,10 @@ def test_training_alone_leaves_no_table(config, runner, tmp_path):
     assert len(runner.calls) == 10
 
 
-@pytest.mark.parametrize("name, said", [("split.json", "the run of one split"), ("photo.png", "something else")])
+@pytest.mark.parametrize(
+    "name, said",
+    [("split.json", "the run of one split"), ("division", "division, which is not of a run of several splits")],
+)
 def test_folder_of_something_else(config, runner, tmp_path, name, said):
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=said):

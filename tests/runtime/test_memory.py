@@ -1,5 +1,6 @@
 """Whether freed memory stays with the process."""
 
+import math
 import platform
 import subprocess
 import sys
@@ -40,3 +41,12 @@ def test_it_does_nothing_where_there_is_no_mallopt(monkeypatch):
 
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert memory.keep_freed_memory() is False
+
+
+def test_the_peak_includes_what_was_given_back(monkeypatch):
+    import cprl_jax.runtime.memory as memory
+
+    bytearray(b"x") * (300 << 20)
+    assert 0.3 < memory.peak_gigabytes() < 1000
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(memory.peak_gigabytes()), "not on Windows"

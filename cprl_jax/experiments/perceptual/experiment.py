@@ -6,8 +6,6 @@ run goes on where it stopped) and report/.
 """
 
 import itertools
-import resource
-import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import Arrays, check_workdir, user_path, write_file
+from cprl_jax.runtime.memory import peak_gigabytes
 from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
 
@@ -46,6 +45,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = user_path(workdir, field="workdir").resolve()
     started = time.monotonic()
     check_workdir(workdir, entry="cells", content="a perceptual attack")
+    if (workdir / "config.json").exists() and (job := config_lib.read_config(workdir).job) != config.job:
+        raise UserError(
+            f"{workdir} holds a run of the job {job!r}; give another --workdir"
+        )  # leave_one_out has cells too
     targets, fidelities, pictures = (
         read(config) for read in (inputs.read_targets, inputs.read_fidelities, inputs.read_pictures)
     )
@@ -169,11 +172,9 @@ def _report(
         "transfer": results.transfer_rows(targets, attacked, base=base),
         "logarithm": base,
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    gigabytes = peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, kilobytes elsewhere
     cost = (
         f"The attacks took {sum(float(values['seconds']) for values in arrays) / 60:.1f} minutes, compilation included "
-        f"(of all runs that computed them; this run took {minutes:.1f}); peak memory of this run {gigabytes:.1f} GB."
+        f"(of all runs that computed them; this run took {minutes:.1f}); peak memory of this run {peak_gigabytes():.1f} GB."
     )
     report.write(
         workdir / "report",
