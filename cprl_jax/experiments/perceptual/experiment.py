@@ -174,7 +174,8 @@ def _report(
     }
     cost = (
         f"The attacks took {sum(float(values['seconds']) for values in arrays) / 60:.1f} minutes, compilation included "
-        f"(of all runs that computed them; this run took {minutes:.1f}); peak memory of this run {peak_gigabytes():.1f} GB."
+        f"(of all runs that computed them; this run took {minutes:.1f}); peak memory of this run "
+        f"{peak_gigabytes():.1f} GB."
     )
     report.write(
         workdir / "report",
