@@ -1,6 +1,7 @@
 """Files that are either whole or absent, and arrays kept in them with a stamp of what they depend on."""
 
 import contextlib
+import errno
 import os
 import re
 import zipfile
@@ -15,6 +16,7 @@ from cprl_jax.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 RUN_ENTRIES = ("config.json", "split.json", "crops.json", "report", "division", "cells", "split-00")  # of any job
+_LONGEST_NAME = 255  # bytes, on every file system in use
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -26,6 +28,9 @@ def user_path(text: str | os.PathLike, *, field: str) -> Path:
     """
     try:
         path = Path(text).expanduser()
+        # Asked for first: below a folder that is missing, the system would not notice before it has made that one.
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass

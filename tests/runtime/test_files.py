@@ -29,9 +29,10 @@ def test_a_typed_path(tmp_path, monkeypatch):
         ("a\0b", "null"),
         ("n" * 300, "too long"),
         ("data:image/png;base64," + "A" * 9000, "too long"),
+        ("missing/" + "ä" * 130, "too long"),
         ("\ud800", "encode|surrogate"),
     ],
-    ids=["home", "user", "nul", "name", "address", "surrogate"],
+    ids=["home", "user", "nul", "name", "address", "bytes", "surrogate"],
 )
 def test_an_unusable_path_is_named_in_one_short_sentence(monkeypatch, text, reason):
     if text == "~":  # as in a container whose user has no entry in the list of users
