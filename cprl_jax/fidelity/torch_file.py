@@ -35,19 +35,11 @@ _DTYPES = {
     "Untyped": np.uint8,
 }
 # Calls that describe a plain value, as checkpoints have them beside the weights.
-_VALUES = {
-    ("_codecs", "encode"),
-    ("builtins", "set"),
-    ("datetime", "datetime"),
-    ("datetime", "timedelta"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    *(("pathlib", f"{pure}{system}Path") for pure in ("", "Pure") for system in ("Posix", "Windows")),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch.serialization", "_get_layout"),
-}
+_VALUES = re.compile(
+    r"(builtins|__builtin__)\.(set|frozenset|complex|bytearray)|_codecs\.encode|datetime\.\w+"
+    r"|pathlib(\._local)?\.(Pure)?(Posix|Windows)Path|numpy\.dtype|numpy\._?core\.multiarray\.scalar"
+    r"|torch\.(Size|device)|torch\.serialization\._get_layout"
+)
 # Calls that would make other tensors than plain ones.
 _OTHER_TENSORS = re.compile(r"torch\._utils\._rebuild_\w+|numpy\._?core\.multiarray\._reconstruct")
 # The old format is a sequence of pickles that begins with these two numbers.
@@ -183,12 +175,13 @@ class _Unpickler(pickle.Unpickler):
         }
         if (module, name) in known:
             return known[module, name]
-        if module in ("torch", "torch.storage") and name.removesuffix("Storage") in _DTYPES:
-            return _StorageType(np.dtype(_DTYPES[name.removesuffix("Storage")]))
-        if (module, name) in _VALUES:
+        if module in ("torch", "torch.storage") and name.endswith("Storage") and name[:-7] in _DTYPES:
+            return _StorageType(np.dtype(_DTYPES[name[:-7]]))
+        full_name = f"{module}.{name}"
+        if _VALUES.fullmatch(full_name):
             return lambda *_: object.__new__(NotATensor)
-        stand_in = _Uncallable("NotATensor", (NotATensor,), {"name": f"{module}.{name}"})
-        if _OTHER_TENSORS.fullmatch(f"{module}.{name}"):
+        stand_in = _Uncallable("NotATensor", (NotATensor,), {"name": full_name})
+        if _OTHER_TENSORS.fullmatch(full_name):
             return lambda *_: object.__new__(stand_in)
         return stand_in
 

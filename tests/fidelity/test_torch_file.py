@@ -163,19 +163,18 @@ def test_hand_made_pickles(tmp_path):
     data = {"data/0": np.float32([1, 2]).tobytes()}
     np.testing.assert_array_equal(read_torch_file(write_zip(path, TENSOR % key, data)), [1, 2])
     refused = {
-        "a class that is called": b"(cos\nsystem\no",
-        "a class with arguments": b"(X\x04\x00\x00\x00trueios\nsystem\n",
-        "a call that a known function makes": b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN)NtR",
-        "hooks of a known class": b"ccollections\nOrderedDict\nN}X\x07\x00\x00\x00__new__cos\nsystem\ns\x86b",
-        "a key outside": TENSOR % b"\x10\x00\x00\x00../../etc/passwd",
-        "no storage": b"ctorch._utils\n_rebuild_tensor_v2\n(K\x00K\x00))tR",
-        "another reference": b"X\x01\x00\x00\x00aQ",
-        "an absurd storage": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NJ\xff\xff\xff\xfftQ",
+        b"(X\x04\x00\x00\x00trueios\nsystem\n": "wants os.system to be called",
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN)NtR": "wants os.system to be called",
+        b"ccollections\nOrderedDict\nN}X\x07\x00\x00\x00__new__cos\nsystem\ns\x86b": "immutable type",
+        TENSOR % b"\x10\x00\x00\x00../../etc/passwd": "no item named 'archive/data/../../etc/passwd'",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(K\x00K\x00))tR": "a tensor without a storage",
+        b"X\x01\x00\x00\x00aQ": "not enough values",
+        b"(X\x07\x00\x00\x00storagecos\nsystem\nX\x01\x00\x00\x000NK\x02tQ": "no storage of a tensor",
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NJ\xff\xff\xff\xfftQ": "of -1 values",
     }
-    for what, opcodes in refused.items():
-        with pytest.raises(ValueError, match="file.pth: "):
+    for opcodes, message in refused.items():
+        with pytest.raises(ValueError, match=rf"file.pth: .*{message}"):
             read_torch_file(write_zip(path, opcodes, data))
-            pytest.fail(what)
     with pytest.raises(ValueError, match="8 bytes|4 bytes"):
         read_torch_file(write_zip(path, TENSOR % key, {"data/0": b"\x00" * 4}))
     with pytest.raises(ValueError, match="compressed"):
