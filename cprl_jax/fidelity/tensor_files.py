@@ -31,6 +31,7 @@ _OTHER_KINDS = (
     (b"\x89HDF", "an HDF5 file, of Keras perhaps: save its arrays as .npz or .safetensors"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
 )
+_LOGGER = logging.getLogger(__name__)
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)", re.IGNORECASE)
 _LARGEST_HEADER = 10**8  # bytes, of a safetensors file
 
@@ -158,7 +159,7 @@ def state_dict(content: Any, wanted: Collection[str]) -> StateDict:
     chosen = places[prefix]
     copies = [p for p in places if len(places[p]) == len(chosen) and not set(places[p]) & set(chosen)]
     if copies:
-        logging.getLogger(__name__).warning(
+        _LOGGER.warning(
             "the file has the weights several times; taken are those under %r and not those under %s (averages come "
             "first, then the first in the file); to take others, save them alone",
             prefix.rstrip("."),
@@ -180,6 +181,8 @@ def state_dict(content: Any, wanted: Collection[str]) -> StateDict:
             tensors[name[len(prefix) :]] = value
         elif under is None:
             left_over.append(name)
+    if aside := {".".join(keys[:-1]): None for keys in leaves if keys[:-1] not in dictionaries}:
+        _LOGGER.info("of the file, left aside: %s", ", ".join(map(repr, list(aside)[:5])))
     return StateDict(tensors, prefix, left_over)
 
 

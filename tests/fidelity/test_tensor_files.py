@@ -7,7 +7,6 @@ import tarfile
 import zipfile
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -115,7 +114,7 @@ def test_parts_in_dictionaries_of_their_own():
     assert found.tensors.keys() == {"conv1.weight", "fc.bias"} and found.prefix == "net."
 
 
-def test_what_else_a_checkpoint_has_is_no_part_of_the_weights():
+def test_what_else_a_checkpoint_has_is_no_part_of_the_weights(caplog):
     """The state of an optimizer, arrays of the training, another network; what is beside the weights is told."""
     state = {f"model.{name}": value for name, value in arrays().items()}
     state |= {"model.bn1.num_batches_tracked": np.int64(3), "n_averaged": np.array(7), "model.neck.weight": np.zeros(2)}
@@ -125,7 +124,9 @@ def test_what_else_a_checkpoint_has_is_no_part_of_the_weights():
         "discriminator": {"conv1.weight": np.zeros(3)},
         "state_dict": {**state, "criterion.weight": np.zeros(3)},
     }
-    found = tensor_files.state_dict(content, WANTED)
+    with caplog.at_level("INFO"):
+        found = tensor_files.state_dict(content, WANTED)
+    assert "left aside: '', 'optimizer.state.0', 'discriminator'" in caplog.text
     assert_same(found.tensors, {**arrays(), "neck.weight": np.zeros(2)})
     assert (found.prefix, found.left_over) == ("state_dict.model.", ["state_dict.criterion.weight"])
 
@@ -192,9 +193,9 @@ def test_no_state_dict(tmp_path):
 
 
 def test_floating_point_types_of_every_kind_of_file(tmp_path):
-    for write, dtype in itertools.product(WRITERS, (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)):
+    for write, dtype in itertools.product(WRITERS, (np.float16, np.float32, np.float64, jnp.bfloat16)):
         values = np.array([[1.5, -0.25], [0.0, 3.0]]).astype(dtype)
-        if dtype == ml_dtypes.bfloat16 and write in (write_torch, write_old_torch):
+        if dtype == jnp.bfloat16 and write in (write_torch, write_old_torch):
             torch = pytest.importorskip("torch")
             tensors = {"a": torch.tensor(values.astype(np.float32)).bfloat16()}
             torch.save(tensors, tmp_path / "a", _use_new_zipfile_serialization=write is write_torch)
@@ -273,6 +274,21 @@ def test_files_cut_short(tmp_path, write):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"a: (.*cut short|.*is empty|of an unknown kind)"):
             tensor_files.read(path)
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=[write.__name__ for write in WRITERS])
+def test_damaged_bytes_are_read_or_refused(tmp_path, write):
+    path, random = tmp_path / "a", np.random.default_rng(0)
+    write(path, arrays())
+    whole = np.fromfile(path, np.uint8)
+    for _ in range(40):
+        damaged = whole.copy()
+        damaged[random.integers(len(whole), size=2)] = random.integers(256, size=2)
+        path.write_bytes(damaged.tobytes())
+        try:
+            tensor_files.state_dict(tensor_files.read(path), WANTED)
+        except ValueError:
+            continue
 
 
 def test_objects_in_an_npz_file(tmp_path):
