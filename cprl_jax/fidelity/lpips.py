@@ -52,8 +52,8 @@ def lpips_parameters(backbone: Source, *, heads: Source | None = None, network: 
     """The parameters of `lpips`, read from published weights.
 
     Args:
-      backbone: torchvision's weights of the network: the path of its state dict (.npz, .safetensors, .pth, .pt),
-        'owner/name:file' on Hugging Face, or a mapping from names to arrays, such as `random_backbone` returns.
+      backbone: torchvision's weights of the network: the path of its state dict (.npz, .safetensors, or of torch.save),
+        'owner/name[:file]' on Hugging Face, or a mapping from names to arrays, such as `random_backbone` returns.
       heads: the published linear weights ('lin0.model.1.weight' and so on), as a path or one of the other forms. None
         weights all channels alike, by 1: the paper's "cosine distance" (times two).
       network: "vgg16", "alexnet" or "squeezenet", which backbone and heads must belong to.

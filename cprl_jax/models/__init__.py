@@ -105,21 +105,29 @@ def _placement(network: Network, sort_mask: ml_collections.ConfigDict) -> SortMa
         raise UserError(f"config.model.sort_mask: {error}") from error
 
 
-def load_weights(variables: Mapping, source: str | os.PathLike, *, config_model: ml_collections.ConfigDict) -> dict:
+def load_weights(
+    variables: Mapping,
+    source: str | os.PathLike,
+    *,
+    config_model: ml_collections.ConfigDict,
+    field: str = "config.model.weights",
+) -> dict:
     """Puts published weights, or our own, in the place of `variables`.
 
     Understood are, whatever the kind of file: our own names (from `save_weights`); the names under which a network's
     authors or torchvision publish it (an image classifier is left out, but for MetaIQA, which has it); SqueezeNet 1.1
-    in the names of Caffe and its Keras ports. The state dict may lie under 'state_dict', 'model' or 'params', and its
-    names may begin with 'module.'. A file with the trunk alone leaves the head as it is, and the log says so; a linear
-    head from torch is rescaled so that the scores under config_model.score_mean and .score_std are those of the file.
-    Torch is not needed, and pickled code is never executed.
+    in the names of Caffe and its Keras ports. The state dict may lie anywhere in the file, behind any prefix such as
+    'module.'; of several copies the averaged one is taken (ema, swa), else the first, and the log says so. A file with
+    the trunk alone leaves the head as it is, and the log says so; a linear head from torch is rescaled so that the
+    scores under config_model.score_mean and .score_std are those of the file. Torch is not needed, and pickled code is
+    never executed.
 
     Args:
       variables: of the network, as `initialize` returns them.
-      source: a path (.npz, .safetensors, .pth, .pt, .pkl), 'owner/name' or 'owner/name:file' on Hugging Face, or
-        'imagenet': the file of an installed package that the network declares.
+      source: the path of an .npz or .safetensors file or one of torch.save, whatever it is called; 'owner/name' or
+        'owner/name:file' on Hugging Face; or 'imagenet': the file of an installed package that the network declares.
       config_model: `name`, `backbone`, `score_mean`, `score_std` and the network's settings are read.
+      field: what the person who gave `source` calls it; for messages.
 
     Returns:
       variables of the same structure, as float32 NumPy arrays.
@@ -131,7 +139,7 @@ def load_weights(variables: Mapping, source: str | os.PathLike, *, config_model:
     network = network_of(config_model)
     if str(source) == "imagenet":
         source = weights.packaged(NETWORKS, network.name, network.variant(config_model.backbone))
-    return weights.load(network, variables, source, config_model=config_model)
+    return weights.load(network, variables, source, config_model=config_model, field=field)
 
 
 def initialize(module: nn.Module, key: Key[Array, ""], image_size: int) -> dict:

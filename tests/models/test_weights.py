@@ -87,9 +87,11 @@ def test_own_trunk_without_its_head(tmp_path, config_model, variables, caplog):
         lambda state: {"params": state},
         lambda state: {f"module.{name}": value for name, value in state.items()},
         lambda state: {"model": {"state_dict": {f"module.{name}": value for name, value in state.items()}}},
+        lambda state: {"hyper_parameters": {}, "anything": {f"_orig_mod.net.{n}": value for n, value in state.items()}},
     ],
+    ids=["state_dict", "model", "params", "module", "all of them", "other names"],
 )
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("suffix", [".pth.tar", ""])
 def test_wrapped_state_dicts(tmp_path, config_model, variables, torch_network, wrap, suffix):
     import torch
 
@@ -187,7 +189,16 @@ def test_torch_files_that_do_not_fit_name_the_tensor(tmp_path, config_model, var
     refuse(tmp_path, config, before, {**state, name: state[name] * float("nan")}, rf"{name} .* not finite")
     refuse(tmp_path, config, before, {**state, name: state[name].long()}, rf"{name} has type int64")
     refuse(tmp_path, config, before, state_dict(torch_network, "resnet-resnet50"), "resnet needs|not known to resnet")
-    refuse(tmp_path, config, before, {"state_dict": [1, 2]}, "not a state dict")
+    refuse(tmp_path, config, before, {"state_dict": [1, 2]}, "no tensors")
+    refuse(
+        tmp_path,
+        config,
+        before,
+        {**{f"net.{key}": value for key, value in state.items()}, "neck.weight": torch.zeros(2)},
+        "file.pth: neck.weight not known to resnet",
+    )
+    prefixed = {f"net.{key}": value for key, value in state.items()} | {"net.layer5.weight": torch.zeros(2)}
+    refuse(tmp_path, config, before, {"model": prefixed}, "layer5.weight not known to resnet")
     refuse(tmp_path, config, before, {}, "no tensors")
     compact = config_model("compact")
     refuse(tmp_path, compact, variables(compact), state, "no published weights of 'compact'")
@@ -227,11 +238,13 @@ def test_files_that_are_none(tmp_path, config_model, variables):
         with pytest.raises(UserError, match=message):
             models.load_weights(before, source, config_model=config)
 
-    refused(tmp_path / "none.pth", r"no file .*none.pth.*\.npz, \.safetensors, \.pth.*owner/name")
+    refused(tmp_path / "none.pth", r"config.model.weights: no file .*none.pth.*\.npz or .*torch.save.*owner/name")
+    with pytest.raises(UserError, match="config.other.weights: no file"):
+        models.load_weights(before, "none.pth", config_model=config, field="config.other.weights")
     refused("weights/none.npz", "no file 'weights/none.npz'")
-    refused(tmp_path, "no file")
-    (tmp_path / "keras.h5").write_bytes(b"HDF")
-    refused(tmp_path / "keras.h5", r"keras.h5: unknown kind of file; allowed: \.npz")
+    refused(tmp_path, "is a folder")
+    (tmp_path / "keras.h5").write_bytes(b"\x89HDF")
+    refused(tmp_path / "keras.h5", r"keras.h5: an HDF5 file")
     for suffix in (".npz", ".safetensors", ".pth"):
         (tmp_path / f"broken{suffix}").write_bytes(b"\x00broken")
         refused(tmp_path / f"broken{suffix}", rf"broken\{suffix}: ")
@@ -298,6 +311,17 @@ def test_offline(config_model, variables, monkeypatch, tmp_path):
     for source in ("owner/name", "owner/name:weights.npz"):
         with pytest.raises(UserError, match=f"'{source}' is no file here.*Hugging Face.*connection"):
             models.load_weights(variables(config), source, config_model=config)
+
+
+def test_trunk_of_torchvision_without_its_own_prefix(tmp_path, config_model, variables, torch_network):
+    """`squeezenet.features.state_dict()`."""
+    import torch
+
+    config, state = config_model("squeezenet"), torch_network("squeezenet").features.state_dict()
+    torch.save(state, tmp_path / "file")
+    loaded = models.load_weights(variables(config), tmp_path / "file", config_model=config)
+    kernel = loaded["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["0.weight"].numpy().transpose(2, 3, 1, 0))
 
 
 def test_caffe_names(tmp_path, config_model, variables):

@@ -174,7 +174,9 @@ def _ma19(options: ml_collections.ConfigDict) -> Target:
     config_model.sort_mask.rate = 0.0
     module = models.create(config_model)
     variables = models.initialize(module, jax.random.key(0), 32)
-    variables = models.load_weights(variables, options.ma19_weights, config_model=config_model)
+    variables = models.load_weights(
+        variables, options.ma19_weights, config_model=config_model, field="config.perceptual.ma19_weights"
+    )
     score_fn = logistic.logistic(models.score_fn(module, variables), logistic.MA19)
     return Target("ma19", score_fn, stamp(model="ma19", score_fn=score_fn))
 
