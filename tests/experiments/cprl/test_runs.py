@@ -246,20 +246,25 @@ def assert_same_run(workdir, expected):
 
 
 @pytest.mark.slow
-def test_runs_killed_at_twenty_random_moments_end_as_if_they_had_not_been(reference, tmp_path):
+def test_runs_killed_at_two_dozen_random_moments_end_as_if_they_had_not_been(reference, tmp_path):
     started = time.monotonic()
     finish(command(tmp_path / "undisturbed"))
     whole = time.monotonic() - started
     generator, kills, run = np.random.default_rng(0), 0, 0
-    while kills < 20:
+    while kills < 24:
         workdir, run = tmp_path / f"run{run}", run + 1
         code = None
         while code is None:
             process = subprocess.Popen(
                 command(workdir), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
+            kind = kills % 3
+            if kind == 2:  # while the first files are written
+                while not workdir.exists() and process.poll() is None:
+                    time.sleep(0.001)
+            wait = generator.uniform(0.05, (whole, 1.0, 0.5)[kind])
             try:
-                code = process.wait(generator.uniform(0.1, whole) if kills < 20 else None)
+                code = process.wait(wait if kills < 24 else None)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
