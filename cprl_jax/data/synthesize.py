@@ -49,7 +49,7 @@ from cprl_jax.data.made_set import JOURNAL, Made, claim, describe, note, read_jo
 from cprl_jax.data.releases._common import one_line
 from cprl_jax.data.weak_labels import RULES
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import user_path, write_file
 
 RECIPES = {
     "kadid": ("kadid",),
@@ -127,9 +127,9 @@ def synthesize(
             f"recipe {EMBEDDED!r} brings pictures, distortions and labels; it takes only out, seed and scenes"
         )
     chosen = _check(recipe, distortions, levels, label, size, seed, workers)
-    out = Path(out).expanduser()
+    out = user_path(out, field="--out")
     settings = _Settings(out, tuple(sorted(levels)), label, size, seed)
-    sources = {} if recipe == EMBEDDED else photographs.find(Path(images).expanduser(), size=size)
+    sources = {} if recipe == EMBEDDED else photographs.find(user_path(images, field="--images"), size=size)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(out / ".lock", timeout=0):
