@@ -182,7 +182,7 @@ def _brisque(options: ml_collections.ConfigDict) -> Target:
 
 
 def _trained(name: str) -> Target:
-    """A model of a run of `cprl_jax.main`: 'run:FOLDER:METHOD'."""
+    """A model of a run of `cprl_jax.main`: 'run:FOLDER:METHOD'; of Causal-IQA 'run:FOLDER:UPDATE' or UPDATE/seed-K."""
     folder, _, method = name.removeprefix("run:").rpartition(":")
     if not folder:
         raise UserError(
@@ -194,11 +194,13 @@ def _trained(name: str) -> Target:
         raise UserError(f"config.perceptual.models: there is no run in {run}{hint}")
     config = config_lib.read_config(run)
     try:
-        method = config_lib.method_of(config, method, run)
+        method = network = config_lib.method_of(config, method, run)
     except UserError as error:
         raise UserError(f"config.perceptual.models names {name!r}: {error}") from None
-    variables = trained_variables(config, method, run / method)
-    module = create_model(config, method)
+    if config.job == "causal_iqa":  # whose updates all train this network, and never average it
+        network, config.train.ema_decay = "plain", 0.0
+    variables = trained_variables(config, network, run / method)
+    module = create_model(config, network)
     score_fn = Partial(_tenth, models.score_fn(module, variables))
     return Target(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables))
 

@@ -1,13 +1,17 @@
 """Images, models and fidelities by name: what is read, how it is sized, and one line for whatever is wrong."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax import models
 from cprl_jax.config import checks as config_checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.experiments.perceptual import inputs as inputs
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.checkpoints import Checkpoints
+from cprl_jax.training.setup import create_model
 
 
 @pytest.fixture
@@ -97,6 +101,25 @@ def test_models_that_a_run_does_not_have(config, tmp_path):
         config.perceptual.models = (f"run:{tmp_path / 'run'}:{method}",)
         with pytest.raises(UserError, match=f"config.perceptual.models names 'run:.*{message}"):
             inputs.read_targets(config)
+
+
+def test_a_model_of_a_run_of_causal_iqa(config, tmp_path):
+    run = config_lib.default()
+    run.job, run.model.name, run.train.ema_decay = "causal_iqa", "compact", 0.9
+    run.train.crop_size = 16
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_lib.to_json(run))
+    module = create_model(run, "plain")
+    variables = models.initialize(module, jax.random.key(3), 16)
+    with Checkpoints(tmp_path / "run" / "cis" / "seed-0" / "checkpoints") as checkpoints:
+        checkpoints.save(1, dict(variables))
+    config.perceptual.models = (f"run:{tmp_path / 'run'}:cis",)
+    (target,) = inputs.read_targets(config)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    np.testing.assert_allclose(
+        target.score_fn(images), models.score_fn(module, variables)(images) / 10, rtol=1e-4, atol=1e-4
+    )
+    assert target.name == "run-cis/seed-0"
 
 
 def test_the_embedded_photographs_come_with_labels():
