@@ -4,7 +4,9 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from cprl_jax.data import file_kinds, tiff, unended_jpeg
 
 PHOTOGRAPH_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 PHOTOGRAPH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # upper case counts as well
@@ -37,7 +39,9 @@ def decode_rgb(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
 def decode_photograph(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes a user's own JPEG, PNG, BMP, WebP or TIFF file to what a viewer of images shows.
 
-    * EXIF orientation is honoured: the image stands upright.
+    The content counts, not the ending of the file's name.
+
+    * EXIF orientation is honoured: the image stands upright. Nothing else of an EXIF block matters, damaged or not.
     * Grey, black-and-white and palette images become RGB.
     * Transparent pixels are composited over white.
     * 16-bit grey is scaled to 8 bits with rounding (round(value / 257)), 12-bit grey of TIFF likewise. Of 16-bit
@@ -45,26 +49,56 @@ def decode_photograph(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
     * CMYK becomes sRGB through the file's ICC profile (relative colorimetric); without one, channels are multiplied:
       R = (1 - C)(1 - K), and so on. Profiles of grey and RGB images are not applied, as in nearly all data sets and
       published models: values are taken as if they were sRGB.
-    * Of several pages or frames, the first.
+    * Of an animation (PNG, WebP) the first frame, of the several pictures in a phone's JPEG (MPO) the main one.
+    * Of the pages of a TIFF the one that is not marked as a smaller version or a mask, wherever it stands.
+    * A JPEG may lack its end marker, but no pixels.
 
-    Refused are signed or 32-bit integers and floating point (TIFF), which do not say what is black and what is white.
+    Refused are a TIFF with several full pages, a camera's raw data (DNG), which a viewer develops or shows by a
+    preview, and signed or 32-bit integers and floating point (TIFF), which do not say what is black and what is white.
 
     Raises:
-      ValueError: the bytes are not a complete image of these formats, or its pixel format is refused.
+      ValueError: the bytes are no complete image of these formats, or it is refused; the message says what they are.
     """
     try:
-        with Image.open(io.BytesIO(file_bytes), formats=PHOTOGRAPH_FORMATS) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _as_seen(image)
+        if file_bytes.startswith(tiff.SIGNATURES):
+            file_bytes, orientation = tiff.picture(file_bytes)
+            return _upright(_decode(file_bytes), orientation)
+        return _decode(file_bytes)
     except UnidentifiedImageError as error:
-        what = "not an image in JPEG, PNG, BMP, WebP or TIFF" if file_bytes else "an empty file"
+        what = file_kinds.describe(file_bytes)
+        if not what.startswith(("a damaged", "an empty")):
+            what = "not an image in JPEG, PNG, BMP, WebP or TIFF" + (f", but {what}" if what else "")
         raise ValueError(what) from error
     except ImageCms.PyCMSError as error:
         raise ValueError(f"its colour profile cannot be used ({error}); save the image as RGB") from error
     except ValueError:
         raise
     except Exception as error:  # a broken file surfaces as almost any exception, depending on its format
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file_kinds.describe(file_bytes)} ({reason})") from error
+
+
+def _decode(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    with Image.open(io.BytesIO(file_bytes), formats=PHOTOGRAPH_FORMATS) as image:
+        try:
+            image.load()
+        except OSError:  # it ends too early
+            whole = unended_jpeg.ended(file_bytes) if image.format in ("JPEG", "MPO") else None
+            if whole is None:
+                raise
+            return _decode(whole)
+        return _upright(_as_seen(image), tiff.orientation(image.info.get("exif", b"")))
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Pillow's own way to do this writes the EXIF block anew, and fails at whatever is wrong in it."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _as_seen(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

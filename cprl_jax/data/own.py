@@ -6,9 +6,7 @@
 Only `image` and `mos` are needed; docs/datasets.md says what the others mean.
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -19,16 +17,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from absl import logging
 
+from cprl_jax.data import label_file, photographs
 from cprl_jax.data.dataset import PARTS, CachedImages, NamedImages, QualityDataset, listing
 from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
 from cprl_jax.data.decoded_file import DecodedImages
+from cprl_jax.data.label_file import Problem, Row
 from cprl_jax.data.releases._common import NAN, Record, in_threads, one_line
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path
 
-COLUMNS = ("image", "mos", "reference", "distortion", "level", "std", "split")
-MOST_PROBLEMS = 20  # named in one message
-
-_Problem = tuple[int, str]  # the line it is in, for their order, and its text
+SCALES = ((0, 1), (1, 5), (0, 5), (1, 10), (0, 10))  # of opinion scores, besides 0 to 100
+FEW = 10  # images that may all be very bad; that more of them are is not believed
 
 
 def load(
@@ -43,8 +42,8 @@ def load(
 ) -> QualityDataset:
     """Loads a folder of images with the scores of a CSV file.
 
-    The file is UTF-8, its values separated by commas, semicolons or tabs (with the latter two, 3,5 is a number). Lines
-    that begin with # may come first, then a line that names the columns, in any order; others than these are ignored:
+    `label_file.read` says how the file is written; with semicolons or tabs between the values, 3,5 is a number. Columns
+    other than these are ignored:
 
       image: path of the image below `folder`; also its name in the dataset. JPEG, PNG, BMP, WebP or TIFF of any size,
         decoded by `decode_photograph`.
@@ -71,7 +70,8 @@ def load(
 
     Raises:
       UserError: no folder or file, or anything in them that is not as above: all problems in one message, each with the
-        number of its line.
+        number of its line; scores that are all equal, or those of more than `FEW` images all at most 10 on a scale of
+        0 to 100, which seem to be on another one.
       ValueError: an unknown `cache`, a negative `cache_gib`.
     """
     if cache not in ("memory", "disk") or not cache_gib >= 0:
@@ -82,6 +82,8 @@ def load(
         )
     path, folder = _find(labels, folder)
     records, scenes, problems = _read(path, folder, mos_worst, mos_best)
+    if not problems:
+        _check_scale(path, [record.mos_raw for record in records], mos_worst, mos_best)
     pristine = _pristine(scenes, folder, problems)
     paths = [record.path for record in records]
     contents = in_threads(_digest, [*paths, *pristine.values()], "reading images")
@@ -93,19 +95,16 @@ def load(
     if cache == "disk":
         images = CachedImages(decode, len(paths), cache_bytes=0)
         stamp = hashlib.sha256(json.dumps(contents[: len(paths)]).encode()).hexdigest()[:16]
-        root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-        decoded = root / "own" / stamp / "decoded-images"
-    if decoded is None or not decoded.exists():  # that file was made of these very contents: they can be decoded
+        root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        decoded = user_path(root, field="config.dataset.data_dir") / "own" / stamp / "decoded-images"
+    if decoded is None or not os.path.exists(decoded):  # that file was made of these very contents: they can be decoded
         problems += _unreadable(records, images)
     problems += _unreadable_pristine(pristine)
-    if problems:
-        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        shown = listing([text for _, text in sorted(problems)], most=MOST_PROBLEMS, separator="; ")
-        raise UserError(f"{path} and the images in {folder} have {count}; correct them: {shown}")
+    label_file.refuse(f"{path} and the images in {folder} have", problems)
     _warn_of_duplicates(records, contents)
     if decoded is not None:
         images = DecodedImages(decode, len(paths), path=decoded, stamp=stamp)
-    photographs = list(pristine.values())
+    references = list(pristine.values())
     return QualityDataset(
         name="own",
         images=images,
@@ -120,8 +119,8 @@ def load(
         pristine=NamedImages(
             list(pristine),
             CachedImages(
-                lambda index: decode_photograph(photographs[index].read_bytes()),
-                len(photographs),
+                lambda index: decode_photograph(references[index].read_bytes()),
+                len(references),
                 cache_bytes=int(cache_gib * 2**30),
             ),
         ),
@@ -132,13 +131,13 @@ def _find(labels: str | os.PathLike, folder: str | os.PathLike) -> tuple[Path, P
     """The CSV file and the folder."""
     if not os.fspath(folder):
         raise UserError("the dataset 'own' needs the folder of its images: --config.dataset.manual_dir=FOLDER")
-    folder = Path(folder).expanduser()
+    folder = user_path(folder, field="config.dataset.manual_dir")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name that of your images: --config.dataset.manual_dir=FOLDER")
-    named = Path(os.fspath(labels) or "labels.csv").expanduser()
+    named = user_path(os.fspath(labels) or "labels.csv", field="config.dataset.labels")
     candidates = [folder / named] if not os.fspath(labels) else [named, folder / named]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):
             return path, folder
     raise UserError(
         f"there is no file {candidates[0]}; write one with a line image,mos and a line for each image, or name it with "
@@ -148,143 +147,104 @@ def _find(labels: str | os.PathLike, folder: str | os.PathLike) -> tuple[Path, P
 
 def _read(
     path: Path, folder: Path, mos_worst: float, mos_best: float
-) -> tuple[list[Record], dict[str, int], list[_Problem]]:
+) -> tuple[list[Record], dict[str, int], list[Problem]]:
     """The rows that name an image file, the scenes that they name with the first line of each, and the problems."""
-    try:
-        lines = list(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8; save it as CSV UTF-8") from None
-    start = next((index for index, line in enumerate(lines) if line.strip() and not line.startswith("#")), None)
-    if start is None:
-        raise UserError(f"{path} is empty; it needs a line image,mos and a line for each image")
-    columns, delimiter = _header(path, start + 1, lines[start])
-    reader = csv.reader(lines[start + 1 :], delimiter=delimiter, strict=True)
-    records, scenes, problems = [], {}, []
-    line_of_name: dict[str, int] = {}
-    while True:
-        line = start + 2 + reader.line_num
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            problems.append((line, f"line {line}: {error}"))
-            continue
-        if values is None:
-            break
-        if not any(value.strip() for value in values):
-            continue
-        if len(values) != len(columns):
-            problems.append((line, f"line {line}: {len(values)} values in {len(columns)} columns"))
-            continue
-        row = {column: value.strip() for column, value in zip(columns, values, strict=True)}
-        row["image"] = str(PurePosixPath(row["image"].replace("\\", "/"))) if row["image"] else ""
-        wrong = _wrong_path(row["image"], folder)
-        if not wrong and row["image"] in line_of_name:
-            wrong = f"the image is listed before, in line {line_of_name[row['image']]}"
-        line_of_name.setdefault(row["image"], line)
-        record, texts = _record(row, line, folder, delimiter, mos_worst, mos_best)
-        problems += [(line, f"line {line} ({row['image']!r}): {text}") for text in filter(None, [wrong, *texts])]
+    rows, problems = label_file.read(path)
+    records, scenes = [], {}
+    for row in rows:
+        wrong = _wrong_path(row.values["image"], folder)
+        record, texts = _record(row, folder, mos_worst, mos_best)
+        problems += [row.problem(text) for text in filter(None, [wrong, *texts])]
         if not wrong:
             records.append(record)
-            if row.get("reference"):
-                scenes.setdefault(row["reference"], line)
-    if not records and not problems:
-        raise UserError(f"{path} names no image; write a line for each image below the line of the columns")
+            if row.values.get("reference"):
+                scenes.setdefault(row.values["reference"], row.line)
     return records, scenes, problems
+
+
+def _check_scale(path: Path, scores: Sequence[float], mos_worst: float, mos_best: float) -> None:
+    """Refuses scores that are all equal, and warns of those that seem to be on another scale than 0 to 100.
+
+    Refuses the latter as well where there are more than a `FEW`.
+    """
+    lowest, highest = min(scores), max(scores)
+    if len(scores) > 1 and lowest == highest:
+        raise UserError(f"{path}: mos is {lowest:g} for all {len(scores)} images; there is nothing to learn or to test")
+    scale = next(((low, high) for low, high in SCALES if low <= lowest and highest <= high), None)
+    if {mos_worst, mos_best} != {0, 100} or not scale:
+        return
+    worst, best = scale if mos_worst == 0 else reversed(scale)
+    text = (
+        f"{path}: all mos are from {lowest:g} to {highest:g}, but their scale is from {mos_worst:g} (worst) to "
+        f"{mos_best:g} (best); give the ends of theirs, such as --config.dataset.mos_worst={worst} "
+        f"--config.dataset.mos_best={best}"
+    )
+    if len(scores) > FEW:
+        raise UserError(text)
+    logging.warning("%s", text)
 
 
 def _wrong_path(name: str, folder: Path) -> str:
     """What is wrong with an image's path, or ''."""
-    if not name:
-        return "it names no image"
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         # As it is written: links to files elsewhere are a way to keep images in one place.
         return "the path leaves the folder; write it relative to the folder, without .."
-    return "" if (folder / name).is_file() else "no such file in the folder"
+    return "" if os.path.isfile(folder / name) else "no such file in the folder"
 
 
-def _record(
-    row: dict[str, str], line: int, folder: Path, delimiter: str, mos_worst: float, mos_best: float
-) -> tuple[Record, list[str]]:
+def _record(row: Row, folder: Path, mos_worst: float, mos_best: float) -> tuple[Record, list[str]]:
     """A row's values, and what is wrong with them."""
-    wrong = []
-    mos = _number(row["mos"], delimiter)
+    values, wrong = row.values, []
+    mos = row.number("mos")
     low, high = sorted((mos_worst, mos_best))
     if not low <= mos <= high:  # NaN is not either
-        wrong.append(f"mos is {row['mos']!r}, not a number from {low:g} to {high:g}")
+        wrong.append(f"mos is {values['mos']!r}, not a number from {low:g} to {high:g}")
     std = NAN
-    if row.get("std", "").lower() not in ("", "nan"):
-        std = _number(row["std"], delimiter)
+    if values.get("std", "").lower() not in ("", "nan"):
+        std = row.number("std")
         if not 0 <= std < math.inf:
-            wrong.append(f"std is {row['std']!r}, not a number of 0 or more")
-    level = _number(row.get("level") or "0", delimiter)
+            wrong.append(f"std is {values['std']!r}, not a number of 0 or more")
+    level = row.number("level", "0")
     if not (level >= 0 and level.is_integer()):
-        wrong.append(f"level is {row['level']!r}, not a whole number of 0 or more")
+        wrong.append(f"level is {values['level']!r}, not a whole number of 0 or more")
         level = 0
-    part = row.get("split", "")
+    part = values.get("split", "")
     if part not in PARTS:
         wrong.append(f"split is {part!r}, not {', '.join(PARTS[:3])} or nothing")
     record = Record(
-        row=line,
-        name=row["image"],
-        path=folder / row["image"],
+        row=row.line,
+        name=values["image"],
+        path=folder / values["image"],
         mos=min(max(100.0 * (mos - mos_worst) / (mos_best - mos_worst), 0.0), 100.0),  # but for rounding, within it
         mos_raw=mos,
         mos_std=std,
-        reference=row.get("reference") or row["image"],
-        distortion=row.get("distortion", ""),
+        reference=values.get("reference") or values["image"],
+        distortion=values.get("distortion", ""),
         level=int(level),
         part=part,
     )
     return record, wrong
 
 
-def _header(path: Path, line: int, text: str) -> tuple[list[str], str]:
-    """The columns, in lower case, and what separates them."""
-    for delimiter in (",", ";", "\t"):
-        columns = [column.strip().lower() for column in next(csv.reader([text], delimiter=delimiter))]
-        if {"image", "mos"} <= set(columns):
-            twice = sorted({column for column in columns if column in COLUMNS and columns.count(column) > 1})
-            if twice:
-                raise UserError(f"{path}, line {line}: column {listing(twice)} occurs twice; name each column once")
-            if unknown := [column for column in columns if column not in COLUMNS]:
-                logging.info("%s: columns that are ignored: %s", path, listing(unknown))
-            return columns, delimiter
-    raise UserError(
-        f"{path}, line {line}: {text.strip()[:80]!r} must name the columns image and mos, and may name "
-        f"{', '.join(COLUMNS[2:])}, separated by commas, semicolons or tabs"
-    )
-
-
-def _number(text: str, delimiter: str) -> float:
-    """The number, or NaN. A comma that does not separate values is a decimal point, as in many countries' tables."""
-    try:
-        return float(text if delimiter == "," else text.replace(",", "."))
-    except ValueError:
-        return NAN
-
-
-def _pristine(scenes: dict[str, int], folder: Path, problems: list[_Problem]) -> dict[str, Path]:
+def _pristine(scenes: dict[str, int], folder: Path, problems: list[Problem]) -> dict[str, Path]:
     """The undistorted photographs that there are, by scene."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     if (folder / "references").is_dir():
-        for path in sorted((folder / "references").iterdir()):
-            if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file():
-                by_name[path.name].append(path)
-                by_name[path.stem].append(path)
-    photographs = {}
+        for path in photographs.image_files(folder / "references"):
+            by_name[path.name].append(path)
+            by_name[path.stem].append(path)
+    found = {}
     for scene, line in scenes.items():
         inside = not PurePosixPath(scene).is_absolute() and ".." not in PurePosixPath(scene).parts
         path = folder / scene
-        if inside and path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file():
-            photographs[scene] = path
+        if inside and path.suffix.lower() in PHOTOGRAPH_SUFFIXES and os.path.isfile(path):
+            found[scene] = path
         elif len(by_name[scene]) == 1:
-            photographs[scene] = by_name[scene][0]
+            found[scene] = by_name[scene][0]
         elif by_name[scene]:
             names = listing([path.name for path in by_name[scene]])
             problems.append((line, f"line {line}: several files in references match {scene!r}: {names}"))
-    return photographs
+    return found
 
 
 def _digest(path: Path) -> str:
@@ -294,10 +254,10 @@ def _digest(path: Path) -> str:
         return f"{path}: {error}"  # nothing else has this; decoding reports it
 
 
-def _unreadable(records: Sequence[Record], images: Sequence) -> list[_Problem]:
+def _unreadable(records: Sequence[Record], images: Sequence) -> list[Problem]:
     """Decodes every image; those that the cache of `images` has room for are not decoded again."""
 
-    def problem(index: int) -> _Problem | None:
+    def problem(index: int) -> Problem | None:
         try:
             images[index]
         except Exception as error:
@@ -308,8 +268,8 @@ def _unreadable(records: Sequence[Record], images: Sequence) -> list[_Problem]:
     return [text for text in in_threads(problem, range(len(records)), "decoding images") if text]
 
 
-def _unreadable_pristine(pristine: dict[str, Path]) -> list[_Problem]:
-    def problem(path: Path) -> _Problem | None:
+def _unreadable_pristine(pristine: dict[str, Path]) -> list[Problem]:
+    def problem(path: Path) -> Problem | None:
         try:
             decode_photograph(path.read_bytes())
         except Exception as error:

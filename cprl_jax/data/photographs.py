@@ -1,7 +1,8 @@
-"""A folder of photographs to make a set of: listed, checked, decoded, resized."""
+"""Folders of image files, and photographs to make a set of: listed, checked, decoded, resized."""
 
 import functools
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,29 @@ from cprl_jax.runtime.errors import UserError
 MOST_PROBLEMS = 20  # named in one message
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, by the ending of their names and in the order of their names.
+
+    Hidden files (such as macOS's ._a.png) and folders are skipped. Others that are skipped are counted in a warning.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    try:
+        entries = sorted(path for path in folder.iterdir() if path.name[0] != "." and not os.path.isdir(path))
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read: {error.strerror}") from None
+    others = [path.name for path in entries if path.suffix.lower() not in PHOTOGRAPH_SUFFIXES]
+    if others:
+        endings = ", ".join(PHOTOGRAPH_SUFFIXES)
+        logging.warning("%s: files without %s are skipped: %d, %s", folder, endings, len(others), listing(others))
+    return [path for path in entries if path.suffix.lower() in PHOTOGRAPH_SUFFIXES]
+
+
 def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path, str]]:
     """The photographs of a folder: file and SHA-256 of its content, by name (that of the file, without suffix).
 
-    Files of other kinds, hidden files and subfolders are skipped. Identical files are a warning.
+    `image_files` says which are skipped. Identical files are a warning.
 
     Args:
       images: the folder.
@@ -32,11 +52,7 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
     """
     if not images.is_dir():
         raise UserError(f"there is no folder {images}; name the one with the photographs: --images=DIR")
-    paths = sorted(
-        path
-        for path in images.iterdir()
-        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    paths = image_files(images)
     if not paths:
         raise UserError(f"there are no photographs in {images} ({', '.join(PHOTOGRAPH_SUFFIXES)})")
 
@@ -73,9 +89,12 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
 def read(source: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, "height width 3"]:
     """A photograph, read-only, after cutting out its middle and resizing it (Lanczos) unless `size` is None.
 
-    The last one is kept: it is asked for many times in a row.
+    The last one is kept: it is asked for many times in a row. Raises UserError if it cannot be read (any more).
     """
-    pixels = decode_photograph(source.read_bytes())
+    try:
+        pixels = decode_photograph(source.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} cannot be read: {one_line(error)}") from error
     if size is not None:
         pixels = np.array(ImageOps.fit(Image.fromarray(pixels), size, method=Image.Resampling.LANCZOS))
     pixels.flags.writeable = False

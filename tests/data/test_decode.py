@@ -1,6 +1,7 @@
 """Image files of every kind, against pixels that NumPy computes from what was put into them."""
 
 import io
+import itertools
 import struct
 import zlib
 
@@ -232,15 +233,75 @@ def test_other_files():
     with pytest.raises(ValueError, match="an empty file"):
         decode_photograph(b"")
     for data in (b"image,mos\n", encode(Image.fromarray(COLOURS), format="GIF")):
-        with pytest.raises(ValueError, match="not an image in JPEG, PNG, BMP, WebP or TIFF"):
+        with pytest.raises(ValueError, match="not an image in JPEG, PNG, BMP, WebP or TIFF, but a "):
             decode_photograph(data)
 
 
-def test_the_first_of_several_pictures():
+def test_the_first_of_several_frames():
     pictures = [Image.fromarray(np.full((4, 6, 3), value, np.uint8)) for value in (10, 200)]
-    for options in ({"format": "TIFF"}, {"format": "PNG"}, {"format": "WEBP", "lossless": True}):
+    for options in ({"format": "PNG"}, {"format": "WEBP", "lossless": True}):
         data = encode(pictures[0], save_all=True, append_images=pictures[1:], **options)
-        assert decode_photograph(data).shape == (4, 6, 3) and np.all(decode_photograph(data) == 10)
+        np.testing.assert_array_equal(decode_photograph(data), np.full((4, 6, 3), 10))
+
+
+def test_the_main_picture_of_a_phone():
+    main, other = (grey(np.full((16, 24), value)) for value in (40, 200))
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encode(Image.fromarray(main), format="MPO", save_all=True, append_images=[Image.fromarray(other)], exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 2
+    np.testing.assert_allclose(decode_photograph(data), grey(np.full((24, 16), 40)), atol=2)
+
+
+def with_tag(block, order, *, number, kind, count, field):
+    """An EXIF block that says orientation 6, and has one more tag."""
+    entries = sorted([(274, 3, 1, struct.pack(order + "HH", 6, 0)), (number, kind, count, field)])
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(entries))
+    return block + start + b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+
+
+@pytest.mark.filterwarnings("ignore:Tag data larger", "ignore:Corrupt EXIF")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_other_tags_of_exif_do_not_matter(format):
+    """Resolution and its unit, maker, date, thumbnail, GPS and so on: of wrong types, lengths and places."""
+    plain = {"format": format, "lossless": True}
+    stored = decode_photograph(encode(Image.fromarray(COLOURS), **plain))
+    fields = ((1, b"\2\0\0\0"), (9, b"\xff\xff\xff\x7f"))
+    for number, kind, (count, field) in itertools.product(
+        (271, 282, 296, 306, 513, 34665, 34853), (0, 1, 2, 3, 5, 7, 12), fields
+    ):
+        block = with_tag(b"Exif\0\0", "<>"[kind % 2], number=number, kind=kind, count=count, field=field)
+        decoded = decode_photograph(encode(Image.fromarray(COLOURS), exif=block, **plain))
+        np.testing.assert_array_equal(decoded, np.rot90(stored, -1), err_msg=f"tag {number} of type {kind}")
+    for block in (b"Exif\0\0no TIFF", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
+        np.testing.assert_array_equal(decode_photograph(encode(Image.fromarray(COLOURS), exif=block, **plain)), stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("baseline", {}),
+        ("fine", {"quality": 98}),
+        ("progressive", {"progressive": True}),
+        ("restarts", {"restart_marker_blocks": 1}),
+        ("progressive-restarts", {"progressive": True, "restart_marker_blocks": 2}),
+    ],
+)
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "grey"])
+def test_a_jpeg_may_lack_its_end_but_no_pixels(name, options, colour):
+    row, column = np.mgrid[:17, :20]
+    pixels = np.stack([9 * row, 9 * column, 6 * (row + column)], axis=-1).astype(np.uint8)
+    data = encode(Image.fromarray(pixels if colour else pixels[..., 0]), format="JPEG", **options)
+    whole = decode_photograph(data)
+    for missing in (1, 2):
+        np.testing.assert_array_equal(decode_photograph(data[:-missing]), whole)
+    for length in (*range(len(data) - 60, len(data) - 3), *range(20, len(data) - 60, 29)):
+        try:
+            decoded = decode_photograph(data[:length])
+        except ValueError:
+            continue
+        np.testing.assert_array_equal(decoded, whole, err_msg=f"{length} of {len(data)} bytes")
 
 
 def test_releases_are_read_as_stored():

@@ -151,6 +151,88 @@ def test_files_that_are_no_tables(folder, text, message):
         own.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("scores", "worst", "best", "suggested"),
+    [
+        ((1.2, 4.9), 0, 100, (1, 5)),
+        ((0, 1), 0, 100, (0, 1)),
+        ((0.5, 5), 0, 100, (0, 5)),
+        ((1, 9), 0, 100, (1, 10)),
+        ((0, 10), 0, 100, (0, 10)),
+        ((1.2, 4.9), 100, 0, (5, 1)),
+        ((1.2, 10.1), 0, 100, None),
+        ((1.2, 4.9), 1, 5, None),
+        ((1.2, 4.9), 0, 10, None),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else str(value),
+)
+def test_scores_of_another_scale(tmp_path, caplog, scores, worst, best, suggested):
+    def make(count):
+        lines = ["image,mos"]
+        for number, score in enumerate(np.linspace(*scores, count)):
+            Image.fromarray(pixels(number, 3, 4)).save(tmp_path / f"{number}.png")
+            lines.append(f"{number}.png,{score}")
+        write(tmp_path, "\n".join(lines))
+
+    make(own.FEW)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert len(own.load(tmp_path, mos_worst=worst, mos_best=best)) == own.FEW
+    make(own.FEW + 1)
+    if suggested is None:
+        assert "scale" not in caplog.text
+        own.load(tmp_path, mos_worst=worst, mos_best=best)
+        return
+    text = f"--config.dataset.mos_worst={suggested[0]} --config.dataset.mos_best={suggested[1]}"
+    assert text in caplog.text
+    with pytest.raises(UserError, match=rf"labels\.csv: all mos are from .*{text}"):
+        own.load(tmp_path, mos_worst=worst, mos_best=best)
+
+
+def test_scores_that_are_all_equal(folder):
+    write(folder, "image,mos\na.png,50\nb.bmp,50.0\n")
+    with pytest.raises(UserError, match=r"labels\.csv: mos is 50 for all 2 images"):
+        own.load(folder)
+
+
+def test_paths_that_the_system_does_not_take(folder, monkeypatch):
+    write(folder, "image,mos,reference\na.png,20,roof\nb.bmp,30,roof\n")
+    long = 300 * "n"
+    for options, message in (
+        ({"folder": "~nobody-of-that-name/images"}, "config.dataset.manual_dir"),
+        ({"folder": folder / long}, "config.dataset.manual_dir"),
+        ({"labels": f"{long}.csv"}, "config.dataset.labels"),
+        ({"labels": "~nobody-of-that-name/labels.csv"}, "config.dataset.labels"),
+        ({"data_dir": "~nobody-of-that-name/data", "cache": "disk"}, "config.dataset.data_dir"),
+        ({"data_dir": "/proc/nowhere", "cache": "disk"}, "config.dataset.data_dir=FOLDER"),
+    ):
+        with pytest.raises(UserError, match=message):
+            own.load(**{"folder": folder} | options)
+    write(folder, f"image,mos,reference\na.png,20,{long}\nb.bmp,30,roof\n")
+    assert not len(own.load(folder).pristine)
+    write(folder, f"image,mos\na.png,20\n{long}.png,30\n")
+    with pytest.raises(UserError, match="line 3 .*no such file"):
+        own.load(folder)
+    write(folder, "image,mos\na.png,20\nb.bmp,30\n")
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(UserError, match="line 2 .*Permission denied.*line 3"):
+        own.load(folder)
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(UserError, match=r"labels\.csv cannot be read: Permission denied"):
+        own.load(folder)
+
+
+def test_notes_beside_references_are_not_references(folder):
+    (folder / "references").mkdir()
+    (folder / "references" / "._roof.png").write_bytes(b"\0\5\x16\7")
+    Image.fromarray(pixels(9)).save(folder / "references" / "roof.png")
+    write(folder, "image,mos,reference\na.png,20,roof\nb.bmp,30,._roof\n")
+    assert list(own.load(folder).pristine) == ["roof"]
+
+
 def test_other_refusals(folder, tmp_path):
     with pytest.raises(UserError, match="manual_dir=FOLDER"):
         own.load("")

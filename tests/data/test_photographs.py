@@ -32,6 +32,29 @@ def test_find_and_read(tmp_path, caplog):
     assert "identical files" in caplog.text
 
 
+def test_image_files(tmp_path, caplog, monkeypatch):
+    for name in ("b.png", "a.TIF", "._b.png", ".hidden.jpg", "c.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"no image")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        files = photographs.image_files(tmp_path)
+    assert [path.name for path in files] == ["a.TIF", "b.png", "gone.png"]  # what cannot be read is not passed over
+    assert len(caplog.records) == 1 and "skipped: 2, c.heic, notes.txt" in caplog.text
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(UserError, match="the folder .* cannot be read: Permission denied"):
+        photographs.image_files(tmp_path)
+
+
+def test_a_photograph_that_is_gone_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.png cannot be read: .*No such file"):
+        photographs.read(tmp_path / "gone.png", None)
+
+
 def test_size(tmp_path):
     wide, upright = np.zeros((32, 60, 3), np.uint8), np.full((90, 40, 3), 200, np.uint8)
     wide[:, 10:50] = upright[29:61] = 100  # the middle, 40 x 32

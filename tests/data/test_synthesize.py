@@ -227,6 +227,16 @@ def test_mistakes_of_the_command_line(arguments, message, images, tmp_path, monk
     assert not (tmp_path / "x" / "recipe.json").exists()  # the folder is still free for the right command
 
 
+def test_paths_that_the_system_does_not_take(images, tmp_path, capsys):
+    for options in (
+        ["--images=~nobody-of-that-name/x", f"--out={tmp_path}"],
+        [f"--images={images}", f"--out={300 * 'n'}"],
+    ):
+        assert synthesize.main(options) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: --") and error.count("\n") == 1
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         synthesize.main(["--help"])

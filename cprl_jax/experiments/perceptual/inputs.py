@@ -1,6 +1,6 @@
 """The inputs of a perceptual attack: images, models on one scale of scores, and fidelities, all by name."""
 
-import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,15 @@ from PIL import Image
 
 from cprl_jax import data, fidelity, models
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.data import splits
-from cprl_jax.data.dataset import decode_rgb
+from cprl_jax.data import label_file, photographs, splits
+from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
 from cprl_jax.data.scenes import PHOTOGRAPHS
 from cprl_jax.models import brisque, logistic
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path
 from cprl_jax.runtime.stamps import stamp
 from cprl_jax.training.setup import create_model, trained_variables
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 LOWEST, HIGHEST = 0.0, 10.0  # every model's scores are mapped to this range
 
 
@@ -83,23 +83,23 @@ def read_pictures(config: ml_collections.ConfigDict) -> list[Picture]:
 
 def _folder(options: ml_collections.ConfigDict) -> tuple[list[str], Callable[[int], np.ndarray], np.ndarray]:
     """Names, a function from row to image, and labels (NaN where there are none); as `_dataset`."""
-    folder = Path(options.images).expanduser()
+    folder = user_path(options.images, field="config.perceptual.images")
     if not folder.is_dir():
         raise UserError(f"config.perceptual.images: there is no folder {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = photographs.image_files(folder)
     if not paths:
-        raise UserError(f"config.perceptual.images: no image files in {folder} ({', '.join(SUFFIXES)})")
+        raise UserError(f"config.perceptual.images: no image files in {folder} ({', '.join(PHOTOGRAPH_SUFFIXES)})")
     names = [path.name for path in paths]
 
     def decode(row: int) -> np.ndarray:
         try:
-            return decode_rgb(paths[row].read_bytes())
+            return decode_photograph(paths[row].read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{paths[row]} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
     mos = np.full(len(names), np.nan)
     if options.labels:
-        labels = _read_labels(Path(options.labels).expanduser())
+        labels = _read_labels(user_path(options.labels, field="config.perceptual.labels"))
         if missing := [name for name in names if name not in labels]:
             raise UserError(f"{options.labels} has no label of {missing[0]} ({len(missing)} of {len(names)} missing)")
         mos = np.array([labels[name] for name in names])
@@ -107,20 +107,14 @@ def _folder(options: ml_collections.ConfigDict) -> tuple[list[str], Callable[[in
 
 
 def _read_labels(path: Path) -> dict[str, float]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"config.perceptual.labels: {path} cannot be read: {reason}") from None
-    labels = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            labels[row["image"]] = float(row["mos"])
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path}, line {number}: needs columns image and mos, with a number in mos") from None
-        if not 0 <= labels[row["image"]] <= 100:
-            raise UserError(f"{path}, line {number}: the MOS {row['mos']} is outside of 0..100")
+    rows, problems = label_file.read(path, known=("image", "mos"))
+    labels = {row.values["image"]: row.number("mos") for row in rows}
+    problems += [
+        row.problem(f"mos is {row.values['mos']!r}, not a number from 0 to 100")
+        for row in rows
+        if not 0 <= labels[row.values["image"]] <= 100
+    ]
+    label_file.refuse(f"config.perceptual.labels: {path}", problems)
     return labels
 
 
@@ -190,23 +184,25 @@ def _brisque(options: ml_collections.ConfigDict) -> Target:
 
 
 def _trained(name: str) -> Target:
-    """A model of a run of `cprl_jax.main`: 'run:FOLDER:METHOD'."""
+    """A model of a run of `cprl_jax.main`: 'run:FOLDER:METHOD'; of Causal-IQA 'run:FOLDER:UPDATE' or UPDATE/seed-K."""
     folder, _, method = name.removeprefix("run:").rpartition(":")
     if not folder:
         raise UserError(
             f"config.perceptual.models names {name!r}; write run:FOLDER:METHOD, such as run:runs/livec:cprl"
         )
-    run = Path(folder).expanduser()
-    if not (run / "config.json").is_file():
+    run = user_path(folder, field="config.perceptual.models")
+    if not os.path.isfile(run / "config.json"):
         hint = "; `make quickstart` trains it" if run.name == "quickstart" else ""
         raise UserError(f"config.perceptual.models: there is no run in {run}{hint}")
     config = config_lib.read_config(run)
-    if method not in config.methods:
-        raise UserError(
-            f"config.perceptual.models: {method!r} was not trained in {run}; there are {', '.join(config.methods)}"
-        )
-    variables = trained_variables(config, method, run / method)
-    module = create_model(config, method)
+    try:
+        method = network = config_lib.method_of(config, method, run)
+    except UserError as error:
+        raise UserError(f"config.perceptual.models names {name!r}: {error}") from None
+    if config.job == "causal_iqa":  # whose updates all train this network, and never average it
+        network, config.train.ema_decay = "plain", 0.0
+    variables = trained_variables(config, network, run / method)
+    module = create_model(config, network)
     score_fn = Partial(_tenth, models.score_fn(module, variables))
     return Target(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables))
 

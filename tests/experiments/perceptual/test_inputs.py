@@ -1,13 +1,18 @@
 """Images, models and fidelities by name: what is read, how it is sized, and one line for whatever is wrong."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax import models
 from cprl_jax.config import checks as config_checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.experiments.perceptual import inputs as inputs
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.stamps import stamp
+from cprl_jax.training.checkpoints import Checkpoints
+from cprl_jax.training.setup import create_model
 
 
 @pytest.fixture
@@ -47,6 +52,74 @@ def test_a_count_spreads_images_over_their_labels(config, tmp_path):
     assert [(picture.name, picture.mos) for picture in pictures] == [("1.png", 10), ("2.png", 90), ("4.png", 30)]
 
 
+def test_images_are_taken_as_a_viewer_shows_them_and_other_files_are_passed_over(config, tmp_path, caplog):
+    images = tmp_path / "images"
+    exif = Image.Exif()
+    exif[274] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(images / "5.png", exif=exif)
+    Image.fromarray(np.dstack([pixels, np.zeros((4, 6), np.uint8)])).save(images / "6.png")
+    Image.fromarray(np.full((4, 6), 257 * 90, np.uint16)).save(images / "7.png")
+    (images / "._0.png").write_bytes(b"\0\5\x16\7")
+    (images / "folder.png").mkdir()
+    (images / "8.heic").write_bytes(b"no image")
+    config.perceptual.count = 0
+    turned, transparent, deep = inputs.read_pictures(config)[5:]
+    np.testing.assert_array_equal(turned.pixels, np.rot90(pixels, -1))
+    assert np.all(transparent.pixels == 255) and np.all(deep.pixels == 90)
+    assert "skipped: 2, 8.heic, notes.txt" in caplog.text
+
+
+def test_labels_may_come_from_a_spreadsheet(config, tmp_path):
+    labels = tmp_path / "mos.csv"
+    lines = [f"{number}.png;{number},5" for number in range(5)]
+    labels.write_text("\n".join(["sep=;", "Image;MOS", *lines]), encoding="utf-8-sig")
+    config.perceptual.labels = str(labels)
+    assert [picture.mos for picture in inputs.read_pictures(config)] == [0.5, 1.5, 2.5, 3.5, 4.5]
+
+
+def test_paths_that_the_system_does_not_take_are_named(config):
+    for field in ("images", "labels"):
+        changed = config.copy_and_resolve_references()
+        for path in ("~nobody-of-that-name/x", 300 * "n"):
+            changed.perceptual[field] = path
+            with pytest.raises(UserError, match=f"config.perceptual.{field}"):
+                inputs.read_pictures(changed)
+    config.perceptual.models = ("run:~nobody-of-that-name/run:cprl",)
+    with pytest.raises(UserError, match="config.perceptual.models"):
+        inputs.read_targets(config)
+
+
+def test_models_that_a_run_does_not_have(config, tmp_path):
+    run = config_lib.default()
+    (tmp_path / "run").mkdir()
+    for job, method, message in (
+        ("train_and_evaluate", "cpr", "there are plain, cprl"),
+        ("causal_iqa", "plain", "there are erm/seed-0, cis/seed-0, cip/seed-0"),
+    ):
+        run.job = job
+        (tmp_path / "run" / "config.json").write_text(config_lib.to_json(run))
+        config.perceptual.models = (f"run:{tmp_path / 'run'}:{method}",)
+        with pytest.raises(UserError, match=f"config.perceptual.models names 'run:.*{message}"):
+            inputs.read_targets(config)
+
+
+def test_a_model_of_a_run_of_causal_iqa(config, tmp_path):
+    run = config_lib.default()
+    run.job, run.model.name, run.train.ema_decay = "causal_iqa", "compact", 0.9
+    run.train.crop_size = 16
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_lib.to_json(run))
+    module = create_model(run, "plain")
+    variables = models.initialize(module, jax.random.key(3), 16)
+    with Checkpoints(tmp_path / "run" / "cis" / "seed-0" / "checkpoints") as checkpoints:
+        checkpoints.save(1, dict(variables))
+    config.perceptual.models = (f"run:{tmp_path / 'run'}:cis",)
+    (target,) = inputs.read_targets(config)
+    assert target.stamp == stamp(module=module, variables=dict(variables))
+    assert target.name == "run-cis/seed-0"
+
+
 def test_the_embedded_photographs_come_with_labels():
     config = config_lib.default()
     config.dataset.scenes, config.dataset.levels, config.dataset.image_size = 1, 1, 32
@@ -61,9 +134,11 @@ def test_the_embedded_photographs_come_with_labels():
     ("labels", "message"),
     [
         (None, "cannot be read"),
-        ("image,score\n0.png,50\n", "line 2: needs columns image and mos"),
-        ("image,mos\n0.png,good\n", "line 2: needs columns image and mos"),
-        ("image,mos\n0.png,101\n", "line 2: the MOS 101 is outside"),
+        ("image,score\n0.png,50\n", "line 1: 'image,score' must name the columns image and mos, separated"),
+        ("image,mos\n0.png,good\n", "line 2 .*mos is 'good', not a number from 0 to 100"),
+        ("image,mos\n0.png,101\n", "line 2 .*mos is '101', not a number from 0 to 100"),
+        ("image,mos\n0.png,7,5\n", "line 2: 3 values in 2 columns"),
+        ("image,mos\n0.png,50\n0.png,60\n", "line 3 .*listed before, in line 2"),
         ("image,mos\n0.png,50\n", "has no label of 1.png"),
     ],
 )
