@@ -11,7 +11,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from cprl_jax.attacks.arguments import check_images, check_one_per_image, check_per_image, check_steps
+from cprl_jax.attacks.arguments import check_count, check_images, check_one_per_image, check_per_image
 from cprl_jax.attacks.directions import alternatives
 from cprl_jax.attacks.gradients import (
     as_constant,
@@ -100,7 +100,7 @@ def carlini_wagner(
         change, or a learning rate or constant that is not positive.
     """
     images = check_images(images)
-    steps, searches = check_steps(steps), check_steps(searches, name="searches")
+    steps, searches = check_count("steps", steps), check_count("searches", searches)
     required_change = _check_numbers("required_change", required_change, images, positive=False)
     learning_rate = _check_numbers("learning_rate", learning_rate, images)
     constants = _check_numbers("initial_constant", initial_constant, images)
@@ -119,7 +119,7 @@ def carlini_wagner(
         result = jax.tree.map(
             lambda a, b, closer=closer: jnp.where(per_image(closer) if a.ndim == 4 else closer, b, a), result, other
         )
-    return finish(result)
+    return finish(result, images)
 
 
 def _attack(
@@ -198,7 +198,8 @@ def _step(score_fn, direction, problem, index, state):
 
     pull = per_image(jnp.where(reached, 0, state.constants))
     gradient = jnp.nan_to_num(2 * change - pull * of_gain) * 2 * attacked * (1 - attacked)
-    update, adam = optax.scale_by_adam().update(gradient, state.adam)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+        update, adam = optax.scale_by_adam().update(gradient, state.adam)
     rate = problem.learning_rate * (1 - step_of_search.astype(attacked.dtype) / problem.steps)
     zero_fraction = jnp.mean(jnp.nan_to_num(of_gain) == 0, axis=(1, 2, 3), dtype=attacked.dtype)
     return state._replace(

@@ -38,7 +38,7 @@ def reflect(mos: Float[ArrayLike, " batch"], mid: float = 50.0) -> Partial:
       mos: labels, higher is better, on the scale of the score function; one per image, or one number for all.
       mid: the middle of that scale.
     """
-    return Partial(_reflect, jnp.asarray(mos), jnp.asarray(mid))
+    return Partial(_reflect, _floats(mos), jnp.asarray(mid))
 
 
 def target_free(mid: float = 50.0) -> Partial:
@@ -62,7 +62,7 @@ def towards(target: Float[ArrayLike, " batch"] | Float[ArrayLike, ""]) -> Partia
     Args:
       target: scores to reach, on the scale of the score function; one per image, or one number for all.
     """
-    return Partial(_towards, jnp.asarray(target))
+    return Partial(_towards, _floats(target))
 
 
 def away() -> "Alternatives":
@@ -100,6 +100,11 @@ def alternatives(direction: Callable) -> tuple[Callable, ...]:
     return direction.directions if isinstance(direction, Alternatives) else (direction,)
 
 
+def _floats(values):
+    values = jnp.asarray(values)
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
+
+
 def _raise(scores, clean_scores):
     del clean_scores
     return scores
@@ -123,7 +128,7 @@ def _target_free(mid, scores, clean_scores):
 def _towards(target, scores, clean_scores):
     del clean_scores
     _check_one_per_image("towards", "target", target, scores)
-    distance = scores - target
+    distance = scores - target.astype(scores.dtype)
     # -|distance|, with no gradient at the target itself: there the slope of jnp.abs is 1, and would lead away again.
     return -distance * lax.stop_gradient(jnp.sign(distance))
 
