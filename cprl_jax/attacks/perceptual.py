@@ -22,7 +22,7 @@ from cprl_jax.attacks.gradients import (
     value_and_gradient,
 )
 from cprl_jax.attacks.loop import iterate
-from cprl_jax.attacks.projection import grey_level
+from cprl_jax.attacks.projection import to_8_bits
 from cprl_jax.attacks.result import finish, largest_change
 
 # The published code weighs the fidelity instead of the discrepancy, so these are the reciprocals of its list; its 33rd
@@ -285,7 +285,7 @@ def _attack(score_fn, distance, towards, candidates, steps, quantize, progress) 
     after, distances, max_change = _measure(score_fn, distance, attacked, references)
     after_unquantized, distances_unquantized = after, distances
     if quantize:
-        attacked = evaluate(Partial(_to_8_bits), attacked)
+        attacked = evaluate(Partial(to_8_bits), attacked)
         after, distances, max_change = _measure(score_fn, distance, attacked, references)
     return {
         "images": attacked,
@@ -317,10 +317,6 @@ def _step(score_fn, distance, towards, candidates, index, state):
     position = position + candidates.step_sizes * towards(jnp.nan_to_num(gradient))
     zero_fraction = jnp.mean(of_score == 0, axis=(1, 2, 3), dtype=position.dtype)
     return jnp.clip(position, 0, 1), jnp.where(index == 0, zero_fraction, zero_gradient_fraction)
-
-
-def _to_8_bits(images):
-    return grey_level(jnp.round(255 * images), images.dtype)
 
 
 def _check_candidates(name, values, dtype, *, highest, count=None):

@@ -97,6 +97,11 @@ def grey_level(number: Float[Array, "*shape"], dtype: jnp.dtype) -> Float[Array,
     return jnp.where(jnp.isfinite(number), level, jnp.nan)
 
 
+def to_8_bits(images: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The nearest grey levels, halves to even, without regard to any radius."""
+    return grey_level(jnp.round(255 * images), images.dtype)
+
+
 def l2_norm(values: Float[Array, "batch height width channels"]) -> Float[Array, "batch 1 1 1"]:
     """Euclidean norm over all values of each image, safe where their squares leave the range of the floats."""
     largest = jnp.max(jnp.abs(values), axis=(1, 2, 3), keepdims=True)

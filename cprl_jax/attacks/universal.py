@@ -114,7 +114,7 @@ class UniversalPerturbation(NamedTuple):
             _write(path, lambda file: np.savez(file, pattern=pattern, radius=np.asarray(self.radius)))
         elif path.suffix == ".png":
             offset = _offset(encoding)
-            if np.any(np.abs(pattern) > offset + 1e-6):
+            if not np.all(np.abs(pattern) <= offset + 1e-6):  # also when there are values that are not numbers
                 raise ValueError(
                     f"{path}: encoding {encoding!r} holds values within {offset} of 0, the pattern has "
                     f"{np.abs(pattern).max():g}; save it as .npz."
