@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.attacks.arguments import check_images
@@ -59,7 +60,7 @@ def as_8_bit(
     if result.images.ndim == 4:
         fields = rounded(result.images, radius)
     else:
-        if jnp.ndim(radius) == 0 or len(radius) != len(result.images):
+        if np.ndim(radius) == 0 or len(radius) != len(result.images):
             raise ValueError(f"radius must be the list of {len(result.images)} radii of this result, got {radius!r}.")
         each = [rounded(*pair) for pair in zip(result.images, radius, strict=True)]
         fields = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

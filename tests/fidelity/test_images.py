@@ -91,8 +91,9 @@ def test_range_is_checked_of_known_values_alone_and_with_a_tolerance():
     images, references = pairs()
     np.testing.assert_allclose(fidelity.mse(images + 1 - images.max() + 5e-4, references) >= 0, np.ones(3, bool))
     assert np.all(jax.jit(fidelity.mse)(255 * images, 255 * references) > 1)
+    constant = 255 * jnp.asarray(references)
     with pytest.raises(ValueError, match="references must be in"):
-        jax.jit(lambda x: fidelity.mse(x, 255 * references))(images)
+        jax.jit(lambda x: fidelity.mse(x, constant))(images)
     traced = jax.vmap(fidelity.mse)(255 * images[None], references[None])
     assert np.all(traced > 1)
     assert fidelity.mse(images[:0], references[:0]).shape == (0,)
