@@ -16,6 +16,10 @@ everything in the result; `progress=True` shows a bar. Where a score has no grad
 outside of a trace, a warning says so. Under `shard_map`, with images that are the same on all devices and a score
 function that is not, give the function's parameters as arguments too, as follows.
 
+Attacked images are floats: saved with 8 bits, they lose strength, or leave a small radius. `as_8_bit` gives the result
+that a file holds. Images outside [0, 1], such as 0..255 or [-1, 1], or with NaN are refused; inside a trace, where
+values are unknown, the result of an image with NaN or an infinite value is NaN.
+
 Called from Python, an attack compiles once for each image shape and score function. Functions count as the same when
 they compare equal, so pass one function object again and again, and give parameters that change between calls as
 arguments, not as a closure: `jax.tree_util.Partial(apply, variables)`, or any callable pytree (an Equinox module). A
@@ -29,6 +33,7 @@ from cprl_jax.attacks import adaptive
 from cprl_jax.attacks.carlini_wagner import CarliniWagnerResult, carlini_wagner
 from cprl_jax.attacks.directions import away, down, reflect, target_free, towards, up
 from cprl_jax.attacks.eigen_distortion import EigenDistortions, eigen_distortion
+from cprl_jax.attacks.eight_bit import as_8_bit
 from cprl_jax.attacks.enhance import EnhanceResult, enhance
 from cprl_jax.attacks.fgsm import fgsm
 from cprl_jax.attacks.maximum_differentiation import MaximumDifferentiationResult, maximum_differentiation
@@ -50,6 +55,7 @@ __all__ = [
     "PerceptualResult",
     "UniversalPerturbation",
     "adaptive",
+    "as_8_bit",
     "away",
     "carlini_wagner",
     "down",

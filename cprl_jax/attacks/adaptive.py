@@ -4,7 +4,6 @@ Both are built from score functions and are score functions, so every attack tak
 the scores of the model itself: an attack on a replacement is a transfer attack until the model has seen its result.
 """
 
-import operator
 from collections.abc import Callable
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
 
-from cprl_jax.attacks.arguments import check_per_image
+from cprl_jax.attacks.arguments import check_count, check_per_image
 from cprl_jax.attacks.loop import as_pytree
 
 
@@ -63,13 +62,8 @@ def expectation(
     Raises:
       ValueError: `samples` is not a whole number of at least 1.
     """
-    try:
-        count = operator.index(samples)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}.")
-    return Partial(_mean_score, as_pytree(stochastic_score_fn), jax.random.split(key, count))
+    keys = jax.random.split(key, check_count("samples", samples))
+    return Partial(_mean_score, as_pytree(stochastic_score_fn), keys)
 
 
 @jax.custom_jvp

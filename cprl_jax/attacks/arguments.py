@@ -29,15 +29,38 @@ def check_images(images: Any) -> jax.Array:
     images = jnp.asarray(images)
     if not isinstance(images, jax.core.Tracer) and images.size:
         with jax.ensure_compile_time_eval():
-            lowest, highest = (float(extreme) for extreme in _extremes(images))
-        if not (lowest >= 0 and highest <= 1):  # also when they are not numbers
-            raise ValueError(f"images must be in [0, 1], found values from {lowest:g} to {highest:g}.")
+            lowest, highest, spoiled = np.asarray(_extremes(images)).tolist()
+        if spoiled:
+            raise ValueError(
+                f"images must be in [0, 1], found values that are not finite numbers (NaN or infinite) in {spoiled:g} "
+                f"of {len(images)} images: leave those out."
+            )
+        if lowest < 0 or highest > 1:
+            raise ValueError(
+                f"images must be in [0, 1], found values from {lowest:g} to {highest:g}: {_remedy(lowest, highest)}."
+            )
     return images
 
 
 @jax.jit
 def _extremes(images):
-    return jnp.min(images), jnp.max(images)
+    """The least and the largest value, and the number of images with values that are not finite."""
+    # Counted, because XLA's minimum and maximum over an array pass over NaN on a CPU.
+    return jnp.stack([jnp.min(images), jnp.max(images), jnp.sum(~all_finite(images), dtype=images.dtype)])
+
+
+def all_finite(images: jax.Array) -> jax.Array:
+    """Whether each image consists of finite numbers, [batch]."""
+    return jnp.all(jnp.isfinite(images), axis=tuple(range(1, images.ndim)))
+
+
+def _remedy(lowest, highest):
+    """How values of this range are brought into [0, 1]; `cprl_jax.fidelity` says the same."""
+    if lowest >= 0 and highest > 2:
+        return "divide values in 0..255 by 255 (images / 255)"
+    if lowest >= -1 and highest <= 1:
+        return "bring values in [-1, 1] into it by (images + 1) / 2"
+    return "clip what lies outside, or rescale"
 
 
 def check_distance(name: str, value: Any, images: jax.Array, *, highest: float = np.inf) -> jax.Array:
@@ -71,18 +94,18 @@ def check_one_per_image(name: str, value: Any, images: jax.Array) -> jax.Array |
     return value
 
 
-def check_steps(steps: Any, *, name: str = "steps") -> int:
-    """The number of steps (or of what `name` says) as an int.
+def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
+    """A number of steps, draws or the like as an int.
 
     Raises:
-      ValueError: not a whole number, or less than 1.
+      ValueError: not a whole number, or less than `at_least`.
     """
     try:
-        count = operator.index(steps)
+        count = operator.index(value)
     except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {steps!r}; for no attack, use radius=0.")
+        count = at_least - 1
+    if count < at_least:
+        raise ValueError(f"{name} must be a whole number of at least {at_least}, got {value!r}.")
     return count
 
 

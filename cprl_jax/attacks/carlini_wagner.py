@@ -11,7 +11,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from cprl_jax.attacks.arguments import check_images, check_one_per_image, check_per_image, check_steps
+from cprl_jax.attacks.arguments import check_count, check_images, check_one_per_image, check_per_image
 from cprl_jax.attacks.directions import alternatives
 from cprl_jax.attacks.gradients import (
     as_constant,
@@ -23,6 +23,7 @@ from cprl_jax.attacks.gradients import (
     value_and_gradient,
 )
 from cprl_jax.attacks.loop import iterate
+from cprl_jax.attacks.projection import to_8_bits
 from cprl_jax.attacks.result import finish, largest_change
 
 # In tanh space, black and white lie at infinity. Starting a sixteenth of a grey level before them lets such values take
@@ -66,6 +67,7 @@ def carlini_wagner(
     searches: int = 9,
     learning_rate: Float[ArrayLike, ""] = 0.01,
     initial_constant: Float[ArrayLike, ""] | Float[ArrayLike, " batch"] = 0.01,
+    quantize: bool = False,
     progress: bool = False,
 ) -> CarliniWagnerResult:
     """Minimises ||x' - x||_2^2 + c * max(0, required_change - gain(x')) for the smallest c that will do.
@@ -77,6 +79,11 @@ def carlini_wagner(
     times, until the first success) after a failure. Unlike there, the learning rate falls linearly to 0 in each search,
     which ends nearer to the minimum, and distances are measured to the image itself, not to its copy in tanh space.
     Costs searches * steps gradients.
+
+    The image that is found just reaches the required change, by changes that are mostly smaller than a grey level; in
+    an 8-bit file, little of it is left. With `quantize=True`, candidates are rounded to 8 bits before they are scored
+    and measured, so that the required change is reached by images that a file holds; gradients are taken there, and
+    pass the rounding as if it were not there.
 
     Args:
       score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its image alone.
@@ -90,6 +97,8 @@ def carlini_wagner(
       learning_rate: Adam's learning rate at the start of each search, in units of w: near grey, a change of w by 0.01
         changes a value by 0.005, a little over one grey level.
       initial_constant: the first c, in units of squared pixel change per unit of score; one number or one per image.
+      quantize: only accept 8-bit images: all values are grey levels k / 255 (but for images that are given back
+        unchanged).
       progress: show a progress bar on the terminal.
 
     Returns:
@@ -100,7 +109,7 @@ def carlini_wagner(
         change, or a learning rate or constant that is not positive.
     """
     images = check_images(images)
-    steps, searches = check_steps(steps), check_steps(searches, name="searches")
+    steps, searches = check_count("steps", steps), check_count("searches", searches)
     required_change = _check_numbers("required_change", required_change, images, positive=False)
     learning_rate = _check_numbers("learning_rate", learning_rate, images)
     constants = _check_numbers("initial_constant", initial_constant, images)
@@ -109,8 +118,9 @@ def carlini_wagner(
 
     before = evaluate_per_image("score_fn", score_fn, images)
     numbers = (required_change, learning_rate, constants, steps, searches)
+    rounding = Partial(to_8_bits if quantize else _as_they_are)  # a function, so that it is structure, not a value
     results = [
-        _attack(score_fn, as_constant(each), images, before, *numbers, "Carlini-Wagner" if progress else "")
+        _attack(score_fn, as_constant(each), rounding, images, before, *numbers, "Carlini-Wagner" if progress else "")
         for each in alternatives(direction)
     ]
     result = results[0]
@@ -119,11 +129,11 @@ def carlini_wagner(
         result = jax.tree.map(
             lambda a, b, closer=closer: jnp.where(per_image(closer) if a.ndim == 4 else closer, b, a), result, other
         )
-    return finish(result)
+    return finish(result, images)
 
 
 def _attack(
-    score_fn, direction, images, before, required_change, learning_rate, constants, steps, searches, progress
+    score_fn, direction, rounding, images, before, required_change, learning_rate, constants, steps, searches, progress
 ) -> CarliniWagnerResult:
     check_per_image("direction", evaluate.eval_shape(direction, before, before), images.shape[0])
     problem = _Problem(
@@ -144,7 +154,7 @@ def _attack(
         best_squares=jnp.where(required_change > 0, jnp.inf, nothing),
         zero_gradient_fraction=nothing,
     )
-    descent = Partial(_step, score_fn, direction, problem)
+    descent = Partial(_step, score_fn, direction, rounding, problem)
     state = iterate(descent, state, steps=searches * steps, progress=progress)
     success = jnp.isfinite(state.best_squares)
     return CarliniWagnerResult(
@@ -182,12 +192,13 @@ class _State(NamedTuple):
     zero_gradient_fraction: Float[Array, " batch"]
 
 
-def _step(score_fn, direction, problem, index, state):
+def _step(score_fn, direction, rounding, problem, index, state):
     step_of_search = index % problem.steps
     restart = (index > 0) & (step_of_search == 0)
     state = jax.tree.map(lambda new, old: jnp.where(restart, new, old), _next_search(problem, state), state)
 
-    attacked = jnp.clip((jnp.tanh(state.position) + 1) / 2, 0, 1)
+    exact = jnp.clip((jnp.tanh(state.position) + 1) / 2, 0, 1)
+    attacked = rounding(exact)
     scores, of_score = value_and_gradient(score_fn, attacked)
     gain = direction(scores, problem.clean_scores) - problem.clean_objective
     of_gain = per_image(slope(direction, scores, problem.clean_scores).astype(attacked.dtype)) * of_score
@@ -197,8 +208,9 @@ def _step(score_fn, direction, problem, index, state):
     better = reached & (squares < state.best_squares)
 
     pull = per_image(jnp.where(reached, 0, state.constants))
-    gradient = jnp.nan_to_num(2 * change - pull * of_gain) * 2 * attacked * (1 - attacked)
-    update, adam = optax.scale_by_adam().update(gradient, state.adam)
+    gradient = jnp.nan_to_num(2 * (exact - problem.images) - pull * of_gain) * 2 * exact * (1 - exact)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+        update, adam = optax.scale_by_adam().update(gradient, state.adam)
     rate = problem.learning_rate * (1 - step_of_search.astype(attacked.dtype) / problem.steps)
     zero_fraction = jnp.mean(jnp.nan_to_num(of_gain) == 0, axis=(1, 2, 3), dtype=attacked.dtype)
     return state._replace(
@@ -226,6 +238,10 @@ def _next_search(problem, state):
         upper=upper,
         reached=jnp.zeros_like(state.reached),
     )
+
+
+def _as_they_are(images):
+    return images
 
 
 def _to_tanh_space(images):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
@@ -37,8 +38,11 @@ def reflect(mos: Float[ArrayLike, " batch"], mid: float = 50.0) -> Partial:
     Args:
       mos: labels, higher is better, on the scale of the score function; one per image, or one number for all.
       mid: the middle of that scale.
+
+    Raises:
+      ValueError: unless traced, a label that is NaN.
     """
-    return Partial(_reflect, jnp.asarray(mos), jnp.asarray(mid))
+    return Partial(_reflect, _labels("mos", mos), jnp.asarray(mid))
 
 
 def target_free(mid: float = 50.0) -> Partial:
@@ -61,8 +65,11 @@ def towards(target: Float[ArrayLike, " batch"] | Float[ArrayLike, ""]) -> Partia
 
     Args:
       target: scores to reach, on the scale of the score function; one per image, or one number for all.
+
+    Raises:
+      ValueError: unless traced, a target that is NaN.
     """
-    return Partial(_towards, jnp.asarray(target))
+    return Partial(_towards, _labels("target", target))
 
 
 def away() -> "Alternatives":
@@ -100,6 +107,17 @@ def alternatives(direction: Callable) -> tuple[Callable, ...]:
     return direction.directions if isinstance(direction, Alternatives) else (direction,)
 
 
+def _labels(name, values):
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)
+    if not isinstance(values, jax.core.Tracer):
+        missing = np.isnan(np.asarray(values)).sum()
+        if missing:  # compared with the middle, it would count as below
+            raise ValueError(f"{name} must be numbers, {missing} of {values.size} are NaN: leave those images out.")
+    return values
+
+
 def _raise(scores, clean_scores):
     del clean_scores
     return scores
@@ -123,7 +141,7 @@ def _target_free(mid, scores, clean_scores):
 def _towards(target, scores, clean_scores):
     del clean_scores
     _check_one_per_image("towards", "target", target, scores)
-    distance = scores - target
+    distance = scores - target.astype(scores.dtype)
     # -|distance|, with no gradient at the target itself: there the slope of jnp.abs is 1, and would lead away again.
     return -distance * lax.stop_gradient(jnp.sign(distance))
 

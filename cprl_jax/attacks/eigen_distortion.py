@@ -10,9 +10,10 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from cprl_jax.attacks.arguments import check_images, check_steps, per_image_keys
+from cprl_jax.attacks.arguments import check_count, check_images, per_image_keys
 from cprl_jax.attacks.gradients import as_constant, dot, evaluate, per_image, unit
 from cprl_jax.attacks.loop import iterate
+from cprl_jax.attacks.result import mark_not_finite
 
 
 class EigenDistortions(NamedTuple):
@@ -75,7 +76,7 @@ def eigen_distortion(
     """
     images = check_images(images)
     batch, size = images.shape[0], int(np.prod(images.shape[1:]))
-    steps = min(check_steps(steps), size)
+    steps = min(check_count("steps", steps), size)
     keys = per_image_keys(key, batch)
     images = lax.stop_gradient(images)
     function = as_constant(function)
@@ -86,14 +87,14 @@ def eigen_distortion(
         raise ValueError(f"function must return floats [batch, ...] with batch {batch}, got {actual}.")
 
     if int(np.prod(features.shape[1:])) == 1:
-        return lax.stop_gradient(_of_scores(function, images, keys))
+        return lax.stop_gradient(mark_not_finite(_of_scores(function, images, keys), images))
     noise = evaluate(Partial(_noise), keys, images)
     # The last direction is the next step's; one more than there are is never used.
     basis = jnp.zeros((steps + 1, *images.shape), images.dtype).at[0].set(noise)
     state = _State(basis, jnp.zeros((steps, batch), images.dtype), jnp.zeros((steps, batch), images.dtype))
     lanczos = Partial(_step, function, images, noise)
     state = iterate(lanczos, state, steps=steps, progress="eigen-distortion" if progress else "")
-    return lax.stop_gradient(_extremes(function, images, state))
+    return lax.stop_gradient(mark_not_finite(_extremes(function, images, state), images))
 
 
 class _State(NamedTuple):

@@ -8,7 +8,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from cprl_jax.attacks.arguments import check_distance, check_images, check_steps
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images
 from cprl_jax.attacks.directions import Alternatives, up
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image, per_image, slope, steepest, value_and_gradient
 from cprl_jax.attacks.loop import iterate
@@ -70,7 +70,7 @@ def enhance(
         outside [0, 1] or a negative step size.
     """
     images = check_images(images)
-    steps = check_steps(steps)
+    steps = check_count("steps", steps)
     towards = steepest(norm)
     if isinstance(direction, Alternatives):
         raise ValueError("enhance needs a single direction: give up() or down() as the direction, not away().")
@@ -83,16 +83,15 @@ def enhance(
     ascent = Partial(_step, score_fn, direction, towards, before, per_image(step_size))
     state = iterate(ascent, state, steps=steps, progress="enhance" if progress else "")
     after = evaluate_per_image("score_fn", score_fn, state.images)
-    return finish(
-        EnhanceResult(
-            images=state.images,
-            before=before,
-            after=after,
-            max_change=largest_change(state.images, images),
-            zero_gradient_fraction=state.zero_gradient_fraction,
-            trajectory=jnp.concatenate([state.scores, after[None]]),
-        )
+    result = EnhanceResult(
+        images=state.images,
+        before=before,
+        after=after,
+        max_change=largest_change(state.images, images),
+        zero_gradient_fraction=state.zero_gradient_fraction,
+        trajectory=jnp.concatenate([state.scores, after[None]]),
     )
+    return finish(result, images)
 
 
 class _State(NamedTuple):

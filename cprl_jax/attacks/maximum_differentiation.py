@@ -10,7 +10,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from cprl_jax.attacks.arguments import check_distance, check_images, check_steps
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images
 from cprl_jax.attacks.gradients import as_constant, dot, evaluate_per_image, per_image, unit, value_and_gradient
 from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.result import finish, largest_change
@@ -89,9 +89,8 @@ def maximum_differentiation(
         tolerance.
     """
     images = check_images(images)
-    steps = check_steps(steps)
-    if not isinstance(corrections, int) or corrections < 0:
-        raise ValueError(f"corrections must be a whole number of at least 0, got {corrections!r}.")
+    steps = check_count("steps", steps)
+    corrections = check_count("corrections", corrections, at_least=0)
     step_size = check_distance("step_size", step_size, images)
     tolerance = check_distance("tolerance", tolerance, images)
     images, step_size, tolerance = lax.stop_gradient((images, step_size, tolerance))
@@ -121,7 +120,7 @@ def maximum_differentiation(
                 fixed_after=state.best_fixed,
             )
         )
-    return finish(jax.tree.map(lambda *leaves: jnp.stack(leaves), *results))
+    return finish(jax.tree.map(lambda *leaves: jnp.stack(leaves), *results), images)
 
 
 class _Problem(NamedTuple):

@@ -10,7 +10,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from cprl_jax.attacks.arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
 from cprl_jax.attacks.directions import Alternatives
 from cprl_jax.attacks.gradients import (
     as_constant,
@@ -22,7 +22,7 @@ from cprl_jax.attacks.gradients import (
     value_and_gradient,
 )
 from cprl_jax.attacks.loop import iterate
-from cprl_jax.attacks.projection import grey_level
+from cprl_jax.attacks.projection import to_8_bits
 from cprl_jax.attacks.result import finish, largest_change
 
 # The published code weighs the fidelity instead of the discrepancy, so these are the reciprocals of its list; its 33rd
@@ -143,7 +143,7 @@ def perceptual(
     """
     images = check_images(images)
     batch = images.shape[0]
-    steps = check_steps(steps)
+    steps = check_count("steps", steps)
     towards = steepest(norm)
     multipliers = _check_candidates("multipliers", multipliers, images.dtype, highest=np.inf)
     count = multipliers.shape[0]
@@ -161,7 +161,7 @@ def perceptual(
 
     # Chunks of one size, the last filled up with the last candidate, so that all run the same compiled step.
     total = count * batch
-    chunks = 1 if at_once is None else -(-total // check_steps(at_once, name="at_once"))
+    chunks = 1 if at_once is None else -(-total // check_count("at_once", at_once))
     members = np.minimum(np.arange(chunks * -(-total // chunks)), total - 1).reshape(chunks, -1)
     parts = []
     for number, members_of_chunk in enumerate(members, start=1):
@@ -170,7 +170,7 @@ def perceptual(
         parts.append(_attack(score_fn, distance, towards, candidates, steps, quantize, name if progress else ""))
     fields = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:total], *parts)
     fields = jax.tree.map(lambda leaf: leaf.reshape(count, batch, *leaf.shape[1:]), fields)
-    return finish(PerceptualResult(**fields, multipliers=multipliers))
+    return finish(PerceptualResult(**fields, multipliers=None), images)._replace(multipliers=multipliers)
 
 
 class Counterexamples(NamedTuple):
@@ -279,13 +279,13 @@ def _gather(members, images, clean_scores, sides, noise, keys, multipliers, step
 def _attack(score_fn, distance, towards, candidates, steps, quantize, progress) -> dict[str, jax.Array]:
     """The fields of the result for one chunk."""
     references = candidates.references
-    state = (candidates.starts, 0 * candidates.multipliers)
+    state = (candidates.starts, jnp.zeros_like(candidates.multipliers))
     ascent = Partial(_step, score_fn, distance, towards, candidates)
     attacked, zero_gradient_fraction = iterate(ascent, state, steps=steps, progress=progress)
     after, distances, max_change = _measure(score_fn, distance, attacked, references)
     after_unquantized, distances_unquantized = after, distances
     if quantize:
-        attacked = evaluate(Partial(_to_8_bits), attacked)
+        attacked = evaluate(Partial(to_8_bits), attacked)
         after, distances, max_change = _measure(score_fn, distance, attacked, references)
     return {
         "images": attacked,
@@ -317,10 +317,6 @@ def _step(score_fn, distance, towards, candidates, index, state):
     position = position + candidates.step_sizes * towards(jnp.nan_to_num(gradient))
     zero_fraction = jnp.mean(of_score == 0, axis=(1, 2, 3), dtype=position.dtype)
     return jnp.clip(position, 0, 1), jnp.where(index == 0, zero_fraction, zero_gradient_fraction)
-
-
-def _to_8_bits(images):
-    return grey_level(jnp.round(255 * images), images.dtype)
 
 
 def _check_candidates(name, values, dtype, *, highest, count=None):

@@ -14,11 +14,11 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.arguments import (
+    check_count,
     check_distance,
     check_images,
     check_number,
     check_per_image,
-    check_steps,
     per_image_keys,
 )
 from cprl_jax.attacks.directions import alternatives
@@ -83,7 +83,7 @@ def pgd(
         or a negative radius.
     """
     images = check_images(images)
-    steps, restarts = check_steps(steps), check_steps(restarts, name="restarts")
+    steps, restarts = check_count("steps", steps), check_count("restarts", restarts)
     if restarts > 1 and key is None:
         raise ValueError(f"{restarts} restarts without a key would all be the same: give key=jax.random.key(seed).")
 
@@ -102,7 +102,7 @@ def pgd(
             progress="pgd" if progress else "",
         )
 
-    return finish(over_radii(attack, radius))
+    return finish(over_radii(attack, radius), images)
 
 
 def ascend(

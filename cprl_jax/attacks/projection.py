@@ -91,9 +91,15 @@ def _round_to_8_bit(attacked, images, radius):
 
 
 def grey_level(number: Float[Array, "*shape"], dtype: jnp.dtype) -> Float[Array, "*shape"]:
-    """number / 255 for whole numbers, those outside of 0..255 brought inside."""
+    """number / 255 for whole numbers, those outside of 0..255 brought inside; NaN for NaN and infinite ones."""
     # From a table: compiled, a division by 255 becomes a product, which is not k / 255 for half of the grey levels.
-    return jnp.asarray(_LEVELS, dtype)[jnp.clip(number, 0, 255).astype(jnp.uint8)]
+    level = jnp.asarray(_LEVELS, dtype)[jnp.clip(number, 0, 255).astype(jnp.uint8)]
+    return jnp.where(jnp.isfinite(number), level, jnp.nan)
+
+
+def to_8_bits(images: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The nearest grey levels, halves to even, without regard to any radius."""
+    return grey_level(jnp.round(255 * images), images.dtype)
 
 
 def l2_norm(values: Float[Array, "batch height width channels"]) -> Float[Array, "batch 1 1 1"]:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from cprl_jax.attacks.arguments import all_finite
+
 Result = TypeVar("Result")
 
 
@@ -23,25 +25,49 @@ class AttackResult(NamedTuple):
       max_change: largest change of any pixel value in each image, max |x' - x|, in [0, 1] pixel units.
       zero_gradient_fraction: share of each image's values (pixels times channels) at which the first gradient gave the
         attack nothing to follow: it was exactly 0, or not a number. 1 means that the attack never had a direction, so
-        an unchanged score says nothing about robustness. With a random start it is measured at that start.
+        an unchanged score says nothing about robustness. With a random start it is measured at that start. None where
+        an attack asks for no gradient.
+
+    Of an image that holds NaN or an infinite value, everything here is NaN. (Called with values, attacks refuse it.)
     """
 
     images: Float[Array, "batch height width 3"]
     before: Float[Array, " batch"]
     after: Float[Array, " batch"]
     max_change: Float[Array, " batch"]
-    zero_gradient_fraction: Float[Array, " batch"]
+    zero_gradient_fraction: Float[Array, " batch"] | None
 
 
-def finish(result: Result) -> Result:
-    """The result as a constant for differentiation, after a warning about images without a gradient.
+def finish(result: Result, images: Float[Array, "batch height width 3"]) -> Result:
+    """The result as a constant for differentiation, with its NaN, after a warning about images without a gradient.
 
     Args:
       result: an `AttackResult`, or any other named tuple with a `zero_gradient_fraction`.
+      images: the original images.
     """
-    result = lax.stop_gradient(result)
-    warn_if_gradient_is_zero(result.zero_gradient_fraction)
+    result = lax.stop_gradient(mark_not_finite(result, images))
+    if result.zero_gradient_fraction is not None:
+        warn_if_gradient_is_zero(result.zero_gradient_fraction)
     return result
+
+
+def mark_not_finite(result: Result, images: Float[Array, "batch height width 3"]) -> Result:
+    """NaN, or False, in all that belongs to an image with values that are not finite: clipping could hide them.
+
+    Args:
+      result: arrays [..., batch], or [..., batch, height, width, 3].
+      images: the original images. Where they are no tracers, `check_images` has refused such values.
+    """
+    if not isinstance(images, jax.core.Tracer):
+        return result
+    finite = all_finite(images)
+
+    def mark(leaf):
+        mask = finite.reshape(-1, 1, 1, 1) if leaf.ndim >= 4 else finite
+        mark = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else False
+        return jnp.where(jnp.broadcast_to(mask, leaf.shape), leaf, mark)
+
+    return jax.tree.map(mark, result)
 
 
 def warn_if_gradient_is_zero(zero_gradient_fraction: Float[Array, "..."]) -> None:

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax.attacks._radii import over_radii
-from cprl_jax.attacks.arguments import check_images, check_steps
+from cprl_jax.attacks.arguments import check_count, check_images
 from cprl_jax.attacks.pgd import ascend
 from cprl_jax.attacks.result import AttackResult, finish
 
@@ -51,7 +51,7 @@ def score_reflection(
       ValueError: as `pgd`.
     """
     images = check_images(images)
-    steps = check_steps(steps)
+    steps = check_count("steps", steps)
     direction = Partial(_mirror, jnp.asarray(mid))
 
     def attack(radius):
@@ -68,7 +68,7 @@ def score_reflection(
             progress="score reflection" if progress else "",
         )
 
-    return finish(over_radii(attack, radius))
+    return finish(over_radii(attack, radius), images)
 
 
 def _mirror(mid, scores, clean_scores):

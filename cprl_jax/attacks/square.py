@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax.attacks._radii import over_radii
-from cprl_jax.attacks.arguments import check_distance, check_images, check_per_image, check_steps, per_image_keys
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
 from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.projection import project_linf
@@ -61,13 +61,13 @@ def square(
       progress: shows a progress bar over the queries, when called with values rather than inside `jit` and the like.
 
     Returns:
-      `AttackResult` with a `zero_gradient_fraction` that is not a number: no gradient was asked for.
+      `AttackResult` without a `zero_gradient_fraction` (None): no gradient was asked for.
 
     Raises:
       ValueError: as `pgd`; a patch_fraction outside (0, 1].
     """
     images = check_images(images)
-    queries = check_steps(queries, name="queries")
+    queries = check_count("queries", queries)
     if not 0 < patch_fraction <= 1:
         raise ValueError(f"patch_fraction must be in (0, 1], got {patch_fraction!r}.")
     batch = images.shape[0]
@@ -88,10 +88,10 @@ def square(
             before=before,
             after=state.scores,
             max_change=largest_change(state.images, images),
-            zero_gradient_fraction=jnp.full(batch, jnp.nan, images.dtype),
+            zero_gradient_fraction=None,
         )
 
-    return finish(over_radii(attack, radius))
+    return finish(over_radii(attack, radius), images)
 
 
 class _State(NamedTuple):
@@ -106,7 +106,7 @@ class _Query:
     patch_fraction: float
 
     def __call__(self, score_fn, direction, images, radius, clean_scores, keys, halvings, index, state):
-        halved = jnp.sum((index > halvings).astype(jnp.float32))
+        halved = jnp.sum((index.astype(jnp.float32) > halvings).astype(jnp.float32))
         side = jnp.round(jnp.sqrt(self.patch_fraction * 0.5**halved * (images.shape[1] * images.shape[2])))
         side = jnp.clip(side.astype(jnp.int32), 1, min(images.shape[1:3]))
 

@@ -18,12 +18,12 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from cprl_jax.attacks._radii import over_radii
-from cprl_jax.attacks.arguments import check_distance, check_images, check_per_image, check_steps
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image
 from cprl_jax.attacks.directions import alternatives, up
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
 from cprl_jax.attacks.loop import is_traced
 from cprl_jax.attacks.projection import project_linf
-from cprl_jax.attacks.result import AttackResult, largest_change, warn_if_gradient_is_zero
+from cprl_jax.attacks.result import AttackResult, finish, largest_change, mark_not_finite, warn_if_gradient_is_zero
 
 # How the 8-bit files of published patterns are read: pattern = value / 255 - offset.
 PNG_OFFSETS = {"published": 0.5, "msu": 0.1}
@@ -60,7 +60,8 @@ class UniversalPerturbation(NamedTuple):
         """
         images = check_images(images)
         radius = check_distance("radius", self.radius if radius is None else radius, images, highest=1)
-        return lax.stop_gradient(_add(*lax.stop_gradient((self, images, radius))))
+        added = _add(*lax.stop_gradient((self, images, radius)))
+        return lax.stop_gradient(mark_not_finite(added, images))
 
     def attack(
         self,
@@ -80,8 +81,8 @@ class UniversalPerturbation(NamedTuple):
           radius: as in `apply`, or a list of several: every part of the result then has a first axis for them.
 
         Returns:
-          `AttackResult`, constant for differentiation, with a `zero_gradient_fraction` that is not a number: no
-          gradient was asked for. (Whether there was one when the pattern was made, `universal` says.)
+          `AttackResult`, constant for differentiation, without a `zero_gradient_fraction` (None): no gradient was
+          asked for. (Whether there was one when the pattern was made, `universal` says.)
 
         Raises:
           ValueError: an argument of the wrong shape, dtype or range.
@@ -93,9 +94,9 @@ class UniversalPerturbation(NamedTuple):
         def attack_one(radius):
             attacked = self.apply(images, radius)
             after, change = evaluate_per_image("score_fn", score_fn, attacked), largest_change(attacked, images)
-            return AttackResult(attacked, before, after, change, jnp.full_like(change, jnp.nan))
+            return AttackResult(attacked, before, after, change, zero_gradient_fraction=None)
 
-        return over_radii(attack_one, radius)
+        return finish(over_radii(attack_one, radius), images)
 
     def save(self, path: str | os.PathLike, *, encoding: str = "published") -> None:
         """Writes the perturbation to a file, which is complete or not there.
@@ -113,7 +114,7 @@ class UniversalPerturbation(NamedTuple):
             _write(path, lambda file: np.savez(file, pattern=pattern, radius=np.asarray(self.radius)))
         elif path.suffix == ".png":
             offset = _offset(encoding)
-            if np.any(np.abs(pattern) > offset + 1e-6):
+            if not np.all(np.abs(pattern) <= offset + 1e-6):  # also when there are values that are not numbers
                 raise ValueError(
                     f"{path}: encoding {encoding!r} holds values within {offset} of 0, the pattern has "
                     f"{np.abs(pattern).max():g}; save it as .npz."
@@ -242,7 +243,7 @@ def universal(
         raise ValueError(f"step must be 'sign' or 'gradient', got {step!r}.")
     if step == "gradient" and step_size is None:
         raise ValueError("step='gradient' needs a step_size: it depends on the scale of the scores.")
-    epochs = check_steps(epochs, name="epochs")
+    epochs = check_count("epochs", epochs)
     if epochs > 1 and isinstance(batches, Iterator):
         raise ValueError(
             f"batches is an iterator, which ends after the first of {epochs} epochs: give a list, or a function that "
@@ -310,14 +311,14 @@ def _start(images, size, radius, step_size, key):
     """The first pattern and the step size, from the shape and dtype of the first batch."""
     if size is None:
         size = images.shape[1:3]
-    height, width = (_whole("size", side) for side in ((size, size) if np.ndim(size) == 0 else size))
+    height, width = (check_count("size", side) for side in ((size, size) if np.ndim(size) == 0 else size))
     for name, value in (("radius", radius), ("step_size", step_size)):
         if np.ndim(value):
             raise ValueError(f"{name} of a universal perturbation must be one number, got shape {np.shape(value)}.")
     radius = check_distance("radius", radius, images[:1], highest=1)[0]
     step_size = radius / 10 if step_size is None else check_distance("step_size", step_size, images[:1])[0]
     # Made from the images rather than from zeros, so that it is as device-varying as they are under shard_map.
-    pattern = jnp.zeros((height, width, 3), images.dtype) + 0 * images[0, 0, 0, 0]
+    pattern = jnp.zeros((height, width, 3), images.dtype) + 0 * jnp.nan_to_num(images[0, 0, 0, 0])
     if key is not None:
         pattern = pattern + jax.random.uniform(key, pattern.shape, pattern.dtype, -radius, radius)
     radius, step_size = lax.stop_gradient((radius, step_size))
@@ -362,14 +363,8 @@ def _add(perturbation, images, radius):
 
 @jax.jit
 def _objective(score_fn, direction, perturbation, images):
-    """The direction's objective, summed over the images."""
-    return jnp.sum(direction(score_fn(_add(perturbation, images, perturbation.radius)), score_fn(images)))
-
-
-def _whole(name, value):
-    if isinstance(value, (int, np.integer)) and value >= 1:
-        return int(value)
-    raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    """The direction's objective, summed over the images that have one."""
+    return jnp.nansum(direction(score_fn(_add(perturbation, images, perturbation.radius)), score_fn(images)))
 
 
 def _offset(encoding):

@@ -92,6 +92,7 @@ class Scorer:
         without = () if keep_images else ("images",)
         result = self._by_blocks(self._attacks[program], (variables, prepared), crops, per_image, progress, without)
         largest = result.pop("max_change").max(axis=1)
+        result.setdefault("zero_gradient_fraction", np.full_like(result["before"], np.nan))  # none was asked for
         kept = {"images": result.pop("images")} if keep_images else {}
         return {name: values.mean(axis=1) for name, values in result.items()} | {"max_change": largest} | kept
 
@@ -104,7 +105,7 @@ class Scorer:
         limit = batch["radius"] if condition.attack.has_radius else jnp.ones_like(batch["radius"])
         rounded = attacks.round_to_8_bit(result.images, images, limit)
         return {
-            **result._asdict(),
+            **{name: value for name, value in result._asdict().items() if value is not None},
             "after_8bit": _evaluate(score_fn, rounded),
             "ssim": fidelity.ssim(result.images, images),
         }

@@ -6,13 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_TOLERANCE = 1e-3  # how far outside of [0, 1] float error (of a resize in half precision, say) may lead
+
 
 def check_pair(images: Any, references: Any, *, channels: tuple[int, ...] = ()) -> tuple[jax.Array, jax.Array]:
     """Both as JAX arrays of one dtype: half precision becomes float32, the rest the wider of the two.
 
+    NaN and infinite values pass: see `not_finite_is_nan`.
+
     Raises:
       ValueError: not [batch, height, width, channels], not floats, of different shapes, without pixels, or (where
-        `channels` names the allowed numbers) of another number of channels.
+        `channels` names the allowed numbers) of another number of channels; unless traced, finite values outside
+        [0, 1], which waits for the values once.
     """
     images, references = _as_floats("images", images), _as_floats("references", references)
     if images.shape != references.shape:
@@ -22,8 +27,19 @@ def check_pair(images: Any, references: Any, *, channels: tuple[int, ...] = ()) 
     if channels and images.shape[-1] not in channels:
         allowed = " or ".join("3 channels (RGB)" if count == 3 else f"{count} channel" for count in channels)
         raise ValueError(f"images must have {allowed}, got {images.shape[-1]}.")
-    dtype = jnp.promote_types(jnp.promote_types(images.dtype, references.dtype), jnp.float32)
+    _check_range(images=images, references=references)
+    with jax.numpy_dtype_promotion("standard"):  # so that two float types meet here and nowhere else
+        dtype = jnp.promote_types(jnp.promote_types(images.dtype, references.dtype), jnp.float32)
     return images.astype(dtype), references.astype(dtype)
+
+
+def not_finite_is_nan(values: jax.Array, images: jax.Array, references: jax.Array) -> jax.Array:
+    """The values [batch], and with them their gradients, as NaN where an image or its reference holds NaN or infinity.
+
+    A maximum, a comparison or a row that is left out could otherwise pass over them, and give equal images' value.
+    """
+    finite = jnp.all(jnp.isfinite(images) & jnp.isfinite(references), axis=(1, 2, 3))
+    return values * jnp.where(finite, 1, jnp.nan).astype(values.dtype)
 
 
 def check_gray(gray: str | None, channels: int) -> None:
@@ -60,8 +76,42 @@ def average_squares(images: jax.Array, side: int) -> jax.Array:
 
 def safe_sqrt(values: jax.Array) -> jax.Array:
     """The square root of values >= 0, with derivative 0 at 0: the least of its subgradients in the pixels behind it."""
-    positive = values > 0
+    positive = ~(values <= 0)  # so that NaN stays NaN
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)
+
+
+def _check_range(**batches: jax.Array) -> None:
+    known = {name: batch for name, batch in batches.items() if not isinstance(batch, jax.core.Tracer) and batch.size}
+    if not known:
+        return
+    with jax.ensure_compile_time_eval():
+        extremes = np.asarray(_extremes(tuple(known.values())))
+    for name, (lowest, highest) in zip(known, extremes.tolist(), strict=True):
+        if lowest < -_TOLERANCE or highest > 1 + _TOLERANCE:
+            raise ValueError(
+                f"{name} must be in [0, 1], found values from {lowest:g} to {highest:g}: "
+                f"{_remedy(name, lowest, highest)}."
+            )
+
+
+@jax.jit
+def _extremes(batches):
+    """The least finite value of each batch, or 1, and the largest, or 0: enough to see what lies outside [0, 1]."""
+    return jnp.stack([_extremes_of(batch.astype(jnp.float32)) for batch in batches])
+
+
+def _extremes_of(batch):
+    finite = jnp.isfinite(batch)
+    return jnp.stack([jnp.min(batch, initial=1, where=finite), jnp.max(batch, initial=0, where=finite)])
+
+
+def _remedy(name, lowest, highest):
+    """How values of this range are brought into [0, 1]; `cprl_jax.attacks` says the same."""
+    if lowest >= 0 and highest > 2:
+        return f"divide values in 0..255 by 255 ({name} / 255)"
+    if lowest >= -1 - _TOLERANCE and highest <= 1 + _TOLERANCE:
+        return f"bring values in [-1, 1] into it by ({name} + 1) / 2"
+    return "clip what lies outside, or rescale"
 
 
 def _as_floats(name: str, values: Any) -> jax.Array:

@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import check_pair
+from cprl_jax.fidelity._images import check_pair, not_finite_is_nan
 
 
 def chebyshev(
@@ -22,7 +22,7 @@ def chebyshev(
       references: the same shape.
 
     Raises:
-      ValueError: different shapes, another rank or dtype.
+      ValueError: different shapes, another rank, dtype or range.
     """
     return _largest(*check_pair(images, references))
 
@@ -31,7 +31,8 @@ def chebyshev(
 def _largest(images, references):
     change = images - references
     # |change|, but with derivative 0 at 0, where JAX's own is 1.
-    return jnp.max(change * lax.stop_gradient(jnp.sign(change)), axis=(1, 2, 3))
+    largest = jnp.max(change * lax.stop_gradient(jnp.sign(change)), axis=(1, 2, 3))
+    return not_finite_is_nan(largest, images, references)
 
 
 FIDELITIES = {"chebyshev": Fidelity(chebyshev)}

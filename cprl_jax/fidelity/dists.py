@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from cprl_jax.fidelity import backbones
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import check_pair
+from cprl_jax.fidelity._images import check_pair, not_finite_is_nan
 from cprl_jax.fidelity.weights import Source, read_backbone, read_vectors
 
 _MEAN = np.array([0.485, 0.456, 0.406]).reshape(1, 1, 1, 3)  # ImageNet's
@@ -36,7 +36,8 @@ def dists(parameters: dict[str, Any]) -> Partial:
       parameters: from `dists_parameters`.
 
     Raises:
-      ValueError: something else as parameters; when called, different shapes, another rank or dtype, not 3 channels.
+      ValueError: something else as parameters; when called, different shapes, another rank, dtype or range, not 3
+        channels.
     """
     if set(parameters) != {"vgg16", "alpha", "beta"}:
         raise ValueError(
@@ -81,7 +82,8 @@ def _compute(parameters, images, references):
     texture, structure = zip(*(_dissimilarities(*stage) for stage in zip(*pair, strict=True)), strict=True)
     texture, structure = (jnp.concatenate(parts, axis=-1) for parts in (texture, structure))
     weighted = texture * alpha.reshape(1, -1) + structure * beta.reshape(1, -1)
-    return jnp.sum(weighted, axis=-1) / (jnp.sum(alpha) + jnp.sum(beta))
+    distance = jnp.sum(weighted, axis=-1) / (jnp.sum(alpha) + jnp.sum(beta))
+    return not_finite_is_nan(distance, images, references)
 
 
 def _stages(parameters, images):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import average_squares, check_pair, luma, safe_sqrt
+from cprl_jax.fidelity._images import average_squares, check_pair, luma, not_finite_is_nan, safe_sqrt
 
 _CONSTANT = 170 / 255**2  # T of the paper's Eq. 4, which is for values in [0, 255]
 
@@ -28,7 +28,7 @@ def gmsd(
       references: the same shape.
 
     Raises:
-      ValueError: different shapes, another rank or dtype, neither 3 channels nor 1.
+      ValueError: different shapes, another rank, dtype or range, neither 3 channels nor 1.
     """
     return _gmsd(*check_pair(images, references, channels=(3, 1)))
 
@@ -39,7 +39,7 @@ def _gmsd(images, references):
     # 1 - GMS has the same deviation, and in this form is exactly 0 where the magnitudes are equal.
     dissimilarity = jnp.square(safe_sqrt(first) - safe_sqrt(second)) / (first + second + _CONSTANT)
     deviation = dissimilarity - jnp.mean(dissimilarity, axis=(1, 2), keepdims=True)
-    return safe_sqrt(jnp.mean(jnp.square(deviation), axis=(1, 2)))
+    return not_finite_is_nan(safe_sqrt(jnp.mean(jnp.square(deviation), axis=(1, 2))), images, references)
 
 
 def _squared_gradient(images):

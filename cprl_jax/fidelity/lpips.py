@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from cprl_jax.fidelity import backbones
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import check_pair, safe_sqrt
+from cprl_jax.fidelity._images import check_pair, not_finite_is_nan, safe_sqrt
 from cprl_jax.fidelity.weights import Source, read_backbone, read_vectors
 
 # From the published code (ScalingLayer), for values in [-1, 1]: nearly ImageNet's mean and standard deviation.
@@ -36,8 +36,8 @@ def lpips(parameters: dict[str, Any]) -> Partial:
       parameters: from `lpips_parameters`.
 
     Raises:
-      ValueError: parameters without, or with more than one, network; when called, different shapes, another rank or
-        dtype, not 3 channels, or an image too small for the network.
+      ValueError: parameters without, or with more than one, network; when called, different shapes, another rank,
+        dtype or range, not 3 channels, or an image too small for the network.
     """
     network = [name for name in parameters if name in backbones.NETWORKS]
     if len(network) != 1 or "heads" not in parameters:
@@ -99,7 +99,7 @@ def _distance_on(network: str):
             difference = jnp.square(_unit_length(first) - _unit_length(second))
             weights = weights.astype(difference.dtype).reshape(1, 1, 1, -1)
             total += jnp.mean(jnp.sum(difference * weights, axis=-1), axis=(1, 2))
-        return total
+        return not_finite_is_nan(total, images, references)
 
     return lpips_distance
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, to_gray
+from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, not_finite_is_nan, to_gray
 from cprl_jax.fidelity.ssim import SMALLEST_SIDE, check_border, ssim_maps
 
 # The paper's calibration (its section 3.2), finest scale first.
@@ -65,7 +65,7 @@ def ms_ssim(
       exponents: one for each scale, finest first; their number is the number of scales.
 
     Raises:
-      ValueError: different shapes, another rank or dtype, an unknown option, or an image too small for that many
+      ValueError: different shapes, another rank, dtype or range, an unknown option, or an image too small for that many
         scales: by default each side needs 161 pixels, with torchmetrics' options 96 (itself, it asks for 176).
     """
     contrast_border = border if contrast_border is None else contrast_border
@@ -120,7 +120,8 @@ def _ms_ssim(images, references, *, border, contrast_border, odd_sides, channels
         luminance, contrast = ssim_maps(*pair, border if coarsest else contrast_border)
         term = jnp.mean(luminance * contrast if coarsest else contrast, axis=axes)
         result = result * _power(term, exponent)
-    return result if channels == "pooled" else jnp.mean(result, axis=1)
+    result = result if channels == "pooled" else jnp.mean(result, axis=1)
+    return not_finite_is_nan(result, images, references)
 
 
 def _power(base, exponent):

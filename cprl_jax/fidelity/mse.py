@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import check_pair, safe_sqrt
+from cprl_jax.fidelity._images import check_pair, not_finite_is_nan, safe_sqrt
 
 
 def mse(
@@ -18,7 +18,7 @@ def mse(
       references: the same shape.
 
     Raises:
-      ValueError: different shapes, another rank or dtype.
+      ValueError: different shapes, another rank, dtype or range.
     """
     return _mse(*check_pair(images, references))
 
@@ -37,7 +37,7 @@ def psnr(
       references: the same shape.
 
     Raises:
-      ValueError: different shapes, another rank or dtype.
+      ValueError: different shapes, another rank, dtype or range.
     """
     return _psnr(*check_pair(images, references))
 
@@ -51,13 +51,13 @@ def rmse(
 
 @jax.jit
 def _mse(images, references):
-    return jnp.mean(jnp.square(images - references), axis=(1, 2, 3))
+    return not_finite_is_nan(jnp.mean(jnp.square(images - references), axis=(1, 2, 3)), images, references)
 
 
 @jax.jit
 def _psnr(images, references):
     error = _mse(images, references)
-    differs = error > 0
+    differs = ~(error <= 0)  # also where it is NaN
     return jnp.where(differs, -10 * jnp.log10(jnp.where(differs, error, 1)), jnp.inf)
 
 

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.fidelity._fidelity import Fidelity
-from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, to_gray
+from cprl_jax.fidelity._images import average_squares, check_gray, check_pair, not_finite_is_nan, to_gray
 
 WINDOW = 11  # pixels
 _SIGMA = 1.5
@@ -83,8 +83,8 @@ def ssim(
         gradient zero everywhere: "uint8" is for reporting, not for optimising.
 
     Raises:
-      ValueError: different shapes, another rank or dtype, an unknown option, or an image too small for the window: each
-        side needs 11 pixels (with "reflect" 6), after downsampling.
+      ValueError: different shapes, another rank, dtype or range, an unknown option, or an image too small for the
+        window: each side needs 11 pixels (with "reflect" 6), after downsampling.
     """
     check_border("border", border)
     images, references = check_pair(images, references)
@@ -112,7 +112,7 @@ def _mean_ssim(images, references, *, border, side, gray):
     if side > 1:
         pair = [average_squares(batch, side) for batch in pair]
     luminance, contrast = ssim_maps(*pair, border)
-    return jnp.mean(luminance * contrast, axis=(1, 2, 3))
+    return not_finite_is_nan(jnp.mean(luminance * contrast, axis=(1, 2, 3)), images, references)
 
 
 def ssim_maps(first: jax.Array, second: jax.Array, border: str) -> tuple[jax.Array, jax.Array]:

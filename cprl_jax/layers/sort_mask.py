@@ -313,7 +313,7 @@ def _fast_mask(x: Array, kept: int, entries: int, window: Window) -> Array:
     def count_from(bound: Array) -> Int[Array, "batch 1 1 1"]:
         """Entries of x_u whose distance is at least `bound`."""
         per_run = jnp.sum(runs >= bound[..., None], axis=4, dtype=jnp.int32)
-        return total(per_run) + zeros * (zero_distance >= bound)
+        return total(per_run) + zeros * (zero_distance >= bound).astype(jnp.int32)
 
     def settle_bit(index: int, threshold: Array) -> Array:
         raised = threshold | lax.shift_left(jnp.int32(1), jnp.int32(30 - index))

@@ -209,7 +209,7 @@ def _check_transfer(transfer_images, images, radius) -> None:
             f"transfer_images must have the shape of images, {images.shape}, got {np.shape(transfer_images)}."
         )
     farthest = float(np.abs(np.asarray(transfer_images, np.float64) - np.asarray(images, np.float64)).max(initial=0))
-    if farthest > radius + 1e-6:
+    if not farthest <= radius + 1e-6:  # also when it is not a number
         raise ValueError(
             f"transfer_images lie up to {farthest:g} away from images, farther than the radius {radius:g}."
         )

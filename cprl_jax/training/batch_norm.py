@@ -57,7 +57,7 @@ def step_of_averages(old: Mapping, updated: Mapping, *, step: Int[Array, ""]) ->
       step: the number of earlier steps.
     """
     if {*old} == {"mean", "var"}:
-        longer = jnp.maximum(1.0, 1 / ((1 - BATCH_NORM_MOMENTUM) * (step + 1)))
+        longer = jnp.maximum(1.0, 1 / ((1 - BATCH_NORM_MOMENTUM) * (step + 1).astype(jnp.float32)))
         return {name: old[name] + longer.astype(old[name].dtype) * (updated[name] - old[name]) for name in old}
     return {
         name: step_of_averages(old[name], updated[name], step=step) if isinstance(old[name], Mapping) else updated[name]

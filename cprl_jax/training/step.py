@@ -105,7 +105,8 @@ def make_step(
         (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         if axis_name is not None:
             gradients = jax.lax.pmean(gradients, axis_name)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged
         if averaged is not None:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprl_jax.attacks.arguments import check_distance, check_images, check_number, check_steps, per_image_keys
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_number, per_image_keys
 from cprl_jax.attacks.result import AttackResult, finish, warn_if_gradient_is_zero
 
 IMAGES = jnp.zeros((3, 2, 2, 3))
@@ -20,7 +20,11 @@ def test_distances_may_be_traced():
 
 
 def test_counts_and_numbers():
-    assert check_steps(np.int64(3)) == 3 and check_number("momentum", jnp.float32(0.5)) == 0.5
+    assert check_count("steps", np.int64(3)) == 3 == check_count("steps", 3, at_least=3)
+    for wrong in (0, -1, 2.0, "1", None):
+        with pytest.raises(ValueError, match=f"draws must be a whole number of at least 1, got {wrong!r}"):
+            check_count("draws", wrong)
+    assert check_number("momentum", jnp.float32(0.5)) == 0.5
     for wrong in (-1, np.inf, np.nan, "1x", None, [1, 2]):
         with pytest.raises(ValueError, match="momentum must be"):
             check_number("momentum", wrong)

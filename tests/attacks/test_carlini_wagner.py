@@ -136,6 +136,26 @@ def test_constant_score_is_reported():
     assert not np.any(result.success)
 
 
+def test_quantized_images_reach_the_required_change():
+    """Rounding afterwards does not: the change that just suffices is a few grey levels or less in each value."""
+    levels = np.random.default_rng(2).integers(60, 200, (2, 4, 5, 3))
+    levels[0, 0, 0] = [0, 255, 0]  # where the derivative in tanh space vanishes
+    images = (levels / 255).astype(np.float32)
+    options = {"required_change": 0.07, "direction": up(), "initial_constant": 0.1, **QUICK}
+    exact = carlini_wagner(SCORE, images, **options)
+    result = carlini_wagner(SCORE, images, quantize=True, **options)
+    assert np.all(exact.success) and np.all(result.success)
+    saved = np.rint(255 * np.asarray(result.images, np.float64))
+    np.testing.assert_array_equal(result.images, (saved / 255).astype(np.float32))
+    gain = np.einsum("bhwc,hwc->b", (saved - levels) / 255, WEIGHTS.astype(np.float64))
+    assert np.all(gain >= 0.07 - 1e-5)
+    distances = np.sqrt(np.sum((saved - levels) ** 2, axis=(1, 2, 3))) / 255
+    np.testing.assert_allclose(result.distances, distances, rtol=1e-4)
+    assert np.all(result.distances < 2 * exact.distances)
+    afterwards = np.rint(255 * np.asarray(exact.images, np.float64)) - levels
+    assert np.any(np.einsum("bhwc,hwc->b", afterwards / 255, WEIGHTS) < 0.07)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -102,3 +102,13 @@ def test_directions_are_pytrees_that_compile_once():
         objective(attacks.up(), SCORES, CLEAN)
         objective(attacks.down(), SCORES, CLEAN)
     assert len(traces) == 6
+
+
+@pytest.mark.parametrize("name", ["mos", "target"])
+def test_labels_that_are_nan_are_refused_and_whole_numbers_are_taken(name):
+    make = {"mos": attacks.reflect, "target": attacks.towards}[name]
+    with pytest.raises(ValueError, match=f"{name} must be numbers, 1 of 3 are NaN"):
+        make([1.0, np.nan, 2.0])
+    scores = jnp.array([10.0, 60.0, 90.0])
+    with jax.numpy_dtype_promotion("strict"):
+        np.testing.assert_array_equal(make([20, 60, 95])(scores, scores), make([20.0, 60.0, 95.0])(scores, scores))

@@ -111,7 +111,7 @@ ATTACKS = {
 
 
 def gated_score(weights, key, images):
-    return score(weights, images * jax.random.bernoulli(key, 0.5, images.shape[1:])[None])
+    return score(weights, images * jax.random.bernoulli(key, 0.5, images.shape[1:])[None].astype(images.dtype))
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +181,39 @@ def test_shard_map(name, plain):
     specs = (P(), P("batch"), P("batch"), P("batch"))
     mapped = jax.jit(jax.shard_map(on_one_device, mesh=mesh, in_specs=specs, out_specs=P("batch")))
     assert_same(name, mapped(WEIGHTS, IMAGES, MOS, KEYS), plain(name))
+
+
+@pytest.mark.parametrize("name", attacks_by_name(quick=lambda name: name not in _COSTLY[:3]))
+def test_strict_types_and_no_nan_on_the_way(name, plain):
+    images = (IMAGES[:2], MOS[:2], KEYS[:2])
+    with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        found = ATTACKS[name](WEIGHTS, *images)
+    assert_same(name, found, jax.tree.map(lambda leaf: leaf[0], plain(name)))
+
+
+@pytest.mark.parametrize("name", attacks_by_name(quick=lambda name: name in ("fgsm", "pgd l2", "carlini_wagner")))
+def test_all_of_an_image_with_nan_is_nan_in_a_compiled_attack(name, plain):
+    images = IMAGES[:2].copy()
+    images[1, 2, 3, 0] = np.nan
+    result = jax.jit(ATTACKS[name])(WEIGHTS, images, MOS[:2], KEYS[:2])
+    expected = jax.tree.map(lambda leaf: leaf[0], plain(name))
+    if name == "universal":
+        assert np.all(np.isfinite(result[0].pattern))
+        result, expected = result[1], expected[1]
+    for field, values in result._asdict().items():
+        if field in ("multipliers",) or values is None:
+            continue
+        of_image = np.moveaxis(np.asarray(values), -4 if values.ndim >= 4 else -1, 0)
+        assert not np.any(of_image[1]) if field == "success" else np.all(np.isnan(of_image[1])), field
+        if name != "universal":  # which is one pattern for both
+            same = np.moveaxis(getattr(expected, field), -4 if values.ndim >= 4 else -1, 0)[0]
+            tolerance = 1e-3 if name in ("eigen_distortion", "carlini_wagner") else 2e-5
+            np.testing.assert_allclose(of_image[0], same, rtol=tolerance, atol=tolerance, err_msg=field)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_refused(value):
+    images = IMAGES.copy()
+    images[1, 2, 3, 0] = value
+    with pytest.raises(ValueError, match="not finite numbers.* in 1 of 4 images"):
+        attacks.fgsm(Partial(score, WEIGHTS), images, radius=0.1, direction=attacks.up())

@@ -221,3 +221,26 @@ def test_score_functions_refuse(config_model, random_variables):
         models.score_fn(module, {}, key=jax.random.key(0))
     with pytest.raises(ValueError, match="Dense has no SortMask: masks must be 'sorted', got 'random'"):
         models.score_fn(nn.Dense(1), {}, masks="random")
+
+
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_networks_and_their_gradients_take_strict_types(config_model, name):
+    """Traced only: where types would be promoted is known before anything is computed."""
+    network = models.NETWORKS[name]
+    config = config_model(name, backbone=next(iter(network.variants or ("",))))
+    config.sort_mask.update(rate=0.1, min_channels=3)
+    module = models.create(config)
+    size = 224 if name in ("hyperiqa", "metaiqa") else 64
+
+    def gradients(variables, images):
+        def total(variables, images, train):
+            streams = dict.fromkeys(("mask", "dropout"), jax.random.key(0))
+            return jnp.sum(module.apply(variables, images, train=train, mutable=["batch_stats"], rngs=streams)[0])
+
+        of_image = jax.grad(lambda x: jnp.sum(models.score_fn(module, variables)(x)))(images)
+        return of_image, jax.grad(total)(variables, images, True)
+
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    with jax.numpy_dtype_promotion("strict"):
+        variables = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, size, size, 3))))
+        assert jax.eval_shape(gradients, variables, images)[0].dtype == jnp.float32

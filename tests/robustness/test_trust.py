@@ -177,8 +177,10 @@ def test_one_image_and_large_radius():
     assert list(found[1].numbers) == ["PGD at 76.5/255", "PGD at 153/255", "PGD at 255/255"]
 
 
-def test_is_reproducible_and_fits_into_json():
-    first, second = check(smooth), check(smooth)
+def test_is_reproducible_also_with_strict_types_and_fits_into_json():
+    first = check(smooth)
+    with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        second = check(smooth)
     assert first == second
     assert json.loads(json.dumps([each._asdict() for each in first.values()])) == [
         each._asdict() for each in first.values()
@@ -195,6 +197,7 @@ def test_is_reproducible_and_fits_into_json():
             {"transfer_images": np.clip(IMAGES + 0.05, 0, 1)},
             r"transfer_images lie up to 0.05 .*farther than the radius",
         ),
+        ({"transfer_images": np.full_like(IMAGES, np.nan)}, "transfer_images lie up to nan"),
     ],
 )
 def test_arguments_are_checked(options, message):

@@ -10,6 +10,7 @@ import pytest
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.layers.sort_mask import SortMaskConv
 from cprl_jax.losses import magnitudes
+from cprl_jax.methods import METHODS
 from cprl_jax.runtime import parallel
 from cprl_jax.training.optimizers import make_optimizer
 from cprl_jax.training.state import create_state, evaluation_variables
@@ -293,3 +294,20 @@ def test_a_step_of_adversarial_training_is_its_transcription(config):
         for total, part in zip(gradients, network.weight_gradient(images, weight * np.sign(error) / 8), strict=True):
             total += part
     assert_step(config, "at", loss, gradients)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_take_strict_types(config, method):
+    """Traced only: where types would be promoted is known before anything is computed."""
+    module = Tiny()
+    optimizer = make_optimizer(config.train, steps=20)
+
+    def one_step(images):
+        variables = module.init(jax.random.key(1), jnp.zeros((1, 10, 10, 3)))
+        averaged = config.train.ema_decay > 0
+        state = create_state(variables, optimizer.init(variables["params"]), averaged=averaged)
+        return make_step(module, optimizer, config, method=method)(state, {**batch(), "image": images})
+
+    with jax.numpy_dtype_promotion("strict"):
+        state, metrics = jax.eval_shape(one_step, jax.ShapeDtypeStruct((8, 10, 10, 3), jnp.uint8))
+    assert state.step.dtype == jnp.int32 and metrics["loss"].dtype == jnp.float32
