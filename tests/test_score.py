@@ -1,5 +1,11 @@
 """Scores of files: functions of the pixels and the model alone, and those of the tables for saved attacked images."""
 
+import io
+import os
+import signal
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -12,8 +18,10 @@ from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.evaluation.table_attacks import ATTACKS
+from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
 from cprl_jax.training import setup
+from cprl_jax.training.checkpoints import Checkpoints
 
 SIZE = 24
 
@@ -119,3 +127,175 @@ def test_the_number_of_crops_can_be_asked_for(scorer, config, network, tmp_path)
     crops = Crops(dataset_of(images), [0], crops=1, crop_size=SIZE, seed=config.seed)
     expected = Scorer(module, batch_size=6).scores(variables, crops)
     np.testing.assert_allclose(first([path]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("leave_one_out", "'leave_one_out', which keeps no models; give a run of --config=configs/causal_iqa.py"),
+        ("perceptual_attack", "'perceptual_attack', which keeps no models; give one of those that it attacks"),
+        ("causal_iqa", "method 'plain/seed-0' was not trained .* there are erm/seed-0, cis/seed-0"),
+    ],
+)
+def test_a_run_without_the_model_is_named(config, tmp_path, job, message):
+    config = config.copy_and_resolve_references()
+    config.job, config.causal_iqa.updates = job, ("erm", "cis")
+    write_file(tmp_path / "split-00" / "config.json", config_lib.to_json(config))
+    with pytest.raises(UserError, match=message):
+        score.load(tmp_path / "split-00", method="plain")
+    with pytest.raises(UserError, match="is not the folder of one run; give one in it, such as .*split-00"):
+        score.load(tmp_path)
+
+
+class Made:
+    """In the place of a trained model: a file scores as many points as its name has characters."""
+
+    def __init__(self, before=lambda path: None):
+        self.before = before
+
+    def each(self, files):
+        for path in files:
+            self.before(path)
+            name = os.path.basename(path)
+            yield UserError(f"{path} cannot be read: it is bad") if "bad" in name else float(len(name))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Makes the command score with `Made`; returns a call of it."""
+
+    def call(*arguments, **options):
+        monkeypatch.setattr(score, "load", lambda *given, **options_of_load: Made(**options))
+        return score.main([*map(str, arguments), "--checkpoint=run"])
+
+    return call
+
+
+@pytest.fixture
+def stdout(monkeypatch):
+    """Makes a standard output of an encoding; returns its bytes."""
+
+    def make(encoding):
+        content = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding))
+        return content
+
+    return make
+
+
+def test_every_line_is_printed_before_the_next_file_is_asked_for(made, stdout, capsys):
+    printed, seen = stdout("utf-8"), []
+    code = made("a", "bad\n1", "ccc", "bad 2", "dd", before=lambda path: seen.append(printed.getvalue()))
+    assert code == 1
+    assert seen == [b"", b"1.00\ta\n", b"1.00\ta\n", *2 * [b"1.00\ta\n3.00\tccc\n"]]
+    assert printed.getvalue() == b"1.00\ta\n3.00\tccc\n2.00\tdd\n"
+    assert capsys.readouterr().err == "".join(
+        f"error: {name} cannot be read: it is bad\n" for name in ("bad\\n1", "bad 2")
+    )
+    assert made("a", "bb") == 0
+
+
+def test_a_folder_stands_for_the_files_in_it(made, capsys, tmp_path):
+    for name in ("b.png", "a.txt", ".c", "bad"):
+        (tmp_path / "full" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "full" / name).touch()
+    (tmp_path / "empty").mkdir()
+    assert made("z.png", tmp_path / "empty", tmp_path / "full", "y.png") == 1
+    output = capsys.readouterr()
+    paths = [line.split("\t")[1] for line in output.out.splitlines()]
+    assert paths == ["z.png", *(str(tmp_path / "full" / name) for name in (".c", "a.txt", "b.png")), "y.png"]
+    empty, bad = output.err.splitlines()
+    assert empty == f"error: {tmp_path / 'empty'} is an empty folder" and "bad cannot be read" in bad
+
+
+NAMES = ("plain.jpg", "caf\udce9.jpg", "grün.png", "日本.png", "two\nlines\tand\x1b[31m\u2028.png", "日\udce9")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "utf-16-le", "shift_jis"])
+def test_every_name_can_be_printed_in_every_encoding(made, stdout, encoding):
+    printed = stdout(encoding)
+    assert made(*NAMES) == 0
+    lines = printed.getvalue().decode(encoding, "surrogateescape").split("\n")
+    assert lines.pop() == "" and len(lines) == len(NAMES)
+    shown = [line.split("\t")[1] for line in lines]
+    assert shown[4].isprintable()
+    assert shown[0] == "plain.jpg" and shown[4].startswith("two\\nlines\\tand\\x1b[31m\\u2028")
+    name = b"caf\xe9.jpg" if encoding != "utf-16-le" else r"caf\udce9.jpg".encode(encoding)
+    assert name in printed.getvalue()  # where it can be, the byte
+    assert shown[2] == ("gr\\xfcn.png" if encoding in ("ascii", "shift_jis") else "grün.png")
+    assert shown[3] == ("\\u65e5\\u672c.png" if encoding in ("ascii", "cp1252") else "日本.png")
+
+
+def test_ctrl_c_keeps_what_was_printed(made, capsys, monkeypatch):
+    def interrupt(*arguments, **options):
+        if arguments != ("a",):
+            raise KeyboardInterrupt
+
+    assert made("a", "b", "c", before=interrupt) == 130
+    output = capsys.readouterr()
+    assert (
+        output.out == "1.00\ta\n" and output.err.startswith("error: stopped by Ctrl-C") and output.err.count("\n") == 1
+    )
+    monkeypatch.setattr(score, "load", interrupt)  # while JAX starts and the network is read
+    assert score.main(["a", "--checkpoint=run"]) == 130
+
+
+PROGRAM = """
+import sys
+from cprl_jax import score
+class Made:
+    def each(self, files):
+        return map(len, files)
+score.load = lambda *arguments, **options: Made()
+sys.exit(score.main(["a", "bb", "missing", "--checkpoint=run"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "complaint"),
+    [
+        (">/dev/full", 1, "error: the scores cannot be written: No space left on device\n"),
+        (">&-", 1, "error: the scores cannot be written: the output is closed\n"),
+        ("| true", 141, ""),
+        (">/dev/null 2>/dev/full", 0, ""),
+        (">/dev/null 2>&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_no_more(redirection, code, complaint):
+    """To the end of the program: Python tries again to write what is left."""
+    if "/dev/full" in redirection and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    wait = '{ sleep 0.2; exec "$0" -c "$1"; }'  # until `true` is gone
+    shell = ["bash", "-c", f"{wait} {redirection}; exit ${{PIPESTATUS[0]}}", sys.executable, PROGRAM]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr, done.stdout) == (code, complaint, "")
+
+
+def test_the_command_to_its_end(config, network, tmp_path):
+    """A run on disk, bad files among good ones, and Ctrl-C while the last one is waited for."""
+    write_file(tmp_path / "run" / "config.json", config_lib.to_json(config))
+    with Checkpoints(tmp_path / "run" / "plain" / "checkpoints") as checkpoints:
+        checkpoints.save(1, network[1])
+    paths = save(tmp_path, pictures(7, 60, 90))
+    expected = score.load(tmp_path / "run")(paths)
+    paths[2].write_bytes(paths[2].read_bytes()[:999])
+    paths[4].write_text("no picture")
+    good = [0, 1, 3, 5, 6]
+    endless, end = os.pipe()
+    command = [sys.executable, "-m", "cprl_jax.score", *map(str, paths), f"/dev/fd/{endless}", "--checkpoint=run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, pass_fds=[endless], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    lines = [process.stdout.readline() for _ in good]
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    os.close(endless)
+    os.close(end)
+    assert (process.returncode, rest) == (130, "")
+    assert [line.split("\t")[1].strip() for line in lines] == [str(paths[index]) for index in good]
+    np.testing.assert_allclose([float(line.split("\t")[0]) for line in lines], expected[good], atol=0.006)
+    *sentences, last = errors.splitlines()
+    assert [sentence.partition(" cannot be read: ")[0] for sentence in sentences] == [
+        f"error: {paths[index]}" for index in (2, 4)
+    ]
+    assert last.startswith("error: stopped by Ctrl-C")

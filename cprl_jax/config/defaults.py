@@ -13,6 +13,11 @@ from cprl_jax.config.field import Field
 from cprl_jax.config.fields import FIELDS, group_of, within
 from cprl_jax.runtime.errors import UserError
 
+_WITHOUT_MODELS = {
+    "leave_one_out": "give a run of --config=configs/causal_iqa.py",
+    "perceptual_attack": "give one of those that it attacks, which its config.json names in perceptual.models",
+}
+
 
 def default() -> ml_collections.ConfigDict:
     """Returns the configuration that every experiment starts from (fields are locked, values may change)."""
@@ -40,6 +45,8 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
     try:
         return ml_collections.ConfigDict(json.loads((run / "config.json").read_text(encoding="utf-8")))
     except OSError as error:
+        if splits := sorted(path.parent.name for path in run.glob("*/config.json")):
+            raise UserError(f"{run} is not the folder of one run; give one in it, such as {run / splits[0]}") from None
         raise UserError(f"{run} is not the folder of a run: config.json cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{run / 'config.json'} is damaged ({error})") from None
@@ -51,17 +58,22 @@ def method_of(config: ml_collections.ConfigDict, method: str, run: Path) -> str:
     Args:
       config: of the run.
       method: one of its methods; '' = cprl where it was trained, else the last. Of a run of Causal-IQA, one of its
-        updates ('cis'), which means its first seed, or 'cis/seed-3'.
+        updates ('cis', '' = the last), which means its first seed, or 'cis/seed-3'.
       run: its folder, for messages.
 
     Raises:
-      UserError: a method that the run did not train.
+      UserError: a method that the run did not train, or a run that keeps no models.
     """
+    if config.job in _WITHOUT_MODELS:
+        raise UserError(
+            f"{run} is a run of the job {config.job!r}, which keeps no models; {_WITHOUT_MODELS[config.job]}"
+        )
     trained = tuple(config.methods)
     if config.job == "causal_iqa":
+        method = method or config.causal_iqa.updates[-1]
         seeds = range(config.seed, config.seed + config.causal_iqa.seeds)
         trained = tuple(f"{update}/seed-{seed}" for update in config.causal_iqa.updates for seed in seeds)
-        method = f"{method}/seed-{config.seed}" if method and "/" not in method else method
+        method = f"{method}/seed-{config.seed}" if "/" not in method else method
     if method and method not in trained:
         raise UserError(f"method {method!r} was not trained in {run}; there are {', '.join(trained)}")
     return method or ("cprl" if "cprl" in trained else trained[-1])

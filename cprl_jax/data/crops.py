@@ -56,9 +56,8 @@ class Crops:
         cut = np.empty((chosen.size, *self.shape[1:]), np.uint8)
         for crops_of_image, row in zip(cut, chosen.flat, strict=True):
             image = self._images[row]
-            padded = pad(image, size)
             for crop, (top, left) in zip(crops_of_image, place(self._uniform, image.shape, size), strict=True):
-                crop[...] = padded[top : top + size, left : left + size]
+                crop[...] = pad(image[top : top + size, left : left + size], size)
         return cut.reshape(*chosen.shape, *self.shape[1:])
 
     @functools.cached_property

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from PIL import Image
 
-from cprl_jax import data
+from cprl_jax import data, score
 from cprl_jax.config import checks as config_checks
 from cprl_jax.experiments.causal_iqa import experiment, learner
 from cprl_jax.experiments.causal_iqa import training as training_lib
@@ -159,6 +160,14 @@ def test_causal_iqa_trains_tests_and_goes_on(config, dataset, reported, tmp_path
         folder = run / "cis" / f"seed-{seed}"
         assert len(rows(folder / "metrics.csv")) == 2
         assert (folder / "weights.npz").is_file() and (folder / "checkpoints" / "2").is_dir()
+
+    tested = np.flatnonzero(np.isin(dataset.names, split["test"]))[:4]
+    for row in tested:
+        Image.fromarray(dataset.images[row]).save(tmp_path / f"{row}.png")
+    for method, folder in (("cis/seed-1", "cis/seed-1"), ("erm", "erm/seed-0"), ("", "cis/seed-0")):
+        with np.load(run / folder / "test.npz") as kept:
+            scores = score.load(run, method=method)([tmp_path / f"{row}.png" for row in tested])
+            np.testing.assert_allclose(scores, kept["scores"][:4], atol=1e-3)
 
     before = modified(run)
     monkeypatch.setattr(training_lib, "compile_step", lambda update: None)  # nothing trains

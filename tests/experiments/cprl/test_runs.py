@@ -164,8 +164,7 @@ def test_files_get_the_scores_that_the_run_gave_the_same_images(reference, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["photo.png", "--checkpoint={run}"], "photo.png cannot be read"),
-        (["{run}/config.json", "--checkpoint={run}"], "config.json cannot be read: not an image"),
+        (["photo.png", "--checkpoint={run}", "--crops=-1"], "crops=-1 is not allowed"),
         (["photo.png", "--checkpoint={run}/report"], "not the folder of a run"),
         (["photo.png", "--checkpoint={run}", "--method=at"], "was not trained"),
         (["photo.png", "--checkpoint={run}", "--method=crpl"], "method 'crpl' was not trained"),
