@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.memory import keep_freed_memory
+from cprl_jax.runtime.program import own_terminal
 
 if TYPE_CHECKING:  # JAX takes seconds to start: not for --help, and not where Ctrl-C would show a traceback
     from cprl_jax.evaluation.files import FileScorer
@@ -51,9 +52,10 @@ def load(run: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
     """
     from cprl_jax.config.defaults import method_of, read_config
     from cprl_jax.evaluation.files import FileScorer
+    from cprl_jax.runtime.files import user_path
     from cprl_jax.training.setup import create_model, trained_variables
 
-    run = Path(run).expanduser()
+    run = user_path(run, field="the folder of the run")
     config = read_config(run)
     folder = network = method_of(config, method, run)
     if config.job == "causal_iqa":  # whose updates all train this network, and never average it
@@ -91,9 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _complain(error)
         return 2
-    except KeyboardInterrupt:
-        _complain("stopped by Ctrl-C; every score that was printed stands")
-        return 130
 
 
 def _print_scores(scorer: "FileScorer", arguments: Sequence[str]) -> int:
@@ -167,6 +166,7 @@ def _write(stream: TextIO | None, line: str) -> None:
 
 
 if __name__ == "__main__":
+    own_terminal("stopped; every score that was printed stands")
     exit_code = main()
     if exit_code > 2:  # at once: a thread may be in the middle of a large photograph
         os._exit(exit_code)

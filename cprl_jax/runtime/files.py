@@ -52,25 +52,6 @@ def utf8_path(text: str | os.PathLike, *, field: str) -> Path:
     return path
 
 
-def user_path(text: str | os.PathLike, *, field: str) -> Path:
-    """The path that a person typed, with `~` replaced by the home folder; it need not exist.
-
-    Raises UserError, which names `field` and the text, if the system cannot even ask whether it exists: `~` without a
-    home, a NUL, a name that is too long, a folder that may not be entered.
-    """
-    try:
-        path = Path(text).expanduser()
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        shown = repr(os.fspath(text))
-        shown = shown if len(shown) <= 120 else f"{shown[:60]}...{shown[-20:]}"
-        raise UserError(f"{field} is {shown}, which is no usable path ({reason}); give another") from None
-    return path
-
-
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file to write under a temporary name beside `path`, renamed at the end: no reader sees half of it."""
