@@ -53,17 +53,15 @@ def load(run: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
     from cprl_jax.config.defaults import method_of, read_config
     from cprl_jax.evaluation.files import FileScorer
     from cprl_jax.runtime.files import user_path
-    from cprl_jax.training.setup import create_model, trained_variables
+    from cprl_jax.training.setup import trained_model
 
     run = user_path(run, field="the folder of the run")
     config = read_config(run)
-    folder = network = method_of(config, method, run)
-    if config.job == "causal_iqa":  # whose updates all train this network, and never average it
-        network, config.train.ema_decay = "plain", 0.0
+    module, variables = trained_model(config, method_of(config, method, run), run)
     evaluation = config.evaluation
     return FileScorer(
-        create_model(config, network),
-        trained_variables(config, network, run / folder),
+        module,
+        variables,
         crops=crops or evaluation.crops,
         crop_size=evaluation.crop_size,
         seed=config.seed,

@@ -116,5 +116,14 @@ def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Pa
         return checkpoints.restore(step, template, partial=True)
 
 
+def trained_model(config: ml_collections.ConfigDict, method: str, run: Path) -> tuple[nn.Module, dict]:
+    """The network and the variables of a model of a run; of Causal-IQA's, 'UPDATE/seed-K'. Raises as the one above."""
+    network = method
+    if config.job == "causal_iqa":  # whose updates all train this network, and never average it
+        network, config = "plain", config.copy_and_resolve_references()
+        config.train.ema_decay = 0.0
+    return create_model(config, network), trained_variables(config, network, run / method)
+
+
 def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:
     return models.initialize(create_model(config, method), jax.random.key(seed), config.train.crop_size)

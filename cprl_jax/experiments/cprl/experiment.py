@@ -30,7 +30,7 @@ from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import check_workdir, user_path, write_file
 from cprl_jax.runtime.program import show
 from cprl_jax.training.history import read_history
-from cprl_jax.training.setup import create_model, describe_budget, start_variables, trained_variables
+from cprl_jax.training.setup import describe_budget, start_variables, trained_model
 
 JOBS = ("train_and_evaluate", "train", "evaluate")
 
@@ -125,10 +125,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir
         chosen = np.random.default_rng(config.seed).permutation(train_rows)[:count]
         return Crops(dataset, chosen, crops=1, **places)[:][:, 0]
 
-    networks = {
-        method: (create_model(config, method), trained_variables(config, method, workdir / method))
-        for method in config.methods
-    }
+    networks = {method: trained_model(config, method, workdir) for method in config.methods}
     table, elsewhere, scores, shown, histories = [], [], [], [], {}
     for method, (module, variables) in networks.items():
         folder = workdir / method

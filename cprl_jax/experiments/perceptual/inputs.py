@@ -21,7 +21,7 @@ from cprl_jax.models import brisque, logistic
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path
 from cprl_jax.runtime.stamps import stamp
-from cprl_jax.training.setup import create_model, trained_variables
+from cprl_jax.training.setup import trained_model
 
 LOWEST, HIGHEST = 0.0, 10.0  # every model's scores are mapped to this range
 
@@ -196,13 +196,10 @@ def _trained(name: str) -> Target:
         raise UserError(f"config.perceptual.models: there is no run in {run}{hint}")
     config = config_lib.read_config(run)
     try:
-        method = network = config_lib.method_of(config, method, run)
+        method = config_lib.method_of(config, method, run)
     except UserError as error:
         raise UserError(f"config.perceptual.models names {name!r}: {error}") from None
-    if config.job == "causal_iqa":  # whose updates all train this network, and never average it
-        network, config.train.ema_decay = "plain", 0.0
-    variables = trained_variables(config, network, run / method)
-    module = create_model(config, network)
+    module, variables = trained_model(config, method, run)
     score_fn = Partial(_tenth, models.score_fn(module, variables))
     return Target(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables))
 
