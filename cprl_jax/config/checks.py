@@ -11,6 +11,7 @@ from cprl_jax import methods, models
 from cprl_jax.config.field import listed, near
 from cprl_jax.config.fields import ALL, SCORE_MODELS
 from cprl_jax.data import DATASETS, RELEASES
+from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.runtime.errors import UserError
 
 
@@ -24,7 +25,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, field in ALL.items():
         field.check(f"config.{name}", lookup(config, name))
     _validate_dataset(config)
-    models.create(config.model)  # checks the network's variant, settings and SortMask
+    _validate_sizes(config)
     _validate_methods(config)
     _validate_evaluation(config)
     _validate_perceptual(config)
@@ -58,6 +59,15 @@ def _validate_dataset(config: ml_collections.ConfigDict) -> None:
     _check_names(config, "evaluation.datasets", RELEASES, prefix="own:", prefixed="own:FOLDER")
 
 
+def _validate_sizes(config: ml_collections.ConfigDict) -> None:
+    smallest = models.create(config.model).smallest_image  # also checks its variant, settings and SortMask
+    for block in ("train", "evaluation", *config.methods):
+        if 0 < config[block].crop_size < smallest:
+            raise UserError(
+                f"config.{block}.crop_size is {config[block].crop_size}; {config.model.name} needs at least {smallest}"
+            )
+
+
 def _validate_methods(config: ml_collections.ConfigDict) -> None:
     for place, name in enumerate(config.methods):
         settings, before = config[name], config.methods[:place]
@@ -79,6 +89,14 @@ def _validate_methods(config: ml_collections.ConfigDict) -> None:
 def _validate_evaluation(config: ml_collections.ConfigDict) -> None:
     evaluation = config.evaluation
     _check_once(config, "evaluation.attacks", needed=False)
+    printed = [f"{radius:g}" for radius in evaluation.radii]
+    if len(set(printed)) < len(printed):
+        raise UserError(f"config.evaluation.radii is {evaluation.radii}; name each radius once")
+    if not printed and (needy := [name for name in evaluation.attacks if ATTACKS[name].has_radius]):
+        raise UserError(
+            f"config.evaluation.radii is (), but config.evaluation.attacks names {listed(needy)}; name a radius, or "
+            "attacks=() for none"
+        )
     points = evaluation.landscape_points
     if points == 1 or (points and points % 2 == 0):
         raise UserError(f"config.evaluation.landscape_points is {points}; it must be odd and at least 3, or 0 for none")

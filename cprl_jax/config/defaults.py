@@ -17,6 +17,7 @@ _WITHOUT_MODELS = {
     "leave_one_out": "give a run of --config=configs/causal_iqa.py",
     "perceptual_attack": "give one of those that it attacks, which its config.json names in perceptual.models",
 }
+_ALWAYS = ("job", "seed", "methods", "dataset", "model", "train", "evaluation")  # in the config.json of every version
 
 
 def default() -> ml_collections.ConfigDict:
@@ -37,19 +38,36 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def read_config(run: Path) -> ml_collections.ConfigDict:
-    """The configuration of a run, from the config.json in its folder.
+    """The configuration of a run, from the config.json in its folder; one of an earlier version may lack fields.
 
     Raises:
       UserError: there is none, or it is damaged.
     """
+    path = run / "config.json"
     try:
-        return ml_collections.ConfigDict(json.loads((run / "config.json").read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or (missing := [name for name in _ALWAYS if name not in content]):
+            raise ValueError(f"it has no {missing[0]}" if isinstance(content, dict) else "it is no object")
+        _check_types(FIELDS, content, "")
+        return ml_collections.ConfigDict(content)
     except OSError as error:
         if splits := sorted(path.parent.name for path in run.glob("*/config.json")):
             raise UserError(f"{run} is not the folder of one run; give one in it, such as {run / splits[0]}") from None
         raise UserError(f"{run} is not the folder of a run: config.json cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise UserError(f"{run / 'config.json'} is damaged ({error})") from None
+        raise UserError(f"{path} is damaged ({error}); put back a copy, or give another --workdir") from None
+
+
+def _check_types(fields: Mapping[str, Field | Mapping], content: Mapping, prefix: str) -> None:
+    for name, entry in fields.items():
+        if name not in content:
+            continue
+        if isinstance(entry, Field):
+            entry.check_type(f"{prefix}{name}", content[name])
+        elif not isinstance(content[name], Mapping):
+            raise ValueError(f"{prefix}{name} is no object")
+        else:
+            _check_types(entry, content[name], f"{prefix}{name}.")
 
 
 def method_of(config: ml_collections.ConfigDict, method: str, run: Path) -> str:
@@ -93,9 +111,7 @@ def check_same_run(
     Raises:
       UserError: naming the fields that differ.
     """
-    old, new, defaults = (
-        json.loads(text) for text in (path.read_text(encoding="utf-8"), to_json(config), to_json(default()))
-    )
+    old, new, defaults = (json.loads(to_json(values)) for values in (read_config(path.parent), config, default()))
     as_by_default = {line for line in differences(old, defaults) if ": (absent) -> " in line}
     changed = []
     for line in differences(old, new):

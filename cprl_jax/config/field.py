@@ -3,10 +3,13 @@
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cprl_jax.runtime.errors import UserError
+
+_TYPES = ((bool, "truth value"), (str, "text"), (numbers.Integral, "whole number"), (numbers.Real, "number"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +38,22 @@ class Field:
 
     def check(self, name: str, value: Any) -> None:
         """Raises UserError, naming the setting as `name`, for a value that is not allowed."""
+        self.check_type(name, value)
         for item in value if isinstance(self.default, tuple) else (value,):
             self._check_one(name, value, item)
+
+    def check_type(self, name: str, value: Any) -> None:
+        """Raises UserError for a value of another type than the default's; a list counts as a tuple."""
+        example, several = self.default, isinstance(self.default, tuple)
+        if several:  # what an empty one may hold, its bounds tell
+            has_bounds = any(bound is not None for bound in (self.at_least, self.above, self.at_most, self.below))
+            example = self.default[0] if self.default else 0.0 if has_bounds else ""
+        (kind, word), *_ = ((kind, word) for kind, word in _TYPES if isinstance(example, kind))
+        items = value if several and isinstance(value, list | tuple) else (value,)
+        wrong = [item for item in items if not isinstance(item, kind) or (isinstance(item, bool) and kind is not bool)]
+        if wrong or (several and items is not value):
+            named = f"it may hold {word}s, as in {(example,)!r}" if several else f"it must be a {word}"
+            raise UserError(f"{name} is {value!r}; {named}")
 
     def _check_one(self, name: str, value: Any, item: Any) -> None:
         if self.choices:
@@ -44,10 +61,10 @@ class Field:
                 verb = "names" if isinstance(self.default, tuple) else "is"
                 raise UserError(f"{name} {verb} {item!r}{near(item, self.choices)}; allowed: {listed(self.choices)}")
             return
-        if isinstance(item, bool) or not isinstance(item, int | float) or (self.zero and item == 0):
+        if isinstance(item, bool | str) or (self.zero and item == 0):
             return
-        if math.isnan(item):
-            raise UserError(f"{name} is {value}; it must be a number")
+        if not math.isfinite(item):
+            raise UserError(f"{name} is {value}; it must be a finite number")
         bounds = (
             (self.at_least, float(item).__ge__, "at least"),
             (self.above, float(item).__gt__, "above"),

@@ -22,8 +22,8 @@ def srcc(
 ) -> Float[np.ndarray, "*batch"]:
     """Spearman's rank correlation, -1..1: 1 where both put the images in the same order. Ties share their mean rank.
 
-    NaN where either side is constant: it has no order to compare. The last axis runs over the images.
-    Raises ValueError for shapes that differ, fewer than three images, or numbers that are not finite.
+    NaN where it is not defined: fewer than three images, a side that is constant, or a number that is not finite. The
+    last axis runs over the images. Raises ValueError for shapes that differ, or a single number.
     """
     predictions, targets = _checked(predictions, targets)
     return _correlation(stats.rankdata(predictions, axis=-1), stats.rankdata(targets, axis=-1))
@@ -34,7 +34,7 @@ def plcc(
 ) -> Float[np.ndarray, "*batch"]:
     """Pearson's linear correlation, -1..1: 1 where the predictions are a rising straight line of the targets.
 
-    NaN where either side is constant. The last axis runs over the images. Raises ValueError as `srcc` does.
+    NaN, and ValueError, as for `srcc`. The last axis runs over the images.
     """
     return _correlation(*_checked(predictions, targets))
 
@@ -44,7 +44,7 @@ def rmse(
 ) -> Float[np.ndarray, "*batch"]:
     """Root mean square error in score units: sqrt(mean((predictions - targets)^2)); 0 where both are equal.
 
-    The last axis runs over the images. Raises ValueError as `srcc` does.
+    NaN where a number is not finite. The last axis runs over the images. Raises ValueError as `srcc` does.
     """
     predictions, targets = _checked(predictions, targets)
     return np.sqrt(np.mean(np.square(predictions - targets), axis=-1))
@@ -146,6 +146,8 @@ def _interval(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if x.shape[-1] < MIN_IMAGES:
+        return np.full(x.shape[:-1], np.nan)[()]
     with warnings.catch_warnings():  # a constant side is an expected answer here (NaN), not an accident
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
@@ -153,21 +155,13 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _checked(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, or a ValueError that says which of them is wrong."""
+    """Both as float64, with NaN for all images of a row of which one has no finite number."""
     predictions, targets = np.asarray(predictions, np.float64), np.asarray(targets, np.float64)
     if predictions.shape != targets.shape:
         raise ValueError(
             f"predictions and targets must have the same shape, got {predictions.shape} and {targets.shape}"
         )
-    if predictions.ndim == 0 or predictions.shape[-1] < MIN_IMAGES:
-        images = predictions.shape[-1] if predictions.ndim else 0
-        raise ValueError(f"at least {MIN_IMAGES} images are needed along the last axis, got {images}")
-    for name, values in (("predictions", predictions), ("targets", targets)):
-        bad = ~np.isfinite(values)
-        if bad.any():
-            first = np.argwhere(bad)[0]
-            raise ValueError(
-                f"{name} must be finite numbers, got {values[tuple(first)]} at index {first.tolist()} "
-                f"({np.count_nonzero(bad)} of {values.size} are not)"
-            )
-    return predictions, targets
+    if predictions.ndim == 0:
+        raise ValueError("predictions and targets must have a last axis of images, got single numbers")
+    known = [np.isfinite(values).all(axis=-1, keepdims=True) for values in (predictions, targets)]
+    return np.where(known[0], predictions, np.nan), np.where(known[1], targets, np.nan)

@@ -1,5 +1,6 @@
 """What is measured on the validation images during training, and chooses the best checkpoint."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -26,20 +27,25 @@ def make_validation(
       radius: the attack's, in units of 1/255.
 
     Returns:
-      None for fewer than three images: a correlation of them says nothing.
+      None for fewer than three images: a correlation of them says nothing. `selection` is -1 for scores that are all
+      the same, and NaN for scores that are not finite.
     """
     if len(rows) < statistics.MIN_IMAGES:
         return None
     evaluation, count, mos = config.evaluation, config.train.validation_crops, dataset.mos[rows]
-    crops = Crops(dataset, rows, crops=count, crop_size=evaluation.crop_size, seed=config.seed)[:]
+    places = {"crops": count, "crop_size": evaluation.crop_size, "seed": config.seed}
+    cut = functools.cache(lambda: Crops(dataset, rows, **places)[:])  # not before a training that is not done yet
     scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid)
 
     def validate(variables: Mapping) -> dict[str, float]:
-        result = {"srcc": statistics.srcc(scorer.scores(variables, crops), mos)}
+        scores = {"srcc": scorer.scores(variables, cut())}
         if radius:
-            attacked = scorer.attack(variables, crops, mos, ATTACKS["pgd"].at(radius, steps=5))["after"]
-            result["attacked_srcc"] = statistics.srcc(attacked, mos)
+            attacked = scorer.attack(variables, cut(), mos, ATTACKS["pgd"].at(radius, steps=5))
+            scores["attacked_srcc"] = attacked["after"]
+        result = {name: float(statistics.srcc(values, mos)) for name, values in scores.items()}
         selection = float(np.mean([*result.values()]))
-        return result | {"selection": selection if math.isfinite(selection) else -1.0}  # constant scores
+        if math.isnan(selection) and np.isfinite([*scores.values()]).all():
+            selection = -1.0  # constant scores
+        return result | {"selection": selection}
 
     return validate

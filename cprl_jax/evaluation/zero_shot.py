@@ -22,21 +22,14 @@ def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset
     """The data sets of config.evaluation.datasets by name: releases in config.dataset.manual_dir, and 'own:FOLDER'.
 
     Raises:
-      UserError: the set that the models are trained on, one that cannot be read, or one of too few images.
+      UserError: the set that the models are trained on, or one that cannot be read.
     """
     if trained := set(config.dataset.name.split("+")) & set(config.evaluation.datasets):
         raise UserError(
             f"config.evaluation.datasets names {sorted(trained)[0]!r}, on which the models are trained: its test "
             "part is evaluated anyway; name other sets"
         )
-    datasets = {name: load_dataset(config, name) for name in config.evaluation.datasets}
-    for name, dataset in datasets.items():
-        if len(dataset) < statistics.MIN_IMAGES:
-            raise UserError(
-                f"config.evaluation.datasets: {name} has {len(dataset)} images; a correlation needs at least "
-                f"{statistics.MIN_IMAGES}"
-            )
-    return datasets
+    return {name: load_dataset(config, name) for name in config.evaluation.datasets}
 
 
 def load_dataset(config: ml_collections.ConfigDict, name: str) -> QualityDataset:

@@ -7,7 +7,6 @@ the range over splits covers the training as well.
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,11 @@ from absl import logging
 
 from cprl_jax.report import page
 from cprl_jax.report.table import csv_text
-from cprl_jax.report.values import number
+from cprl_jax.report.values import grouped, number
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import check_workdir, user_path, write_file
 from cprl_jax.runtime.program import show
-from cprl_jax.runtime.stamps import stamp
 
 # The tables of a split's report by the argument of `present` for their medians, and the columns that tell rows apart.
 TABLES = {
@@ -32,8 +30,6 @@ TABLES = {
     "zero_shot": ("zero_shot.csv", ("method", "dataset")),
 }
 RANGE = ("quartile_1", "quartile_3", "min", "max", "count")
-_FINISHED = "finished.json"
-_NO_INFLUENCE = ("job", "perceptual", "causal_iqa", "compilation_cache")  # fields that the tables do not depend on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,8 +45,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
     """Runs the experiment on every split that config.dataset asks for, going on where an earlier call stopped.
 
     With a single split this is `run_one(config, workdir)`. With several, each is an ordinary run in a separate folder
-    below `workdir`; one that is finished is only read, except with config.job='evaluate'. `config.dataset.repeats` may
-    grow between calls: the splits that are there stay as they are.
+    below `workdir`, which computes what is not there yet or depends on something that has changed.
+    `config.dataset.repeats` may grow between calls.
 
     Args:
       config: `dataset.repeats` > 1 (seeds config.seed, config.seed + 1, ...), or `dataset.split` 'folds' with
@@ -77,21 +73,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
         raise UserError(f"{workdir} holds the run of one split; give several another --workdir")
     names = [repeat.folder.name for repeat in repeats]
     check_workdir(workdir, entry=names[0], content="a run of several splits", folders=names)
-    finished = [repeat for repeat in repeats if config.job != "evaluate" and _is_finished(repeat)]
-    parallel.barrier("splits looked at")
     for place, repeat in enumerate(repeats, start=1):
         if parallel.is_main_process():
-            state = ", finished before" if repeat in finished else ""
-            logging.info("Split %d of %d (%s) in %s%s", place, len(repeats), repeat.name, repeat.folder, state)
-        if repeat not in finished:
-            run_one(repeat.config, repeat.folder)
-            if parallel.is_main_process() and config.job != "train":
-                write_file(repeat.folder / _FINISHED, json.dumps({"stamp": _stamp(repeat)}) + "\n")
+            logging.info("Split %d of %d (%s) in %s", place, len(repeats), repeat.name, repeat.folder)
+        run_one(repeat.config, repeat.folder)
     if config.job == "train" or not parallel.is_main_process():
         return ""
     medians = {"zero_shot": []}
     for name, (file, keys) in TABLES.items():
-        if name != "zero_shot" or config.evaluation.datasets:
+        if name == "zero_shot" and not config.evaluation.datasets:
+            (workdir / "report" / file).unlink(missing_ok=True)  # of an earlier call
+        else:
             medians[name] = summarize([read_table(repeat.folder / "report" / file) for repeat in repeats], keys)
             write_file(workdir / "report" / file, csv_text(medians[name], keys))
     splits = f"{len(repeats)} random splits (seeds {config.seed} to {repeats[-1].config.seed})"
@@ -126,19 +118,9 @@ def plan(config: ml_collections.ConfigDict, workdir: Path) -> list[Repeat]:
 
 
 def read_table(path: Path) -> list[dict]:
-    """The rows of a table of a run's report, the cells as text.
-
-    Raises:
-      UserError: there is none.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); delete {path.parents[1] / _FINISHED} and start the same "
-            "command again"
-        ) from error
+    """The rows of a table of a run's report, the cells as text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def summarize(tables: Sequence[Sequence[Mapping]], keys: Sequence[str]) -> list[dict]:
@@ -155,11 +137,8 @@ def summarize(tables: Sequence[Sequence[Mapping]], keys: Sequence[str]) -> list[
       `..._count`, the number of runs in which it is finite: others do not take part. NaN where none is. A column of
       text keeps that of the first run.
     """
-    groups: dict[tuple, list[Mapping]] = {}
-    for row in (row for table in tables for row in table):
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     summary = []
-    for key, rows in groups.items():
+    for key, rows in grouped((row for table in tables for row in table), keys).items():
         entry = {**dict(zip(keys, key, strict=True)), "runs": len(rows)}
         if "radius" in entry:
             entry["radius"] = number(entry["radius"])
@@ -176,16 +155,3 @@ def summarize(tables: Sequence[Sequence[Mapping]], keys: Sequence[str]) -> list[
             entry |= dict(zip(names, (*numbers, len(values)), strict=True))
         summary.append(entry)
     return summary
-
-
-def _is_finished(repeat: Repeat) -> bool:
-    try:
-        return json.loads((repeat.folder / _FINISHED).read_text(encoding="utf-8")) == {"stamp": _stamp(repeat)}
-    except (OSError, ValueError):  # not there, or not ours
-        return False
-
-
-def _stamp(repeat: Repeat) -> str:
-    """What a finished run was asked for, and the table that it left."""
-    asked = {name: block for name, block in repeat.config.items() if name not in _NO_INFLUENCE}
-    return stamp(config=asked, table=(repeat.folder / "report" / "table.csv").read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """Columns and words for the agreement of scores with labels: SRCC, PLCC and RMSE, wherever a report has them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,14 @@ WORDS = {
     "RMSE": "Root mean square error: how many points of 100 the scores are off, typically. 0 is best.",
 }
 
+UNDEFINED = " –: fewer than three images, or labels or scores that are all alike or not finite."
+
 Note = Callable[[Row, str], str]
+
+
+def undefined(rows: Sequence[Row]) -> str:
+    """`UNDEFINED`, to follow a legend, where some row has no SRCC; else ''."""
+    return UNDEFINED * any(math.isnan(value(row, "srcc")) for row in rows)
 
 
 def columns(
@@ -63,5 +71,5 @@ def zero_shot(rows: Sequence[Row], *, note: Note = interval, subtitle: Callable[
         block_heading="data set",
         best_legend="best of the methods on that set",
         legend="Every image of each set, nothing trained on it. The models keep to the scale of the labels that they "
-        "were trained on: SRCC does not depend on scales, RMSE does.",
+        "were trained on: SRCC does not depend on scales, RMSE does." + undefined(rows),
     )

@@ -32,6 +32,14 @@ def distinct(rows: Iterable[Row], key: str) -> list[str]:
     return list(dict.fromkeys(str(row[key]) for row in rows))
 
 
+def grouped(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple, list[Row]]:
+    """Rows by their values of some columns, in order of first appearance."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
 def decimals(content: float, digits: int, *, signed: bool = False) -> str:
     """Fixed-point text that never says '-0.00'; '–' for NaN, '∞' for infinity; with a '+' above 0 where `signed`."""
     if not math.isfinite(content):

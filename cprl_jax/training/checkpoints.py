@@ -4,7 +4,9 @@ A checkpoint directory appears under its final name only when all of it is writt
 moment, also during `save`: the checkpoint before it is still there.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ class Checkpoints:
       read_only: for reading beside a run that may still be going on: nothing is made, removed or written.
 
     Raises:
-      UserError: `read_only` and there is no such directory, or a process of the run does not see it.
+      UserError: `read_only` and there is no such directory, a process of the run does not see it, or what is in it is
+        damaged.
     """
 
     def __init__(self, directory: str | Path, *, read_only: bool = False):
@@ -63,7 +66,8 @@ class Checkpoints:
             ),
             best_fn=_metric,  # the policy makes it superfluous, but without it Orbax does not write the metrics
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        with _reading(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -106,7 +110,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the highest metric (the newest of equals), None if none has a metric."""
-        metrics = {step: _metric(self._manager.metrics(step)) for step in sorted(self._manager.all_steps())}
+        with _reading(self.directory):
+            metrics = {step: _metric(self._manager.metrics(step)) for step in sorted(self._manager.all_steps())}
         best = max(metrics, key=lambda step: (metrics[step], step), default=None)
         return None if best is None or metrics[best] == _NO_METRIC else best
 
@@ -122,15 +127,16 @@ class Checkpoints:
           The state, bit for bit as it was saved, on every device of this process.
 
         Raises:
-          UserError: there is no such checkpoint, or its arrays differ in name, shape or dtype from the template's. The
-            first difference is named.
+          UserError: there is no such checkpoint, it is damaged, or its arrays differ in name, shape or dtype from the
+            template's. The first difference is named.
         """
         kept = sorted(self._manager.all_steps())
         if step not in kept:
             there = " and ".join(map(str, kept)) or "none yet"
             raise UserError(f"{self.directory} has no checkpoint of step {step}; there is {there}")
         metadata_args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        layout = self._manager.restore(step, args=metadata_args)["metadata"]["layout"]
+        with _reading(self.directory / str(step)):
+            layout = self._manager.restore(step, args=metadata_args)["metadata"]["layout"]
         leaves = _named_leaves(template)
         wanted = _layout(leaves)
         for name in wanted if partial else wanted | layout:
@@ -145,10 +151,24 @@ class Checkpoints:
             placeholders = unflatten_dict(dict.fromkeys(stored, np.zeros((), np.int8)), sep="/")
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placeholders)
             state_args = ocp.args.PyTreeRestore(item=placeholders, restore_args=restore_args, partial_restore=True)
-            tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
+            with _reading(self.directory / str(step)):
+                tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
             arrays |= flatten_dict(tree, sep="/")
         restored = parallel.replicate([arrays[name] for name in leaves])
         return jax.tree.unflatten(jax.tree.structure(template), restored)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged checkpoint makes Orbax raise into a UserError that names it."""
+    try:
+        yield
+    except Exception as error:  # of JSON, TensorStore, zstd, the file system: they have no common class
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:120]
+        raise UserError(
+            f"the checkpoint {path} is damaged ({reason}); put back a copy, or delete it: the training then goes on "
+            "from the one before it, or begins again"
+        ) from None
 
 
 def _metric(metrics: dict[str, float] | None) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tensorboardX
 
+from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
 
 
@@ -59,7 +60,16 @@ class History:
 
 
 def read_history(folder: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv in the folder of a training; none without one, and without a row that a kill cut off."""
+    """The rows of metrics.csv in the folder of a training; none without one, and without a row that a kill cut off.
+
+    Raises:
+      UserError: it is no such file.
+    """
     path = folder / "metrics.csv"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return list(csv.DictReader(line for line in lines if line.endswith("\n")))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+        [int(row["step"]) for row in rows]
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise UserError(f"{path} is damaged; put back a copy, or delete it: only its curves are lost") from None
+    return rows

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from absl import logging
 from tqdm import tqdm
 
@@ -50,8 +52,8 @@ def fit(
       batch_size: images per step.
       folder: receives checkpoints/, metrics.csv and tensorboard/. None: nothing is kept.
       every: steps between validations and checkpoints; 0 for a twentieth of the training.
-      validate: `(evaluation_variables) -> numbers`, of which `selection` chooses the best checkpoint, higher is better;
-        without it no checkpoint is better than another.
+      validate: `(evaluation_variables) -> numbers`, of which `selection` chooses the best checkpoint, higher is better
+        (NaN: the training has diverged); without it no checkpoint is better than another.
       columns: the first columns of metrics.csv.
       unit: what a step is called.
       advice: what to do when the training diverges, one sentence.
@@ -84,6 +86,11 @@ def fit(
         look = {"dynamic_ncols": True, "leave": folder is not None, "disable": not parallel.is_main_process()}
         progress = stack.enter_context(tqdm(total=steps, initial=done, desc=f"train {name}", unit=unit, **look))
 
+        def diverged(step: int, cause: str) -> TrainingDiverged:
+            kept = checkpoints.latest_step() if checkpoints else None
+            last = f" The last checkpoint is of {unit} {kept}." if kept else ""
+            return TrainingDiverged(f"{name} diverged at {unit} {step}: {cause}.{last} {advice}".strip())
+
         def settle() -> None:
             """Reads, checks and records the metrics of the pending step."""
             nonlocal pending
@@ -92,9 +99,7 @@ def fit(
             step, values = pending[0], {key: float(value) for key, value in pending[1].items()}
             pending = None
             if wrong := [f"{key} = {value}" for key, value in values.items() if not math.isfinite(value)]:
-                kept = checkpoints.latest_step() if checkpoints else None
-                last = f" The last checkpoint is of {unit} {kept}." if kept else ""
-                raise TrainingDiverged(f"{name} diverged at {unit} {step}: {', '.join(wrong)}.{last} {advice}".strip())
+                raise diverged(step, ", ".join(wrong))
             rate = (step - done) * batch_size / (time.monotonic() - started)
             if history is not None:
                 history.add(step, values, images_per_second=rate)
@@ -107,13 +112,21 @@ def fit(
             settle()
             pending = (step, metrics)
             progress.update()
-            if checkpoints is not None and (step % every == 0 or step == steps):
-                settle()
-                result = dict(validate(evaluation_variables(state))) if validate else {}
-                selection = result.pop("selection", None)
-                if history is not None:
-                    history.add_validation(result)
-                    history.flush()
-                checkpoints.save(step, state, metric=selection)
-        settle()
+            if step < steps and (checkpoints is None or step % every):
+                continue
+            settle()
+            # The metrics of a step are those before its update, which may have been too long.
+            variables = jax.device_get((state.params, state.batch_stats))
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+                raise diverged(step, "its variables are not finite")
+            if checkpoints is None:
+                continue
+            result = dict(validate(evaluation_variables(state))) if validate else {}
+            selection = result.pop("selection", None)
+            if selection is not None and math.isnan(selection):
+                raise diverged(step, "its scores of the validation images are not finite")
+            if history is not None:
+                history.add_validation(result)
+                history.flush()
+            checkpoints.save(step, state, metric=selection)
     return state, rows if folder is None else read_history(folder)

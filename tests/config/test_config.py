@@ -113,6 +113,20 @@ def test_a_wrong_argument_is_named(argument, message):
         ("cprl.start_from", "plian", "config.cprl.start_from is 'plian'"),
         ("plain_longer.as_long_as", "crpl", "'crpl' .did you mean 'cprl'"),
         ("plain_longer.as_long_as", "plain_longer", "another method"),
+        ("evaluation.radii", ("a",), r"config.evaluation.radii is \('a',\); it may hold numbers, as in \(0.5,\)"),
+        ("evaluation.radii", (None,), r"radii is \(None,\); it may hold numbers"),
+        ("evaluation.radii", (True,), r"radii is \(True,\); it may hold numbers"),
+        ("evaluation.radii", 2.0, r"radii is 2.0; it may hold numbers"),
+        ("evaluation.radii", (), "radii is .*, but config.evaluation.attacks names fgsm, pgd; name a radius"),
+        ("evaluation.radii", (1.0, 1.0000001), "name each radius once"),
+        ("evaluation.datasets", (3,), r"config.evaluation.datasets is \(3,\); it may hold texts"),
+        ("perceptual.models", (3,), r"config.perceptual.models is \(3,\)"),
+        ("evaluation.universal.sources", (1,), r"config.evaluation.universal.sources is \(1,\)"),
+        ("model.sort_mask.stages", ("a",), "stages is .*numbers"),
+        ("train.backbone_learning_rate", float("inf"), "it must be a finite number"),
+        ("train.crop_size", 1, "config.train.crop_size is 1; squeezenet needs at least 17"),
+        ("evaluation.crop_size", 16, "config.evaluation.crop_size is 16; squeezenet needs at least 17"),
+        ("cprl.crop_size", 8, "config.cprl.crop_size is 8; squeezenet needs at least 17"),
         ("evaluation.landscape_points", 10, "landscape_points is 10; it must be odd and at least 3, or 0"),
         ("evaluation.landscape_points", 1, "odd"),
         ("methods", ("cprl",), "start_from is 'plain'.*add it there"),
@@ -121,7 +135,8 @@ def test_a_wrong_argument_is_named(argument, message):
 def test_a_wrong_value_is_named(field, value, message):
     config = presets.cprl_experiment("livec", "backbone=squeezenet")
     *parents, last = field.split(".")
-    (config_checks.lookup(config, ".".join(parents)) if parents else config)[last] = value
+    with config.ignore_type():
+        (config_checks.lookup(config, ".".join(parents)) if parents else config)[last] = value
     with pytest.raises(UserError, match=message):
         config_checks.validate(config)
 
@@ -178,6 +193,28 @@ def test_another_mid_is_another_training(tmp_path):
     config.evaluation.mid = 40.0
     with pytest.raises(UserError, match=r"another configuration \(evaluation.mid: 50.0 -> 40.0\)"):
         config_lib.check_same_run(tmp_path / "config.json", config)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", "3", "cut", "methods", "radii", "block"])
+def test_a_broken_config_of_a_run_is_named(tmp_path, text):
+    whole = json.loads(config_lib.to_json(config_lib.default()))
+    broken = {
+        "cut": json.dumps(whole)[:200],
+        "methods": json.dumps(whole | {"methods": "plain"}),
+        "radii": json.dumps(whole | {"evaluation": {"radii": [None]}}),
+        "block": json.dumps(whole | {"train": 3}),
+    }
+    (tmp_path / "config.json").write_text(broken.get(text, text))
+    with pytest.raises(UserError, match=r"config\.json is damaged .*; put back a copy, or give another") as caught:
+        config_lib.read_config(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        config_lib.check_same_run(tmp_path / "config.json", config_lib.default())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_default_has_its_type_also_as_json(name):
+    ALL[name].check_type(name, json.loads(json.dumps(ALL[name].default)))
 
 
 def test_json_round_trip_and_differences():

@@ -71,15 +71,31 @@ def test_wrong_inputs_are_named(statistic):
     good = np.arange(5.0)
     with pytest.raises(ValueError, match=r"same shape, got \(5,\) and \(4,\)"):
         statistic(good, good[:4])
-    with pytest.raises(ValueError, match="at least 3 images are needed along the last axis, got 2"):
-        statistic(good[:2], good[:2])
-    with pytest.raises(ValueError, match="at least 3 images"):
+    with pytest.raises(ValueError, match="a last axis of images"):
         statistic(np.float64(1), np.float64(1))
-    bad = np.array([0, 1, np.nan, 3, np.inf])
-    with pytest.raises(ValueError, match=r"predictions must be finite numbers, got nan at index \[2\] \(2 of 5"):
-        statistic(bad, good)
-    with pytest.raises(ValueError, match="targets must be finite"):
-        statistics.bootstrap_interval(good, bad, statistic, seed=0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_scores_that_are_not_finite_have_no_statistic(statistic, bad):
+    good = np.arange(5.0)
+    wrong = np.array([0, 1, bad, 3, 4])
+    assert np.isnan(statistic(wrong, good)) and np.isnan(statistic(good, wrong))
+    np.testing.assert_array_equal(np.isnan(statistic(np.stack([wrong, good]), np.stack([good, good]))), [True, False])
+    assert np.isnan(statistics.bootstrap_interval(wrong, good, statistic, seed=0)).all()
+    assert np.isnan(statistics.paired_difference(good, wrong, good, statistic, seed=0)).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("images", [1, 2])
+def test_one_or_two_images_have_an_error_but_no_correlation(images):
+    predictions, targets = np.arange(images) + 2.0, np.arange(images)
+    row = statistics.measures_with_intervals(predictions, targets, seed=0, resamples=9)
+    for name in ("srcc", "plcc"):
+        assert np.isnan([row[name + end] for end in ("", "_low", "_high")]).all()
+    assert row["rmse"] == row["rmse_low"] == row["rmse_high"] == 2
+    assert np.isnan(statistics.paired_difference(predictions, targets, targets, statistics.srcc, seed=0)).all()
 
 
 def test_wrong_bootstrap_options_are_named():

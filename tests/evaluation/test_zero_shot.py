@@ -7,6 +7,7 @@ from PIL import Image
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.evaluation import statistics, zero_shot
 from cprl_jax.evaluation.scoring import Scorer
+from cprl_jax.report import agreement
 from cprl_jax.runtime.errors import UserError
 
 COUNT = 5
@@ -99,10 +100,16 @@ def test_sets_of_similar_names_have_files_of_their_own(evaluate, tmp_path):
     assert len(list((tmp_path / "run" / "zero_shot").iterdir())) == 2
 
 
-def test_a_set_of_too_few_images_is_refused_before_training(evaluate, tmp_path):
-    write_images(tmp_path / "photos", seed=0, count=2)
-    with pytest.raises(UserError, match=r"photos has 2 images; a correlation needs at least 3"):
-        evaluate(tmp_path / "photos")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_set_of_too_few_images_does_not_cost_the_others(evaluate, tmp_path, count):
+    for name, images in (("few", count), ("many", COUNT)):
+        write_images(tmp_path / name, seed=0, count=images)
+    (few, many), _ = evaluate(tmp_path / "few", tmp_path / "many")
+    assert np.isnan([few["srcc"], few["plcc"]]).all() and np.isfinite([few["rmse"], many["srcc"]]).all()
+    text = agreement.zero_shot([few, many]).text()
+    explained = agreement.zero_shot([few, many]).explained()
+    assert "–" in text and explained.endswith(agreement.UNDEFINED)
+    assert agreement.UNDEFINED not in agreement.zero_shot([many]).explained()
 
 
 def test_the_training_set_is_no_other_set(config):

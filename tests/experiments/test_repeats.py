@@ -160,32 +160,19 @@ def test_interrupted_runs_go_on_where_they_stopped(config, runner, tmp_path):
         run(config, tmp_path, runner)
     again = Runner()
     text = run(config, tmp_path, again)
-    assert [seed for _, seed, *_ in again.calls] == [5, 6]
+    assert [seed for _, seed, *_ in again.calls] == [2, 3, 4, 5, 6]  # a run finds out itself what is left to do
     assert run(config, tmp_path / "other", Runner()) == text
-    nothing = Runner()
-    assert run(config, tmp_path, nothing) == text and not nothing.calls
 
 
-def test_more_splits_keep_the_ones_that_are_there(config, runner, tmp_path):
-    run(config, tmp_path, runner)
-    config.dataset.repeats = 6
-    run(config, tmp_path, runner)
-    assert [seed for _, seed, *_ in runner.calls] == [2, 3, 4, 5, 6, 7]
+def test_splits_and_data_sets_may_come_and_go(config, runner, tmp_path):
+    config.evaluation.datasets = ("koniq",)
+    repeats.run(config, tmp_path, runner, lambda config, **tables: [])
+    assert (tmp_path / "report" / "zero_shot.csv").exists()
+    config.dataset.repeats, config.evaluation.datasets = 6, ()
+    repeats.run(config, tmp_path, runner, lambda config, **tables: [])
+    assert [seed for _, seed, *_ in runner.calls][5:] == [2, 3, 4, 5, 6, 7]
     assert rows(tmp_path / "report" / "table.csv")[0]["runs"] == "6"
-
-
-@pytest.mark.parametrize("change", ["evaluation", "table", "job"])
-def test_finished_runs_are_judged_again_when_asked_for(config, runner, tmp_path, change):
-    run(config, tmp_path, runner)
-    again = Runner()
-    if change == "evaluation":
-        config.evaluation.pgd_steps += 1
-    elif change == "table":
-        (tmp_path / "split-01" / "report" / "table.csv").write_text("something else")
-    else:
-        config.job = "evaluate"
-    run(config, tmp_path, again)
-    assert len(again.calls) == (1 if change == "table" else 5)
+    assert not (tmp_path / "report" / "zero_shot.csv").exists()
 
 
 def test_training_alone_leaves_no_table(config, runner, tmp_path):
@@ -212,12 +199,7 @@ def test_only_the_main_process_writes(config, runner, tmp_path, monkeypatch, cap
     monkeypatch.setattr("cprl_jax.runtime.parallel.is_main_process", lambda: False)
     assert run(config, tmp_path, runner) == ""
     assert len(runner.calls) == 5 and capsys.readouterr().out == ""
-    assert not (tmp_path / "report").exists() and not list(tmp_path.glob("*/finished.json"))
-
-
-def test_table_that_is_gone(tmp_path):
-    with pytest.raises(UserError, match=r"report/table.csv cannot be read .*; delete .*finished\.json"):
-        repeats.read_table(tmp_path / "split-00" / "report" / "table.csv")
+    assert not (tmp_path / "report").exists()
 
 
 def row(srcc, method="plain", **others):

@@ -137,6 +137,25 @@ def test_missing_steps_and_folders(tmp_path):
             checkpoints.restore(3, WEIGHTS)
 
 
+@pytest.mark.parametrize("wrong", ["cut short", "empty"])
+@pytest.mark.parametrize("what", ["state", "metadata", "metrics"])
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, what, wrong):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, WEIGHTS, 0.5)
+    for path in (tmp_path / "5" / what).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if wrong == "cut short" else 0])
+
+    def read():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.best_step()
+            checkpoints.restore(5, WEIGHTS)
+
+    with pytest.raises(UserError, match=rf"the checkpoint {tmp_path}\S* is damaged .*; put back a copy, or") as error:
+        read()
+    assert "\n" not in str(error.value)
+
+
 def test_reading_beside_a_run_changes_nothing(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, WEIGHTS)

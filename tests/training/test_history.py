@@ -2,6 +2,7 @@
 
 import pytest
 
+from cprl_jax.runtime.errors import UserError
 from cprl_jax.training.history import History, read_history
 
 
@@ -50,3 +51,12 @@ def test_a_row_that_a_kill_cut_off_is_dropped(tmp_path, cut):
     path.write_bytes(content[:-cut])
     assert read_history(tmp_path) == [{"step": "1", "loss": "0.25"}]
     assert write(tmp_path, {2: {"loss": 3.0}}, done=1) == ["step,loss", "1,0.25", "2,3.0"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00hello\n1,2\n", b"a,b\n1,2\n", b"step,loss\nmany,2\n"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged; put back a copy, or delete it"):
+        read_history(tmp_path)
+    (tmp_path / "metrics.csv").write_bytes(b"")
+    assert read_history(tmp_path) == []

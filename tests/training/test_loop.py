@@ -176,3 +176,38 @@ def test_what_is_not_finite_ends_the_training_with_its_cause(run, on_two_devices
     if kept:
         with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
             assert checkpoints.latest_step() == 3
+
+
+@pytest.mark.parametrize(
+    ("at", "kept", "last"),
+    [
+        (1, True, ""),
+        (3, True, " The last checkpoint is of step 2."),
+        (STEPS, True, " The last checkpoint is of step 6."),
+    ]
+    + [(STEPS, False, "")],
+)
+def test_an_update_that_is_not_finite_ends_the_training_before_it_is_kept(
+    run, on_two_devices, tmp_path, at, kept, last
+):
+    """The metrics of that step are finite: they are those before its update."""
+
+    def diverging(state, batch):
+        new, metrics = on_two_devices(state, batch)
+        return (new.replace(params={"w": new.params["w"] * jnp.inf}) if int(new.step) == at else new), metrics
+
+    last = f" The last checkpoint is of step {at - 1}." if kept and at > 1 else ""
+    with pytest.raises(TrainingDiverged) as error:
+        judge = (lambda variables: pytest.fail("not judged")) if at == 1 else validate
+        run(tmp_path if kept else None, diverging, every=1, validate=judge, advice="Lower the rate.")
+    assert str(error.value) == f"plain diverged at step {at}: its variables are not finite.{last} Lower the rate."
+
+
+def test_scores_of_the_validation_that_are_not_finite_end_the_training(run, tmp_path):
+    def judge(variables):
+        judged.append(1)
+        return {"selection": float("nan") if len(judged) == 2 else 0.5}
+
+    judged = []
+    with pytest.raises(TrainingDiverged, match=r"at step 4: its scores of the validation .* of step 2\."):
+        run(tmp_path, every=2, validate=judge)

@@ -231,7 +231,7 @@ def _standardised(features: np.ndarray) -> np.ndarray:
 
 
 def _reduced(features: np.ndarray, reduction: str, dimensions: int, seed: int) -> np.ndarray:
-    if reduction == "none":
+    if reduction == "none" or not features.any():  # t-SNE fails where all images are alike
         return features
     if reduction == "pca":
         return _principal_components(features, dimensions)

@@ -9,7 +9,19 @@ from jaxtyping import Float
 
 from cprl_jax.experiments.causal_iqa.results import BASELINE, WHOLE
 from cprl_jax.report.table import Column, Table
-from cprl_jax.report.values import Row, bounds, check, decimals, distinct, interval, listed, number, side_of_zero, value
+from cprl_jax.report.values import (
+    Row,
+    bounds,
+    check,
+    decimals,
+    distinct,
+    grouped,
+    interval,
+    listed,
+    number,
+    side_of_zero,
+    value,
+)
 
 ROW_KEYS = ("update", "distortion", "seed", "images", "srcc", "plcc")
 _ENDS = ("", "_low", "_high")
@@ -199,11 +211,8 @@ def _bounds(row: Row) -> str:
 
 def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Zero-shot rows with the means over the seeds of each update and data set, of finite numbers and of intervals."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((str(row["method"]), str(row["dataset"])), []).append(row)
     means = []
-    for (method, dataset), group in groups.items():
+    for (method, dataset), group in grouped(rows, ("method", "dataset")).items():
         mean = {"method": title_of(method), "dataset": dataset, "images": group[0]["images"]}
         for key in group[0]:
             if key.startswith(("srcc", "plcc", "rmse")):

@@ -53,7 +53,7 @@ def differences(scores: Sequence[Row], *, seed: int, resamples: int) -> list[dic
                 for model, key in ((method, "score"), (reference, "score"), (method, "mos"))
             )
             numbers: Sequence[float] = (math.nan,) * 3
-            if len(names) >= statistics.MIN_IMAGES and np.isfinite([first, second, mos]).all():
+            if names:
                 options = {"seed": seed, "resamples": resamples}
                 numbers = statistics.paired_difference(first, second, mos, statistics.srcc, **options)
             compared.append(dict(zip(DIFFERENCE_KEYS, (method, reference, *pair, *numbers), strict=True)))

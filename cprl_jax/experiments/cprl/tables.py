@@ -27,11 +27,13 @@ def numbers(results: Results, note: agreement.Note = interval) -> Table:
     if any(map(_rounded, results.rows)):
         columns.insert(1, Column("srcc_8bit", "8 bit", group="against MOS", of="mos", text=_rounded))
         legend += " 8 bit: SRCC after the attacked images were rounded to 8 bits, where it differs."
+    rows = [row for row in results.rows if (condition(row), row["against"]) != (CLEAN, "prediction")]
+    legend += agreement.undefined(rows)
     columns += agreement.columns(group="against own clean scores", of="prediction", noted=())
     columns.append(Column("ssim", "SSIM", group="attacked"))
     columns.append(Column("max_change", "change", group="attacked", digits=2))
     return Table(
-        [row for row in results.rows if (condition(row), row["against"]) != (CLEAN, "prediction")],
+        rows,
         columns,
         line=("attack", "radius", "method"),
         across="against",

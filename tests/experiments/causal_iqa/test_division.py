@@ -49,6 +49,12 @@ def test_fewer_images_than_dimensions(count, reduction):
     assert soft.shape == (count, 2) and np.isfinite(soft).all()
 
 
+@pytest.mark.parametrize("reduction", ["pca", "tsne", "none"])
+def test_images_that_are_all_alike(reduction):
+    soft = responsibilities(np.ones((5, 30)), clusters=2, reduction=reduction, seed=0)
+    np.testing.assert_allclose(soft.sum(axis=1), 1)
+
+
 def test_features_that_do_not_vary():
     assert responsibilities(np.ones((9, 5)), clusters=1, seed=0).tolist() == [[1.0]] * 9
     features, labels = planted((12, 8), features=4)
