@@ -60,7 +60,8 @@ def _validate_dataset(config: ml_collections.ConfigDict) -> None:
 
 
 def _validate_sizes(config: ml_collections.ConfigDict) -> None:
-    smallest = models.create(config.model).smallest_image  # also checks its variant, settings and SortMask
+    module = models.create(config.model)  # checks its variant, settings and SortMask
+    smallest = getattr(module, "smallest_image", 1)  # of `ScoreNetwork`; other modules are networks too
     for block in ("train", "evaluation", *config.methods):
         if 0 < config[block].crop_size < smallest:
             raise UserError(

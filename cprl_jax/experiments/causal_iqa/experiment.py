@@ -4,8 +4,8 @@ Zhong et al., "Causal-IQA: Towards the Generalization of Image Quality Assessmen
 A run's folder holds config.json, division/, report/, and
 
 - for "causal_iqa", which trains on the training part of a split and tests on its test part and on other data sets
-  (Table 4): split.json and a folder for each UPDATE/seed-K (checkpoints/, metrics.csv, tensorboard/, weights.npz,
-  test.npz);
+  (Table 4): split.json, training.json and a folder for each UPDATE/seed-K (checkpoints/, metrics.csv, tensorboard/,
+  weights.npz, test.npz);
 - for "leave_one_out" (Tables 3 and 12): cells/DISTORTION/UPDATE-seedK.npz, see `leave_one_out`.
 """
 
@@ -37,6 +37,7 @@ from cprl_jax.runtime.cells import cached
 from cprl_jax.runtime.files import check_workdir, user_path, write_arrays, write_file
 from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
+from cprl_jax.training.data_record import check_training_data
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -77,7 +78,7 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
     division = study.divide(trained)
     trainer = Trainer(config, make_plan(config, division))
     test_crops = study.crops(tested)
-    _write(config, workdir, division, split=split)
+    _write(config, dataset, workdir, division, split=split)
 
     rows, elsewhere, maps, histories = [], [], [], {}
     # The other data sets are what the models are for: maps are of their images, where there are any.
@@ -89,7 +90,7 @@ def _causal_iqa(config: ml_collections.ConfigDict, dataset: QualityDataset, work
             variables, history = trainer.train(
                 update, dataset, division, seed=seed, variables=study.start(seed), folder=folder
             )
-            if parallel.is_main_process() and not (folder / "weights.npz").exists():
+            if parallel.is_main_process():
                 models.save_weights(folder / "weights.npz", variables)
             scores = _test_scores(study, variables, test_crops, folder / "test.npz")
             rows += results.rows_by_distortion(update, seed, scores, dataset.mos[tested], dataset.distortions[tested])
@@ -122,7 +123,7 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
     # The whole set is divided, so that all cells train as long and share a program. A cell uses what is left of it.
     division = study.divide(everything)
     trainer = Trainer(config, make_plan(config, division))
-    _write(config, workdir, division)
+    _write(config, dataset, workdir, division)
     cells = leave_one_out.make_cells(config, study, distortions, trainer.plan, workdir / "cells")
     done = list(zip(cells, leave_one_out.compute(config, study, trainer, dataset, cells), strict=True))
     firsts = [(cell, arrays) for cell, arrays in done if cell.seed == config.seed]
@@ -157,12 +158,19 @@ def _leave_one_out(config: ml_collections.ConfigDict, dataset: QualityDataset, w
 
 
 def _write(
-    config: ml_collections.ConfigDict, workdir: Path, division: Division, split: splits.Split | None = None
+    config: ml_collections.ConfigDict,
+    dataset: QualityDataset,
+    workdir: Path,
+    division: Division,
+    split: splits.Split | None = None,
 ) -> None:
     """Writes what tells later calls and people what the run is."""
     if parallel.is_main_process():
-        if split is not None and not (workdir / "split.json").exists():
-            splits.save_split(split, workdir / "split.json")
+        if split is not None:
+            subsets = {name: np.flatnonzero(division.subsets == index) for index, name in enumerate(division.names)}
+            check_training_data(workdir / "training.json", dataset, subsets)
+            if not (workdir / "split.json").exists():
+                splits.save_split(split, workdir / "split.json")
         write_file(workdir / "config.json", config_lib.to_json(config))
         arrays = {name: np.asarray(value) for name, value in vars(division).items()}
         write_arrays(workdir / "division" / "division.npz", arrays)

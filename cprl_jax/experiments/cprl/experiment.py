@@ -1,7 +1,7 @@
 """The jobs of `cprl_jax.main`: every method of a configuration trained, attacked and reported side by side.
 
-A run's folder holds: config.json and split.json (written once, at the start), one folder a method (checkpoints/,
-metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz) and report/.
+A run's folder holds: config.json, split.json and training.json (written once, at the start), one folder a method
+(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz) and report/.
 """
 
 import time
@@ -29,6 +29,7 @@ from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import check_workdir, user_path, write_file
 from cprl_jax.runtime.program import show
+from cprl_jax.training.data_record import check_training_data
 from cprl_jax.training.history import read_history
 from cprl_jax.training.setup import describe_budget, start_variables, trained_model
 
@@ -54,6 +55,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     table_attacks.check(config.evaluation, config.methods)
     if parallel.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
+        if config.job != "evaluate":
+            parts = {part: splits.rows(dataset, getattr(split, part)) for part in ("train", "validation")}
+            check_training_data(workdir / "training.json", dataset, parts)
         if not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
         if not (workdir / "config.json").exists():

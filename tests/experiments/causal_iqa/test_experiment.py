@@ -49,7 +49,9 @@ def rows(path):
 
 
 def modified(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
+    """When each kept result was written; the weights of a training are written every time."""
+    paths = (path for path in folder.rglob("*.npz") if path.name != "weights.npz")
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in paths}
 
 
 def test_leave_one_out_leaves_all_that_it_promises(config, dataset, tmp_path, capsys, monkeypatch):
@@ -178,6 +180,14 @@ def test_causal_iqa_trains_tests_and_goes_on(config, dataset, reported, tmp_path
     assert after == before
     for name in ("rows", "averages", "zero_shot", "histories"):
         assert reported[1][name] == parts[name], name
+    subsets = json.loads((run / "training.json").read_text())
+    assert sorted(subsets) == sorted(used)
+    for subset in ("blur | content 5", subsets[used[0]][0]):  # another subset, another label
+        changed = subsets | {used[0]: [subset, 1.0, ""]}
+        (run / "training.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=f"training data are no longer those of .*{used[0]!r} "):
+            experiment.run(config, run)
+    (run / "training.json").write_text(json.dumps(subsets))
     config.causal_iqa.meta_rate = 0.25
     with pytest.raises(UserError, match="run of another configuration .causal_iqa.meta_rate: 0.5 -> 0.25"):
         experiment.run(config, run)

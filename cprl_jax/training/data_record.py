@@ -1,0 +1,60 @@
+"""What images and labels a run was trained with, so that a later command cannot go on with others unnoticed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import write_file
+
+
+def check_training_data(path: Path, dataset: QualityDataset, parts: Mapping[str, Sequence[int]]) -> None:
+    """Writes part, MOS and a hash of the pixels of each image, or compares them with those of an earlier call.
+
+    Args:
+      path: the file, JSON.
+      dataset: holds the images.
+      parts: the rows of each part that trains or validates, by its name.
+
+    Raises:
+      UserError: naming the first image that is another one now.
+    """
+    described = {}
+    for part, rows in parts.items():
+        with ThreadPoolExecutor() as pool:  # images are decoded and hashed in parallel
+            hashes = pool.map(lambda row: _hash(dataset.images[row]), rows)
+            for row, content in zip(rows, hashes, strict=True):
+                described[str(dataset.names[row])] = [part, float(dataset.mos[row]), content]
+    if not path.exists():
+        write_file(path, json.dumps(described, indent=0, ensure_ascii=False))
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in before.keys() | described if before.get(name) != described.get(name))
+        if changed:
+            what = _change(before.get(changed[0]), described.get(changed[0]))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it to go on with the images as they are now") from None
+    if changed:
+        others = f" ({len(changed)} images in all)" if len(changed) > 1 else ""
+        raise UserError(
+            f"the training data are no longer those of {path}: {changed[0]!r} {what}{others}; put them back, train in "
+            "a new --workdir, judge the models as they are with --config.job=evaluate, or delete that file to go on"
+        )
+
+
+def _change(before: list | None, now: list | None) -> str:
+    (part, mos, _), (new_part, new_mos, _) = before or ("no part", 0, ""), now or ("no part", 0, "")
+    if part != new_part:
+        return f"was in {part} and is in {new_part}"
+    return f"had MOS {mos:g} and has {new_mos:g}" if mos != new_mos else "has other pixels"
+
+
+def _hash(image: np.ndarray) -> str:
+    """Not `runtime.stamps`: another version of the package may go on with the same images."""
+    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]

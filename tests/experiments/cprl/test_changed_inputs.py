@@ -1,0 +1,219 @@
+"""A finished run whose command is repeated: what depends on a changed input is computed again, the rest is not."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cprl_jax import models
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.evaluation.scoring import Scorer
+from cprl_jax.experiments.cprl import experiment, robustness, training
+from cprl_jax.layers.sort_mask import SortMaskPlacement
+from cprl_jax.models.common import linear
+from cprl_jax.robustness.landscape import Landscape
+from cprl_jax.runtime.errors import UserError
+
+PARTS = {"train": range(4), "validation": range(4, 7), "test": range(7, 11)}
+SIZE = 12
+
+
+class Small(nn.Module):
+    """Means and changes of the channels, and a layer."""
+
+    sort_mask: SortMaskPlacement = SortMaskPlacement()
+    score_mean: float = 50.0
+    score_std: float = 20.0
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        parts = images, jnp.abs(jnp.diff(images, axis=1)), jnp.abs(jnp.diff(images, axis=2))
+        x = jnp.concatenate([jnp.mean(part, axis=(1, 2)) for part in parts], axis=-1)
+        x = nn.Dense(6, use_bias=False, name="backbone")(x)
+        return self.score_mean + self.score_std * linear(x, 1, name="head")[:, 0]
+
+
+def write_images(folder, seed, parts):
+    folder.mkdir()
+    lines = ["image,mos,split"]
+    for part, numbers in parts.items():
+        for number in numbers:
+            generator = np.random.default_rng([seed, number])
+            image = generator.integers(0, 200, 3) + generator.integers(0, 56, (SIZE, SIZE, 3))
+            Image.fromarray(image.astype(np.uint8)).save(folder / f"{number}.png")
+            lines.append(f"{number}.png,{generator.integers(10, 90)},{part}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+
+
+def make_config():
+    """Two steps of one method, of which the first checkpoint is kept as the best, and every kind of kept result."""
+    config = config_lib.default()
+    config.methods = ("plain",)
+    config.model.name = "compact"
+    config.dataset.name, config.dataset.manual_dir, config.dataset.split = "own", "own", "official"
+    train, evaluation = config.train, config.evaluation
+    train.steps, train.batch_size, train.evaluate_every, train.workers = 2, 2, 1, 1
+    train.head_learning_rate = 1e-2
+    train.crop_size = evaluation.crop_size = SIZE
+    evaluation.attacks, evaluation.radii, evaluation.pgd_steps = ("pgd", "target_free"), (2.0,), 2
+    evaluation.crops, evaluation.batch_size, evaluation.resamples, evaluation.examples = 1, 4, 20, 0
+    evaluation.datasets = ("own:other",)
+    evaluation.trust_images, evaluation.landscape_points, evaluation.checkpoint = 2, 3, "last"
+    return config
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """What is computed while a run goes on, and no page is drawn."""
+    module = dataclasses.replace(models.NETWORKS["compact"], module=Small)
+    monkeypatch.setitem(models.NETWORKS, "compact", module)
+    done = []
+
+    def noted(name, call):
+        def noted(*arguments, **options):
+            done.append(name(*arguments, **options) if callable(name) else name)
+            return call(*arguments, **options)
+
+        return noted
+
+    def label(scorer, variables, crops, mos, condition, **options):
+        return condition.label
+
+    selections = iter([1.0, 0.0])  # the first checkpoint is the best, the second the last
+    monkeypatch.setattr(training, "make_validation", lambda *_, **__: lambda _: {"selection": next(selections)})
+    monkeypatch.setattr(Scorer, "scores", noted(lambda *_, progress: progress, Scorer.scores))
+    monkeypatch.setattr(Scorer, "attack", noted(label, Scorer.attack))
+    plane = Landscape(np.zeros((3, 3)), np.zeros(3), np.zeros(3), np.float32(0))
+    monkeypatch.setattr(robustness, "landscape", noted("landscape", lambda *_, **__: plane))
+    monkeypatch.setattr(robustness.trust, "check", noted("trust", lambda *_, **__: []))
+    monkeypatch.setattr(experiment.report, "write", lambda folder, results, **_: done.append(results))
+    monkeypatch.setattr(experiment.report, "terminal", lambda results: "")
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of images and of a finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_images(folder / "own", 0, PARTS)
+    write_images(folder / "other", 1, {"": range(5)})
+    return folder
+
+
+@pytest.fixture
+def run(finished, computed, tmp_path, monkeypatch):
+    """Repeats the command in a copy of the finished run; what was computed, and the results."""
+    folder = tmp_path / "copy"
+
+    def run(config):
+        computed.clear()
+        experiment.run(config, folder / "run")
+        *names, results = computed
+        return set(names), results
+
+    if not (finished / "run").exists():
+        monkeypatch.chdir(finished)
+        experiment.run(make_config(), finished / "run")
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    return run, folder
+
+
+def change_pixel(name):
+    def change(folder, config):
+        pixels = np.array(Image.open(folder / name))
+        pixels[3, 3] ^= 64
+        Image.fromarray(pixels).save(folder / name)
+
+    return change
+
+
+def change_label(name):
+    def change(folder, config):
+        path = folder / Path(name).parent / "labels.csv"
+        rows = list(csv.reader(path.open()))
+        for row in rows:
+            if row[0] == Path(name).name:
+                row[1] = "95"
+        path.write_text("\n".join(map(",".join, rows)))
+
+    return change
+
+
+def setting(**values):
+    return lambda folder, config: config.evaluation.update(values)
+
+
+TEST = {"clean scores", "pgd", "target_free", "landscape", "trust"}
+OTHER = "plain on own:other"
+CHANGES = {
+    "nothing": (lambda folder, config: None, set()),
+    "pixel of the test part": (change_pixel("own/9.png"), TEST),
+    "label of the test part": (change_label("own/9.png"), {"pgd", "landscape", "trust"}),
+    "pixel of another set": (change_pixel("other/2.png"), {OTHER}),
+    "label of another set": (change_label("other/2.png"), set()),
+    "steps of PGD": (setting(pgd_steps=3), {"pgd", "landscape", "trust"}),
+    "radius": (setting(radii=(2.0, 3.0)), {"pgd", "target_free"}),
+    "checkpoint": (setting(checkpoint="best"), TEST | {OTHER}),
+    "resamples": (setting(resamples=21), set()),
+    "crops": (setting(crops=2), {"clean scores", "pgd", "target_free", OTHER}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_depends_on_a_changed_input_is_computed_again_and_the_rest_is_not(run, name):
+    repeat, folder = run
+    config = make_config()
+    change, expected = CHANGES[name]
+    change(folder, config)
+    found, results = repeat(config)
+    assert found == expected
+    assert repeat(config)[0] == set(), "and then it is kept"
+    mos = {row["name"]: row["mos"] for row in results.scores}
+    assert (mos["9.png"] == 95) == (name == "label of the test part")
+    assert {path.name for path in (folder / "run").iterdir()} >= {"config.json", "split.json", "training.json"}
+
+
+def move(name, to):
+    def change(folder, config):
+        path = folder / "run" / "split.json"
+        split = json.loads(path.read_text())
+        split = {key: [n for n in value if n != name] if key in PARTS else value for key, value in split.items()}
+        path.write_text(json.dumps(split | {to: [*split[to], name]}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_pixel("own/1.png"), r"'1\.png' has other pixels; put them back"),
+        (change_pixel("own/5.png"), r"'5\.png' has other pixels"),
+        (change_label("own/2.png"), r"'2\.png' had MOS \d+ and has 95; put them back"),
+        (move("9.png", "train"), r"'9\.png' was in no part and is in train"),
+        (move("1.png", "test"), r"'1\.png' was in train and is in no part"),
+        (lambda folder, config: (folder / "run" / "training.json").write_text("[1"), r"training\.json is damaged .*"),
+    ],
+    ids=["pixel", "pixel that validates", "label", "into training", "out of training", "damaged"],
+)
+def test_other_training_data_are_refused_and_named(run, change, message):
+    repeat, folder = run
+    config = make_config()
+    change(folder, config)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")}
+    with pytest.raises(UserError, match=message):
+        repeat(config)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
+    config.job = "evaluate"  # the models are what they are
+    repeat(config)
