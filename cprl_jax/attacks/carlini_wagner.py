@@ -211,7 +211,8 @@ def _step(score_fn, direction, rounding, problem, index, state):
     gradient = jnp.nan_to_num(2 * (exact - problem.images) - pull * of_gain) * 2 * exact * (1 - exact)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
         update, adam = optax.scale_by_adam().update(gradient, state.adam)
-    rate = problem.learning_rate * (1 - step_of_search.astype(attacked.dtype) / problem.steps)
+    done = step_of_search.astype(attacked.dtype) / problem.steps.astype(attacked.dtype)
+    rate = problem.learning_rate * (1 - done)
     zero_fraction = jnp.mean(jnp.nan_to_num(of_gain) == 0, axis=(1, 2, 3), dtype=attacked.dtype)
     return state._replace(
         position=state.position - per_image(rate) * update,

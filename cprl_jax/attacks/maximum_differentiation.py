@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
@@ -104,7 +103,7 @@ def maximum_differentiation(
     for sign, name in ((1.0, "highest"), (-1.0, "lowest")):
         sign = images.dtype.type(sign)
         state = _State(images, images, varied, fixed, 0 * step_size)
-        problem = _Problem(sign, fixed, allowed, step_size, np.float32(steps))
+        problem = _Problem(sign, fixed, allowed, step_size, images.dtype.type(steps))
         # The number of corrections goes in as a tuple's length, which is structure: another number is another program.
         step = Partial(_step, fixed_fn, varied_fn, problem, (None,) * corrections)
         state = iterate(step, state, steps=steps, progress=f"MAD, {name}" if progress else "")

@@ -132,7 +132,8 @@ def _draw_signs(key, index, side, *, shape, dtype):
     draws = jax.random.uniform(jax.random.fold_in(key, index), (2 + width * channels,))
     stripes = jnp.where(draws[2:] < 0.5, -1, 1).astype(dtype).reshape(1, width, channels)
     places = jnp.array([height, width]) - side + 1
-    row, column = jnp.minimum((draws[:2] * places).astype(jnp.int32), places - 1)  # the product can round up to places
+    drawn = (draws[:2] * places.astype(draws.dtype)).astype(jnp.int32)
+    row, column = jnp.minimum(drawn, places - 1)  # the product can round up to places
     rows, columns = jnp.arange(height).reshape(-1, 1, 1), jnp.arange(width).reshape(1, -1, 1)
     inside = (rows >= row) & (rows < row + side) & (columns >= column) & (columns < column + side)
     signs = jnp.where(index == 0, stripes, jnp.where(inside, stripes[:, :1], 0))
