@@ -215,6 +215,14 @@ def max_pool(
     return x
 
 
+def average_pool(
+    x: Float[Array, "batch height width channels"], window: int, *, stride: int = 1
+) -> Float[Array, "batch pooled_height pooled_width channels"]:
+    """Means over squares of window x window pixels inside the image."""
+    # nn.avg_pool divides by an integer array, which jax_numpy_dtype_promotion="strict" refuses.
+    return nn.pool(x, 0.0, lax.add, (window, window), (stride, stride), "VALID") / window**2
+
+
 def ceil_padding(size: Sequence[int], *, window: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Padding for `max_pool` that lets the last window hang over, as torch's `ceil_mode=True` and Caffe do."""
     return tuple((0, (window - pixels) % stride) for pixels in size)
@@ -304,7 +312,7 @@ class Standardization(nn.Module):
                 spread = batch_variance - variance.value + (1.0 - share) * change * change
                 mean.value = mean.value + share * change
                 variance.value = variance.value + share * spread
-                count.value = count.value + (share > 0)
+                count.value = count.value + (share > 0).astype(count.value.dtype)
         # A floor: a feature that never varied in those batches must not be blown up when it does.
         floor = 1e-3 * jnp.mean(used_variance)
         scale = lax.rsqrt((used_variance + floor + 1e-12) * features)

@@ -2,11 +2,10 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, batch_norm, global_std, kaiming_normal, linear
+from cprl_jax.models.common import Dropout, average_pool, batch_norm, global_std, kaiming_normal, linear
 from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
 
 WIDTHS = (24, 48, 96)
@@ -17,7 +16,7 @@ DETAIL_GAIN = 12.0  # brings the detail of photographs (differences of some hund
 def local_detail(images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
     """images minus the mean of each pixel's 3x3 neighbourhood (edge pixels repeated at the border)."""
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    return images - nn.pool(padded, 0.0, lax.add, (3, 3), (1, 1), "VALID") / 9  # nn.avg_pool mixes in an integer
+    return images - average_pool(padded, 3)
 
 
 def global_rms(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:

@@ -11,6 +11,7 @@ from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import (
     IMAGENET,
     Dropout,
+    average_pool,
     conv,
     flatten_channels_first,
     global_mean,
@@ -128,7 +129,7 @@ class DistortionAwareResNet(MaskableModule):
                     dtype=self.dtype,
                     kernel_init=kaiming_normal,
                 )
-            local = nn.avg_pool(local.astype(jnp.float32), (7, 7), strides=(7, 7))
+            local = average_pool(local.astype(jnp.float32), 7, stride=7)
             vectors.append(
                 linear(flatten_channels_first(local), features, name=f"lda{stage}_fc", kernel_init=kaiming_normal)
             )
