@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import signal
 from pathlib import Path
 
 
@@ -18,6 +19,8 @@ def _code_generation() -> str:
     return hashlib.sha256(" ".join([platform.machine(), features, *flags]).encode()).hexdigest()[:12]
 
 
+# In the background of a shell Ctrl-C is ignored, and programs that tests start would ignore it as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before JAX starts its backends: two devices on a small machine need more threads than it has cores, or they deadlock.
 os.environ["NPROC"] = "8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

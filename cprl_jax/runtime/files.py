@@ -64,8 +64,9 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:  # a full disk does not say where it is full
-        error.filename = error.filename or str(path)
+    except OSError as error:
+        if error.errno is not None:  # a full disk does not say where it is full
+            error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

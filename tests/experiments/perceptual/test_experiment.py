@@ -239,6 +239,8 @@ def test_a_small_image_or_another_folder_is_refused_before_anything_is_written(c
         experiment.run(config, tmp_path)
     leave_one_out = tmp_path / "leave_one_out"
     (leave_one_out / "cells").mkdir(parents=True)
-    (leave_one_out / "config.json").write_text('{"job": "leave_one_out"}')
+    config.job = "leave_one_out"
+    (leave_one_out / "config.json").write_text(config_lib.to_json(config))
+    config.job = "perceptual_attack"
     with pytest.raises(UserError, match="holds a run of the job 'leave_one_out'; give another --workdir"):
         experiment.run(config, leave_one_out)
