@@ -62,7 +62,7 @@ def test_the_warning_counts_images_and_is_silent_otherwise(recwarn):
 
 def test_a_finished_result_is_constant():
     def total(x):
-        result = finish(AttackResult(x, x[:, 0, 0, 0], x[:, 0, 0, 0], x[:, 0, 0, 0], 0 * x[:, 0, 0, 0]))
+        result = finish(AttackResult(x, x[:, 0, 0, 0], x[:, 0, 0, 0], x[:, 0, 0, 0], 0 * x[:, 0, 0, 0]), x)
         return sum(jnp.sum(leaf) for leaf in result)
 
     np.testing.assert_array_equal(jax.grad(total)(IMAGES), np.zeros_like(IMAGES))

@@ -32,7 +32,8 @@ def test_several_radii_are_the_single_ones_stacked(name):
     for i, radius in enumerate(radii):
         alone = attack(SCORE, IMAGES, radius=radius, **options)
         for field, a, b in zip(alone._fields, together, alone, strict=True):
-            np.testing.assert_array_equal(a[i], b, err_msg=field)
+            if a is not None or b is not None:  # the share of values without a gradient, where none is asked for
+                np.testing.assert_array_equal(a[i], b, err_msg=field)
     assert np.asarray(together.images[0]).tobytes() == IMAGES.tobytes()
 
 
