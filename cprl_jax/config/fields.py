@@ -48,7 +48,9 @@ _DATASET = {
 _MODEL = {
     "name": Field("squeezenet", "the network", choices=tuple(NETWORKS)),
     "backbone": Field("", "the trunk of a network that has several ('' = the network's usual one)"),
-    "weights": Field("", "file (.npz, .safetensors, torch.save), Hugging Face owner/name[:file], or 'imagenet'; '' = random"),
+    "weights": Field(
+        "", "file (.npz, .safetensors, torch.save), Hugging Face owner/name[:file], or 'imagenet'; '' = random"
+    ),
     "dtype": Field("float32", "computation in training; models are judged in float32", choices=("float32", "bfloat16")),
     "dropout": Field(0.0, "before the last layer of resnet, squeezenet and compact", at_least=0, below=1),
     "score_mean": Field(50.0, "score = score_mean + score_std * output of the network"),
