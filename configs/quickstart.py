@@ -8,8 +8,8 @@ runs/quickstart/report/report.html.
   python -m cprl_jax.main --config=configs/quickstart.py                 # 10 minutes on two cores
   python -m cprl_jax.main --config=configs/quickstart.py:methods=plain+nt+at
 
-Expect (docs/results.md has the measured tables) an SRCC of 0.85 for plain on clean images, and its ranking reversed by PGD
-at 2/255 (-0.43); 0.78 for CPRL's loss, and 0.43 under PGD (0.30 to 0.43 over three seeds).
+Expect (docs/results.md has the measured tables) an SRCC of 0.85 for plain on clean images, and its ranking reversed by
+PGD at 2/255 (-0.43); 0.78 for CPRL's loss, and 0.43 under PGD (0.30 to 0.43 over three seeds).
 
 Arguments (--config=configs/quickstart.py:key=value):
   methods    names of cprl_jax/methods joined by + (default plain+plain_longer+cprl_loss+cprl)

@@ -8,6 +8,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from cprl_jax.data import file_kinds, tiff, unended_jpeg
 
+VERSION = 2  # of what `decode_photograph` makes of a file: images kept by another version are decoded again
 PHOTOGRAPH_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 PHOTOGRAPH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # upper case counts as well
 

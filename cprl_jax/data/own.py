@@ -19,7 +19,7 @@ from absl import logging
 
 from cprl_jax.data import label_file, photographs
 from cprl_jax.data.dataset import PARTS, CachedImages, NamedImages, QualityDataset, listing
-from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
+from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, VERSION, decode_photograph
 from cprl_jax.data.decoded_file import DecodedImages
 from cprl_jax.data.label_file import Problem, Row
 from cprl_jax.data.releases._common import NAN, Record, in_threads, one_line
@@ -94,7 +94,7 @@ def load(
     decoded, images = None, CachedImages(decode, len(paths), cache_bytes=int(cache_gib * 2**30))
     if cache == "disk":
         images = CachedImages(decode, len(paths), cache_bytes=0)
-        stamp = hashlib.sha256(json.dumps(contents[: len(paths)]).encode()).hexdigest()[:16]
+        stamp = hashlib.sha256(json.dumps([VERSION, *contents[: len(paths)]]).encode()).hexdigest()[:16]
         root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         decoded = user_path(root, field="config.dataset.data_dir") / "own" / stamp / "decoded-images"
     if decoded is None or not os.path.exists(decoded):  # that file was made of these very contents: they can be decoded

@@ -18,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None
 
 NAME = ".lock"
+PATIENCE = 5.0  # seconds: a process that was killed keeps its lock until the system has taken back its memory
 
 
 @contextlib.contextmanager
@@ -34,6 +35,7 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
     if not parallel.is_main_process():
         yield
         return
+    existed = folder.is_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file, locked = _open(folder / NAME)
@@ -47,11 +49,13 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / NAME).unlink()
-                folder.rmdir()  # where nothing came of the run
+                if not existed:
+                    folder.rmdir()  # where nothing came of the run
 
 
 def _open(path: Path) -> tuple[TextIO, bool]:
     """The lock file, which says whose it is, and whether it is locked: some file systems cannot."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - it stays open
         try:
@@ -61,6 +65,9 @@ def _open(path: Path) -> tuple[TextIO, bool]:
             file.seek(0)
             holder = file.read() or "another process"
             file.close()
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
             raise UserError(
                 f"{path.parent} is in use by {holder}; wait until it is done, stop it, or give another --workdir"
             ) from None

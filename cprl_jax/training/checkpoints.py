@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.errors import UserError, for_people
 from cprl_jax.runtime.files import user_path
 from cprl_jax.training.state import Tree
 
@@ -163,7 +163,10 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns whatever a damaged checkpoint makes Orbax raise into a UserError that names it."""
     try:
         yield
-    except Exception as error:  # of JSON, TensorStore, zstd, the file system: they have no common class
+    except Exception as error:  # of JSON, TensorStore, zstd: they have no common class
+        innocent = (MemoryError, FileNotFoundError)  # the latter: a training beside this process has removed it
+        if isinstance(error, innocent) or for_people(error) or parallel.lost_peer_message(error):
+            raise
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:120]
         raise UserError(
             f"the checkpoint {path} is damaged ({reason}); put back a copy, or delete it: the training then goes on "

@@ -263,3 +263,12 @@ def test_help_says_what_there_is():
         assert f"\n  {name} " in short
     assert "train.ema_decay" not in short
     assert all(f"--config.{name}=" in full for name in ALL)
+
+
+def test_radii_are_needed_where_they_are_used():
+    config = config_lib.default()
+    config.evaluation.radii = ()
+    with pytest.raises(UserError, match=r"config.evaluation.radii is \(\)"):
+        config_checks.validate(config)
+    config.job = "causal_iqa"
+    config_checks.validate(config)

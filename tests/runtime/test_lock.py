@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "run") == ["result"]
 
 
+def test_a_folder_that_was_there_stays(tmp_path):
+    with lock.held(tmp_path):
+        pass
+    assert tmp_path.is_dir() and not os.listdir(tmp_path)
+
+
+def test_a_lock_that_is_let_go_of_soon_is_waited_for(tmp_path):
+    """As that of a killed process, which lives until the system has its memory back."""
+    first = lock.held(tmp_path)
+    first.__enter__()
+    threading.Timer(0.3, first.__exit__, (None, None, None)).start()
+    with lock.held(tmp_path):
+        pass
+
+
 def test_a_lock_that_its_holder_removes_in_the_last_moment_is_none(tmp_path, monkeypatch):
     """Between the opening and the locking of the file: the lock of a file without a name keeps nobody out."""
     flock, removed = fcntl.flock, []
@@ -74,6 +90,7 @@ def test_a_lock_that_its_holder_removes_in_the_last_moment_is_none(tmp_path, mon
         flock(file, operation)
 
     monkeypatch.setattr(lock.fcntl, "flock", late)
+    monkeypatch.setattr(lock, "PATIENCE", 0.0)
     with lock.held(tmp_path), pytest.raises(UserError, match="in use by"), lock.held(tmp_path):
         pass
     assert removed

@@ -1,5 +1,6 @@
 """Checkpoints: exact, the best beside the last, and safe from being killed."""
 
+import errno
 import random
 import signal
 import subprocess
@@ -154,6 +155,29 @@ def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, what, wrong):
     with pytest.raises(UserError, match=rf"the checkpoint {tmp_path}\S* is damaged .*; put back a copy, or") as error:
         read()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Gloo AllGather failed: Connection closed by peer"),
+        OSError(errno.ENOSPC, "no space"),
+        PermissionError(errno.EACCES, "denied", "file"),
+        MemoryError(),
+    ],
+    ids=["lost peer", "full disk", "not allowed", "no memory"],
+)
+def test_what_the_machine_does_is_no_damage_of_a_checkpoint(tmp_path, monkeypatch, error):
+    def restore(*arguments, **options):
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, WEIGHTS)
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        monkeypatch.setattr("cprl_jax.runtime.parallel.process_count", lambda: 2)
+        with pytest.raises(type(error)) as raised:
+            checkpoints.restore(5, WEIGHTS)
+    assert raised.value is error
 
 
 def test_reading_beside_a_run_changes_nothing(tmp_path):
