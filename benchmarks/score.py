@@ -25,7 +25,7 @@ from cprl_jax.data.crops import Crops
 from cprl_jax.data.decode import decode_photograph
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime.memory import keep_freed_memory
-from cprl_jax.training.setup import create_model, trained_variables
+from cprl_jax.training.setup import trained_model
 
 
 def main() -> None:
@@ -73,8 +73,8 @@ def photographs(folder: Path, *, count: int, size: int) -> list[Path]:
 def padded(config: ml_collections.ConfigDict, run: Path, *, crops: int) -> Callable[[Sequence[Path]], None]:
     """A function that scores files one by one."""
     method, evaluation = method_of(config, "", run), config.evaluation
-    variables = trained_variables(config, method, run / method)
-    scorer = Scorer(create_model(config, method), batch_size=evaluation.batch_size)
+    module, variables = trained_model(config, method, run)
+    scorer = Scorer(module, batch_size=evaluation.batch_size)
     options = {"crops": crops, "crop_size": evaluation.crop_size, "seed": config.seed}
 
     def score_all(files: Sequence[Path]) -> None:

@@ -1,8 +1,8 @@
 """Scores image files with a trained model: `python -m cprl_jax.score photo.jpg *.png FOLDER --checkpoint=runs/livec`.
 
 One line per file, `score<TAB>path`, in their order and as soon as it is known; the score is on the scale of the labels,
-0..100 for the models of this project, higher is better. A folder stands for every file in it, by name; folders inside
-it are not entered. A file that cannot be read or is no image is named on stderr, and the others are scored.
+0..100 for the models of this project, higher is better. A folder stands for every file in it, sorted by name; folders
+inside it are not entered. A file that cannot be read or is no image is named on stderr, and the others are scored.
 
 The score is a function of the pixels and the model alone: each image is resized as in the run, if it did, and its
 score is the mean over crops at the places that the run's test images of that size have. Files are JPEG, PNG, BMP, WebP
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.memory import keep_freed_memory
-from cprl_jax.runtime.program import own_terminal
+from cprl_jax.runtime.program import discard, own_terminal
 
 if TYPE_CHECKING:  # JAX takes seconds to start: not for --help, and not where Ctrl-C would show a traceback
     from cprl_jax.evaluation.files import FileScorer
@@ -159,7 +159,7 @@ def _write(stream: TextIO | None, line: str) -> None:
         stream.write(f"{line}\n")
         stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard(stream)
         raise
 
 

@@ -63,8 +63,10 @@ def _flag_error(error: BaseException) -> str:
         if isinstance(cause, UserError):  # the innermost: the ones around it repeat it with a traceback
             text = str(cause)
         cause = cause.__cause__ or cause.__context__
-    if text or (isinstance(error, OSError) and for_people(error)):
-        return text or for_people(error)[0]
+    if text:
+        return text
+    if isinstance(error, OSError) and (found := for_people(error)):
+        return found[0]
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     if isinstance(error, (AttributeError, KeyError)):
         text = f"unknown field of --config: {text}; --helpfull lists all fields"

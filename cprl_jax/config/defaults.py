@@ -46,8 +46,10 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
     path = run / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or (missing := [name for name in _ALWAYS if name not in content]):
-            raise ValueError(f"it has no {missing[0]}" if isinstance(content, dict) else "it is no object")
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+        if missing := [name for name in _ALWAYS if name not in content]:
+            raise ValueError(f"it has no {missing[0]}")
         _check_types(FIELDS, content, "")
         return ml_collections.ConfigDict(content)
     except OSError as error:
@@ -65,7 +67,7 @@ def _check_types(fields: Mapping[str, Field | Mapping], content: Mapping, prefix
         if isinstance(entry, Field):
             entry.check_type(f"{prefix}{name}", content[name])
         elif not isinstance(content[name], Mapping):
-            raise ValueError(f"{prefix}{name} is no object")
+            raise ValueError(f"{prefix}{name} is not a JSON object")
         else:
             _check_types(entry, content[name], f"{prefix}{name}.")
 

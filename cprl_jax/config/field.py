@@ -48,7 +48,7 @@ class Field:
         if several:  # what an empty one may hold, its bounds tell
             has_bounds = any(bound is not None for bound in (self.at_least, self.above, self.at_most, self.below))
             example = self.default[0] if self.default else 0.0 if has_bounds else ""
-        (kind, word), *_ = ((kind, word) for kind, word in _TYPES if isinstance(example, kind))
+        kind, word = next((kind, word) for kind, word in _TYPES if isinstance(example, kind))
         items = value if several and isinstance(value, list | tuple) else (value,)
         wrong = [item for item in items if not isinstance(item, kind) or (isinstance(item, bool) and kind is not bool)]
         if wrong or (several and items is not value):

@@ -2,12 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
-from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.dataset import QualityDataset, each_image
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.stamps import stamp
 
@@ -63,8 +62,7 @@ class Crops:
     @functools.cached_property
     def stamp(self) -> str:
         """The stamp of the pixels of all images and of the crops' places in them."""
-        with ThreadPoolExecutor() as pool:  # images are decoded and hashed in parallel
-            images = list(pool.map(lambda row: stamp(pixels=self._images[row]), self._rows))
+        images = each_image(lambda image: stamp(pixels=image), self._images, self._rows)
         return stamp(images=images, places=self._uniform, crop_size=self.shape[2])
 
 

@@ -2,12 +2,16 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from cprl_jax.data.decode import decode_rgb as decode_rgb
+
+T = TypeVar("T")
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
 PARTS = ("train", "validation", "test", "")  # the parts that a release may assign; '' is none
@@ -144,6 +148,12 @@ class QualityDataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def each_image(function: Callable[[np.ndarray], T], images: Sequence[np.ndarray], rows: Iterable[int]) -> list[T]:
+    """function(images[row]) for each of the rows, in their order; several threads decode the images and call it."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda row: function(images[row]), rows))
 
 
 def listing(items: Sequence, *, most: int = 5, separator: str = ", ") -> str:

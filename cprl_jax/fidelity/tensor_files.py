@@ -62,7 +62,7 @@ def find(source: str | os.PathLike) -> Path:
         raise ValueError(f"{shown} is an address; download the file and {_WANTED}")
     path = Path(os.path.expanduser(text))
     if str(path).startswith("~"):
-        raise ValueError(f"{shown}: nobody knows what folder {path.parts[0]!r} is; write the path out")
+        raise ValueError(f"{shown}: the home folder {path.parts[0]!r} is not known; write the path out")
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from typing import TextIO
 
 from cprl_jax.runtime.errors import for_people
 
@@ -43,10 +44,15 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left fails again at the exit
+        discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             error.filename = "the standard output"
             raise
+
+
+def discard(stream: TextIO) -> None:
+    """Lets go of what is yet to be written to a stream that takes no more: Python would try again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def own_terminal(farewell: str) -> None:

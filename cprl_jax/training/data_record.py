@@ -3,12 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.dataset import QualityDataset, each_image
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
 
@@ -26,10 +25,8 @@ def check_training_data(path: Path, dataset: QualityDataset, parts: Mapping[str,
     """
     described = {}
     for part, rows in parts.items():
-        with ThreadPoolExecutor() as pool:  # images are decoded and hashed in parallel
-            hashes = pool.map(lambda row: _hash(dataset.images[row]), rows)
-            for row, content in zip(rows, hashes, strict=True):
-                described[str(dataset.names[row])] = [part, float(dataset.mos[row]), content]
+        for row, content in zip(rows, each_image(_hash, dataset.images, rows), strict=True):
+            described[str(dataset.names[row])] = [part, float(dataset.mos[row]), content]
     if not path.exists():
         write_file(path, json.dumps(described, indent=0, ensure_ascii=False))
         return

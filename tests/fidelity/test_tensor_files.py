@@ -327,7 +327,7 @@ def test_sources_that_are_no_files(tmp_path, monkeypatch):
         "a\0b": "cannot be opened .*null",
         "https://example.org/a.pth": "'https://example.org/a.pth' is an address; download the file",
         "data:;base64,AAAA": "is an address",
-        "~nobody-of-that-name/a.pth": "nobody knows what folder '~nobody-of-that-name' is",
+        "~nobody-of-that-name/a.pth": "the home folder '~nobody-of-that-name' is not known",
     }.items():
         with pytest.raises(ValueError, match=message):
             tensor_files.find(source)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Float, Float32
 
 from cprl_jax import models
 from cprl_jax.data.crops import Crops
-from cprl_jax.data.dataset import CachedImages, QualityDataset, listing
+from cprl_jax.data.dataset import CachedImages, QualityDataset, each_image, listing
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.experiments.causal_iqa import division as division_lib
 from cprl_jax.experiments.causal_iqa.division import Contents, Division
@@ -152,9 +151,7 @@ class Study:
 
 
 def _pixel_stamps(images: Sequence[np.ndarray]) -> list[str]:
-    """The stamp of each image's pixels; several threads decode and hash the images."""
-    with ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda row: stamp(pixels=images[row]), range(len(images))))
+    return each_image(lambda image: stamp(pixels=image), images, range(len(images)))
 
 
 def undistorted(dataset: QualityDataset, scenes: list[str]) -> tuple[list[np.ndarray], list[str]]:

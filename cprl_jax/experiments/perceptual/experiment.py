@@ -45,10 +45,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = user_path(workdir, field="workdir").resolve()
     started = time.monotonic()
     check_workdir(workdir, entry="cells", content="a perceptual attack")
+    # A run of leave_one_out has cells too.
     if (workdir / "config.json").exists() and (job := config_lib.read_config(workdir).job) != config.job:
-        raise UserError(
-            f"{workdir} holds a run of the job {job!r}; give another --workdir"
-        )  # leave_one_out has cells too
+        raise UserError(f"{workdir} holds a run of the job {job!r}; give another --workdir")
     targets, fidelities, pictures = (
         read(config) for read in (inputs.read_targets, inputs.read_fidelities, inputs.read_pictures)
     )

@@ -1,41 +1,13 @@
-"""A made set of small images and a network that compiles in a moment, for the trainings of Causal-IQA."""
+"""A made set of small images, for the trainings of Causal-IQA."""
 
-import dataclasses
-from typing import Any
-
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data.dataset import QualityDataset
-from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, batch_norm, linear
 
 SCENES, LEVELS, SIZE = 6, 2, 16
 DISTORTIONS = ("blur", "noise", "set/contrast")
-
-
-class Small(nn.Module):
-    """Means and changes of the channels, a layer, batch normalisation, dropout and a layer."""
-
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 50.0
-    score_std: float = 20.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        parts = images, jnp.abs(jnp.diff(images, axis=1)), jnp.abs(jnp.diff(images, axis=2))
-        x = jnp.concatenate([jnp.mean(part, axis=(1, 2)) for part in parts], axis=-1)
-        x = nn.Dense(6, use_bias=False, name="backbone")(x)
-        x = batch_norm(x, name="norm", train=train, dtype=jnp.float32, axis_name=self.axis_name)
-        x = Dropout(self.dropout, self.axis_name)(nn.silu(x), train)
-        return self.score_mean + self.score_std * linear(x, 1, name="head")[:, 0]
 
 
 def make_dataset(name="made", *, seed=0):
@@ -74,9 +46,8 @@ def other_dataset():
 
 
 @pytest.fixture
-def config(monkeypatch):
+def config(small_network):
     """Two meta steps of a small network."""
-    monkeypatch.setitem(models.NETWORKS, "compact", dataclasses.replace(models.NETWORKS["compact"], module=Small))
     config = config_lib.default()
     config.model.name = "compact"
     config.train.crop_size = config.evaluation.crop_size = 12

@@ -1,47 +1,22 @@
 """A finished run whose command is repeated: what depends on a changed input is computed again, the rest is not."""
 
 import csv
-import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.experiments.cprl import experiment, robustness, training
-from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import linear
 from cprl_jax.robustness.landscape import Landscape
 from cprl_jax.runtime.errors import UserError
 
 PARTS = {"train": range(4), "validation": range(4, 7), "test": range(7, 11)}
 SIZE = 12
-
-
-class Small(nn.Module):
-    """Means and changes of the channels, and a layer."""
-
-    sort_mask: SortMaskPlacement = SortMaskPlacement()
-    score_mean: float = 50.0
-    score_std: float = 20.0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        parts = images, jnp.abs(jnp.diff(images, axis=1)), jnp.abs(jnp.diff(images, axis=2))
-        x = jnp.concatenate([jnp.mean(part, axis=(1, 2)) for part in parts], axis=-1)
-        x = nn.Dense(6, use_bias=False, name="backbone")(x)
-        return self.score_mean + self.score_std * linear(x, 1, name="head")[:, 0]
 
 
 def write_images(folder, seed, parts):
@@ -74,10 +49,8 @@ def make_config():
 
 
 @pytest.fixture
-def computed(monkeypatch):
+def computed(monkeypatch, small_network):
     """What is computed while a run goes on, and no page is drawn."""
-    module = dataclasses.replace(models.NETWORKS["compact"], module=Small)
-    monkeypatch.setitem(models.NETWORKS, "compact", module)
     done = []
 
     def noted(name, call):
