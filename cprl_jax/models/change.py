@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cprl_jax.config.field import listed
 from cprl_jax.runtime.errors import UserError
 
 Maps = Float[Array, "batch height width channels"]
@@ -46,9 +47,11 @@ class NetworkChange:
 
     Attributes:
       draws: of a network that is random in evaluation mode too: a score is the mean over so many draws. 0: none are.
+      stages: those whose ends change, all of which the network must have. (): every one.
     """
 
     draws: ClassVar[int] = 0
+    stages: ClassVar[tuple[int, ...]] = ()
 
     def images(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
         """What the network sees in place of the images, RGB in [0, 1]."""
@@ -76,12 +79,12 @@ _PLACES = {
 
 
 def check_change(module: nn.Module, image_size: int) -> None:
-    """Raises UserError where a network lacks every place of a kind that its change is about."""
+    """Raises UserError where a network lacks every place of a kind, or a stage, that its change is about."""
     change = getattr(module, "change", NetworkChange())
     overridden = [place for place in _PLACES if getattr(type(change), place) is not getattr(NetworkChange, place)]
     if not overridden:
         return
-    recorder = _Recorder(change, set())
+    recorder = _Recorder(change, set(), set())
     recorded = module.clone(change=recorder)
     streams = {"params": jax.random.key(0), "change": jax.random.key(0)}
     jax.eval_shape(lambda: recorded.init(streams, jnp.zeros((1, image_size, image_size, 3))))
@@ -89,6 +92,11 @@ def check_change(module: nn.Module, image_size: int) -> None:
         raise UserError(
             f"{type(module).__name__} has no {' and no '.join(unmet)}, which this method needs: set another "
             "config.model.name, or leave the method out of config.methods"
+        )
+    if unknown := set(change.stages) - recorder.ended:
+        raise UserError(
+            f"the stages of a method's settings name {listed(sorted(unknown))}; those of {type(module).__name__} that "
+            f"end with a change are {listed(sorted(recorder.ended))}"
         )
 
 
@@ -98,6 +106,7 @@ class _Recorder(NetworkChange):
 
     change: NetworkChange
     met: set[str]
+    ended: set[int]  # stages
 
     def images(self, images):
         self.met.add("images")
@@ -113,4 +122,5 @@ class _Recorder(NetworkChange):
 
     def stage_output(self, module, x, place):
         self.met.add("stage_output")
+        self.ended.add(place.stage)
         return self.change.stage_output(module, x, place)

@@ -154,6 +154,7 @@ def batch_norm(
     dtype: Any,
     axis_name: str | None,
     epsilon: float = 1e-5,
+    scale_init: Callable = nn.initializers.ones_init(),  # noqa: B008 (a pure function)
 ) -> Float[Array, "batch height width channels"]:
     """Batch normalisation with torch's constants, over all devices of `axis_name`; called in a compact method.
 
@@ -166,6 +167,7 @@ def batch_norm(
         dtype=dtype,
         axis_name=axis_name,
         use_fast_variance=False,
+        scale_init=scale_init,
         name=name,
     )(x, use_running_average=not train)
 

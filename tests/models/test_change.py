@@ -104,6 +104,23 @@ def test_a_network_without_such_a_place_is_refused(config_model):
         models.initialize(module, jax.random.key(0), 32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Ended(NetworkChange):
+    """Nothing, at the ends of some stages."""
+
+    stages: tuple = ()
+
+    def stage_output(self, module, x, place):
+        return x
+
+
+def test_a_stage_that_the_network_lacks_is_refused(config_model):
+    config = config_model("compact", backbone="")
+    models.initialize(models.create(config, change=Ended((1, 3))), jax.random.key(0), 16)
+    with pytest.raises(UserError, match="name 0, 4; those of CompactScore .* are 1, 2, 3"):
+        models.initialize(models.create(config, change=Ended((0, 2, 4))), jax.random.key(0), 16)
+
+
 def test_a_random_network_scores_by_the_mean_of_its_draws(config_model):
     module = models.create(config_model("compact", backbone=""), change=Noisy())
     variables = models.initialize(module, jax.random.key(0), 16)
