@@ -25,12 +25,14 @@ class VGG16(MaskableModule):
     ) -> Float[Array, "batch map_height map_width 512"]:
         """The last map after ReLU, for normalised RGB of at least 32x32 pixels (16x16 without the last pooling)."""
         for stage, (convolutions, channels) in enumerate(STAGES, start=1):
+            here = dict(stage=stage, train=train)
             for number in range(1, convolutions + 1):
-                options = dict(train=train, stage=stage, padding=1, kernel_init=kaiming_normal_fan_out)
-                x = self.conv(x, channels, 3, name=f"conv{stage}_{number}", **options)
+                options = dict(padding=1, kernel_init=kaiming_normal_fan_out)
+                x = self.conv(x, channels, 3, name=f"conv{stage}_{number}", **options, **here)
                 if number == convolutions and (stage < len(STAGES) or self.last_pool):
                     x = max_pool(x, window=2, stride=2)
-                x = nn.relu(x)
+                x = self.activate(x, nn.relu, name=f"relu{stage}_{number}", **here)
+            x = self.end_stage(x, **here)
         return x
 
 
