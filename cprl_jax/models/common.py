@@ -262,8 +262,8 @@ def global_std(x: Float[Array, "batch height width channels"]) -> Float[Array, "
 
 
 def linear(
-    x: Float[Array, "batch inputs"], features: int, *, name: str, kernel_init: Callable = torch_default
-) -> Float[Array, "batch features"]:
+    x: Float[Array, "*batch inputs"], features: int, *, name: str, kernel_init: Callable = torch_default
+) -> Float[Array, "*batch features"]:
     """A linear layer in float32 with torch's initial values; called in a compact method."""
     dense = nn.Dense(features, kernel_init=kernel_init, bias_init=torch_default_bias(x.shape[-1]), name=name)
     return dense(x.astype(jnp.float32))
@@ -294,7 +294,9 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch features"], train: bool) -> Float[Array, "batch features"]:
+    def __call__(
+        self, x: Float[Array, "batch *places features"], train: bool
+    ) -> Float[Array, "batch *places features"]:
         if not train or self.rate == 0:
             return x
         keys = example_keys(self, "dropout", x.shape[0], self.axis_name)

@@ -7,6 +7,7 @@ import pytest
 from scipy import signal
 
 from cprl_jax import models
+from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.cnniqa import CNNIQA, local_contrast
 
 
@@ -90,6 +91,21 @@ def test_initial_scores_and_training(getkey):
     gradients, scores = train(variables["params"])
     np.testing.assert_allclose(scores, 50.0, atol=20.0)
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.slow
+def test_draws_do_not_depend_on_how_many_devices_share_the_batch(getkey, random_variables):
+    """Masks belong to patches, dropout to images."""
+    images, variables = jax.random.uniform(getkey(), (2, 64, 32, 3)), random_variables(CNNIQA())
+    placement = SortMaskPlacement(rate=0.3, stages=(0,), min_channels=1)
+    streams = {"mask": getkey(), "dropout": getkey()}
+
+    def scores(images, axis_name):
+        module = CNNIQA(dropout=0.5, sort_mask=placement, axis_name=axis_name)
+        return module.apply(variables, images, train=True, rngs=streams)
+
+    shared = jax.pmap(lambda x: scores(x, "batch"), axis_name="batch", devices=jax.devices()[:2])(images[:, None])
+    np.testing.assert_allclose(shared[:, 0], jax.jit(lambda x: scores(x, None))(images), rtol=1e-4, atol=1e-5)
 
 
 def test_its_convolution_may_be_masked(config_model):
