@@ -2,5 +2,6 @@
 
 from cprl_jax.losses.invariance import intervention, invariance_loss, magnitudes, perturb
 from cprl_jax.losses.mos import correlation_loss, mos_loss
+from cprl_jax.losses.soft_rank import soft_ranks
 
-__all__ = ["correlation_loss", "intervention", "invariance_loss", "magnitudes", "mos_loss", "perturb"]
+__all__ = ["correlation_loss", "intervention", "invariance_loss", "magnitudes", "mos_loss", "perturb", "soft_ranks"]
