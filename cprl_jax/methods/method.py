@@ -47,6 +47,7 @@ class Forward:
       is_deployed: `scores` and `deployed` are one function: no batch statistics, dropout or random masks.
       gather: `(values [..., batch]) -> values [..., all]`, those of all devices.
       label_loss: `(gathered scores) -> loss` on MOS, as config.train describes.
+      params: the parameters, for a penalty on them; the same on every device.
     """
 
     scores: ScoreFn
@@ -55,6 +56,7 @@ class Forward:
     is_deployed: bool
     gather: Callable[[Array], Array]
     label_loss: Callable[[Float[Array, " all"]], Float[Array, ""]]
+    params: Mapping[str, Any]
 
 
 Loss = Callable[[Batch, Forward, ml_collections.ConfigDict], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]

@@ -99,6 +99,7 @@ def make_step(
                 is_deployed=not declared.trains or ((by_averages or not batch_norm) and not random),
                 gather=gather,
                 label_loss=label_loss,
+                params=params,
             )
             data = Batch(images, batch["mos"], keys, step=state.step, mid=config.evaluation.mid)
             with statistics():
