@@ -6,13 +6,14 @@ import pytest
 
 from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.layers import jpeg
+from cprl_jax.layers import jpeg, transformations
 from cprl_jax.methods import METHODS, title
 from cprl_jax.models import transformed
 from cprl_jax.training import setup
 
 CASES = {
     "jpeg": (jpeg.jpeg, {"quality": 75}, "JPEG compression (quality 75, after plain)"),
+    "bit_depth": (transformations.bit_depth, {"bits": 4}, "reduced bit depth (4 bits, after plain)"),
 }
 
 
