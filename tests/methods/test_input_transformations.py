@@ -15,6 +15,7 @@ CASES = {
     "jpeg": (jpeg.jpeg, {"quality": 75}, "JPEG compression (quality 75, after plain)"),
     "bit_depth": (transformations.bit_depth, {"bits": 4}, "reduced bit depth (4 bits, after plain)"),
     "resize": (transformations.resize, {"scale": 0.5}, "resizing down and up (by 0.5, after plain)"),
+    "blur": (transformations.blur, {"sigma": 1.0}, "Gaussian blur (1 pixels, after plain)"),
 }
 
 
