@@ -79,11 +79,12 @@ def _validate_methods(config: ml_collections.ConfigDict) -> None:
                 f"--config.{name}.start_from=weights"
             )
         other = settings.as_long_as
-        if other and (other not in methods.METHODS or other == name or config[other].as_long_as):
-            hint = "" if other in methods.METHODS else near(other, methods.METHODS)
+        trained = [each for each, declared in methods.METHODS.items() if declared.trains]
+        if other and (other not in trained or other == name or config[other].as_long_as):
+            hint = "" if other in methods.METHODS else near(other, trained)
             raise UserError(
-                f"config.{name}.as_long_as is {other!r}{hint}; it is another method, whose length does not follow a "
-                f"third one: {listed(methods.METHODS)}"
+                f"config.{name}.as_long_as is {other!r}{hint}; it is another method that trains, whose length does not "
+                f"follow a third one: {listed(trained)}"
             )
 
 

@@ -47,6 +47,7 @@ class Forward:
       is_deployed: `scores` and `deployed` are one function: no batch statistics, dropout or random masks.
       gather: `(values [..., batch]) -> values [..., all]`, those of all devices.
       label_loss: `(gathered scores) -> loss` on MOS, as config.train describes.
+      params: the parameters, for a penalty on them; the same on every device.
     """
 
     scores: ScoreFn
@@ -55,9 +56,11 @@ class Forward:
     is_deployed: bool
     gather: Callable[[Array], Array]
     label_loss: Callable[[Float[Array, " all"]], Float[Array, ""]]
+    params: Mapping[str, Any]
 
 
 Loss = Callable[[Batch, Forward, ml_collections.ConfigDict], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+Calibrate = Callable[[Mapping, Callable[[Mapping], float], ml_collections.ConfigDict], tuple[Mapping, dict[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,12 @@ class Method:
       parts: what a title adds about the settings that ran, such as 'directions of 2 steps'.
       network: `(settings)`: what the method changes in any network.
       adaptive: `(module, variables) -> score_fn` through which an attacker who knows the method gets a useful gradient.
+      trains: False leaves the parameters, and batch normalisation, as the method that it starts from had them: a step
+        then shows the images of a batch to the network in evaluation mode, where what `network` adds may collect
+        statistics while 'batch_stats' is mutable. Its `settings` begin with those of `UNTRAINED`.
+      calibrate: `(variables, srcc, settings) -> (variables, numbers)`, after the last step of a method that does not
+        train: variables with other 'batch_stats', chosen by `srcc(variables)` of the clean validation images, and what
+        metrics.csv keeps of the choice.
     """
 
     name: str
@@ -89,6 +98,8 @@ class Method:
     parts: Callable[[Any], Sequence[str]] = lambda settings: ()
     network: Callable[[Any], NetworkChange] = lambda settings: NetworkChange()
     adaptive: Callable[[nn.Module, Mapping], ScoreFn] | None = None
+    trains: bool = True
+    calibrate: Calibrate | None = None
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -123,6 +134,10 @@ COMMON: dict[str, Field] = {
 }
 
 DEPLOYED = dataclasses.replace(BATCH_NORM, default="deployed")
+UNTRAINED: dict[str, Field] = {
+    "start_from": dataclasses.replace(START, help="whose variables they are", default="plain"),
+    "steps": Field(1, "batches that the network sees; nothing is trained", at_least=1),
+}
 
 
 def direction_agreement(

@@ -306,6 +306,27 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
 
 
+def moments(
+    x: Float[Array, "rows features"], axis_name: str | None
+) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
+    """Mean and (biased) variance of each feature over all rows, of all devices of `axis_name`."""
+
+    def average(values):
+        values = jnp.mean(values, axis=0)
+        return values if axis_name is None else lax.pmean(values, axis_name)
+
+    mean = average(x)
+    deviation = x - mean.reshape(1, -1)
+    return mean, average(deviation * deviation)
+
+
+def union_of_moments(mean: Array, variance: Array, new_mean: Array, new_variance: Array, *, share: Float[Array, ""]):
+    """Mean and variance of the union of two sets, of which the new one has this share of the members."""
+    change = new_mean - mean
+    spread = new_variance - variance + (1.0 - share) * change * change
+    return mean + share * change, variance + share * spread
+
+
 class Standardization(nn.Module):
     """Brings features to mean 0 and a joint spread of 1, by the statistics of the first training batches, then fixed.
 
@@ -333,28 +354,17 @@ class Standardization(nn.Module):
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
         used_mean, used_variance = mean.value, variance.value
         if train:
-            batch_mean, batch_variance = self._moments(lax.stop_gradient(x))
+            batch_mean, batch_variance = moments(lax.stop_gradient(x), self.axis_name)
             first = count.value == 0
             used_mean = jnp.where(first, batch_mean, used_mean)
             used_variance = jnp.where(first, batch_variance, used_variance)
             if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-                # The moments of the union of all batches so far, these having equal sizes.
                 share = jnp.where(count.value < self.batches, 1.0 / (count.value + 1.0), 0.0)
-                change = batch_mean - mean.value
-                spread = batch_variance - variance.value + (1.0 - share) * change * change
-                mean.value = mean.value + share * change
-                variance.value = variance.value + share * spread
+                mean.value, variance.value = union_of_moments(
+                    mean.value, variance.value, batch_mean, batch_variance, share=share
+                )
                 count.value = count.value + (share > 0).astype(count.value.dtype)
         # A floor: a feature that never varied in those batches must not be blown up when it does.
         floor = 1e-3 * jnp.mean(used_variance)
         scale = lax.rsqrt((used_variance + floor + 1e-12) * features)
         return (x - used_mean.reshape(1, -1)) * scale.reshape(1, -1)
-
-    def _moments(self, x: Array) -> tuple[Array, Array]:
-        def average(values):
-            values = jnp.mean(values, axis=0)
-            return values if self.axis_name is None else lax.pmean(values, self.axis_name)
-
-        mean = average(x)
-        deviation = x - mean.reshape(1, -1)
-        return mean, average(deviation * deviation)

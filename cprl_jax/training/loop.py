@@ -36,6 +36,7 @@ def fit(
     folder: Path | None = None,
     every: int = 0,
     validate: Callable[[Mapping], Mapping[str, float]] | None = None,
+    finish: Callable[[TrainState], tuple[TrainState, Mapping[str, float]]] | None = None,
     columns: Sequence[str] = (),
     unit: str = "step",
     advice: str = "",
@@ -54,6 +55,7 @@ def fit(
       every: steps between validations and checkpoints; 0 for a twentieth of the training.
       validate: `(evaluation_variables) -> numbers`, of which `selection` chooses the best checkpoint, higher is better
         (NaN: the training has diverged); without it no checkpoint is better than another.
+      finish: `(state) -> (state, numbers)` after the last step; metrics.csv keeps the numbers beside the validation's.
       columns: the first columns of metrics.csv.
       unit: what a step is called.
       advice: what to do when the training diverges, one sentence.
@@ -115,13 +117,14 @@ def fit(
             if step < steps and (checkpoints is None or step % every):
                 continue
             settle()
+            state, found = finish(state) if finish and step == steps else (state, {})
             # The metrics of a step are those before its update, which may have been too long.
             variables = jax.device_get((state.params, state.batch_stats))
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
                 raise diverged(step, "its variables are not finite")
             if checkpoints is None:
                 continue
-            result = dict(validate(evaluation_variables(state))) if validate else {}
+            result = {**(validate(evaluation_variables(state)) if validate else {}), **found}
             selection = result.pop("selection", None)
             if selection is not None and math.isnan(selection):
                 raise diverged(step, "its scores of the validation images are not finite")

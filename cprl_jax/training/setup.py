@@ -60,9 +60,11 @@ def _gradients(config: ml_collections.ConfigDict, method: str) -> float:
 def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: int) -> str:
     """'after plain: 250 steps of 24 crops of 96 pixels, 4 gradients each (24,000 image gradients); last checkpoint'."""
     settings = config[method]
+    start = "" if settings.start_from == "weights" else f"after {settings.start_from}: "
+    if not METHODS[method].trains:
+        return f"{start}nothing is trained"
     steps, gradients = total_steps(config, method, images=images), METHODS[method].gradients(settings)
     budget = steps * _gradients(config, method)  # without that of the method it starts from
-    start = "" if settings.start_from == "weights" else f"after {settings.start_from}: "
     if config.evaluation.checkpoint == "last":
         rule = "last checkpoint"
     elif settings.validation_radius:

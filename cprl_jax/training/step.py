@@ -42,7 +42,7 @@ def make_step(
       `(state, batch) -> (state, metrics)`; batch: image uint8 [b, h, w, 3] and mos [b] of this device; metrics:
       scalars, the same on every device.
     """
-    train, settings, loss_of_method = config.train, config[method], METHODS[method].loss
+    train, settings, declared = config.train, config[method], METHODS[method]
     root_key = jax.random.key(config.seed)
 
     def gather(values):
@@ -62,9 +62,9 @@ def make_step(
         }
 
         def apply(params, batch_stats, x):
-            """Scores of this device in training mode, and the batch statistics after it."""
+            """Scores of this device in the mode of the method, and the batch statistics after it."""
             variables = {"params": params, "batch_stats": batch_stats}
-            scores, updated = module.apply(variables, x, train=True, rngs=streams, mutable=["batch_stats"])
+            scores, updated = module.apply(variables, x, train=declared.trains, rngs=streams, mutable=["batch_stats"])
             return scores, updated.get("batch_stats", batch_stats)
 
         def label_loss(scores):
@@ -75,7 +75,7 @@ def make_step(
 
         batch_norm = uses_batch_norm(lambda: apply(state.params, state.batch_stats, images))
         random = _draws_random_numbers(module, {"params": state.params, "batch_stats": state.batch_stats}, images)
-        by_averages = batch_norm and settings.batch_norm == "deployed"
+        by_averages = batch_norm and settings.batch_norm == "deployed" and declared.trains
         batch_stats = state.batch_stats
         if by_averages:
             batch_stats = step_of_averages(batch_stats, apply(state.params, batch_stats, images)[1], step=state.step)
@@ -96,15 +96,21 @@ def make_step(
                 deployed=lambda x: module.apply(
                     {"params": constant, "batch_stats": batch_stats}, x, train=False, rngs=streams
                 ),
-                is_deployed=(by_averages or not batch_norm) and not random,
+                is_deployed=not declared.trains or ((by_averages or not batch_norm) and not random),
                 gather=gather,
                 label_loss=label_loss,
+                params=params,
             )
             data = Batch(images, batch["mos"], keys, step=state.step, mid=config.evaluation.mid)
             with statistics():
-                loss, metrics = loss_of_method(data, forward, settings)
+                loss, metrics = declared.loss(data, forward, settings)
             return loss, (metrics, batch_stats if by_averages else updated[0])
 
+        if not declared.trains:
+            loss, (metrics, batch_stats) = loss_of(state.params)
+            new = {"params": state.params, "batch_stats": batch_stats}
+            state = state.replace(step=state.step + 1, **new, averaged=None if state.averaged is None else new)
+            return state, {"loss": loss, **metrics, "gradient_norm": jnp.zeros(())}
         (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         if axis_name is not None:
             gradients = jax.lax.pmean(gradients, axis_name)

@@ -83,6 +83,19 @@ def test_two_devices_train_like_one(run):
     assert [row["step_seen"] for row in rows] == list(range(STEPS)) and rows[-1]["loss"] < rows[0]["loss"]
 
 
+def test_what_finishes_a_training_happens_once_before_the_last_checkpoint(run, tmp_path):
+    def finish(state):
+        params = jax.tree.map(lambda leaf: 2 * leaf, state.params)
+        return state.replace(averaged={"params": params, "batch_stats": {}}), {"factor": 2.0}
+
+    options = dict(folder=tmp_path, every=3, validate=validate, finish=finish)
+    (state, rows), (again, _) = run(**options), run(**options)
+    np.testing.assert_array_equal(state.averaged["params"]["w"], 2 * state.params["w"])
+    np.testing.assert_array_equal(state.averaged["params"]["w"], again.averaged["params"]["w"])
+    assert [row["validation_factor"] for row in rows] == ["", "", "", "", "", "", "2.0"]
+    assert float(rows[-1]["validation_weight"]) == state.averaged["params"]["w"][0]
+
+
 def test_nothing_is_kept_without_a_folder(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(validate=lambda variables: pytest.fail("there is no checkpoint to choose"))

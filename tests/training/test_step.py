@@ -1,5 +1,7 @@
 """The training step of each method: against a step written out by hand, and the same on one device and on two."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -154,6 +156,36 @@ def test_without_averaging_the_parameters_themselves_are_evaluated(config):
     state, optimizer = initial(config, module)
     new, _ = jax.jit(make_step(module, optimizer, config, method="plain"))(state, batch())
     jax.tree.map(np.testing.assert_array_equal, evaluation_variables(new)["params"], new.params)
+
+
+class Counting(nn.Module):
+    """Adds to a variable of 'batch_stats' how many images it saw while that may change."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        seen = self.variable("batch_stats", "seen", jnp.zeros, ())
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            seen.value = seen.value + images.shape[0]
+        return Tiny(self.axis_name, name="backbone")(images, train)
+
+
+def test_a_method_that_does_not_train_sees_images_in_evaluation_mode_and_changes_no_more_than_it_collects(
+    config, monkeypatch
+):
+    monkeypatch.setitem(METHODS, "at", dataclasses.replace(METHODS["plain"], name="at", trains=False))
+    config.train.weight_decay, config.train.ema_decay, config.train.correlation_weight = 0.1, 0.9, 0.0
+    module = Counting()
+    state, optimizer = initial(config, module)
+    new, metrics = jax.jit(make_step(module, optimizer, config, method="at"))(state, batch())
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    scores = module.apply(variables, batch()["image"] / np.float32(255))
+    np.testing.assert_allclose(metrics["loss"], np.abs(scores - batch()["mos"]).mean(), rtol=1e-5)
+    assert new.step == 1 and metrics["gradient_norm"] == 0
+    for before, after in ((state.params, new.params), (state.batch_stats["backbone"], new.batch_stats["backbone"])):
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert evaluation_variables(new)["batch_stats"]["seen"] == 8
 
 
 # -------------------------------------------------------------- what an intervention and an attack see of the network

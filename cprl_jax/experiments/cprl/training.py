@@ -1,5 +1,7 @@
 """One method trained on the training part of a split."""
 
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -8,6 +10,7 @@ from cprl_jax import models
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.device_images import training_feed
 from cprl_jax.data.splits import Split, rows
+from cprl_jax.evaluation.statistics import MIN_IMAGES
 from cprl_jax.evaluation.validation import make_validation
 from cprl_jax.methods import METHODS
 from cprl_jax.runtime import parallel
@@ -15,7 +18,7 @@ from cprl_jax.runtime.errors import UserError
 from cprl_jax.training import setup
 from cprl_jax.training.loop import fit
 from cprl_jax.training.optimizers import make_optimizer
-from cprl_jax.training.state import create_state
+from cprl_jax.training.state import TrainState, create_state, evaluation_variables
 from cprl_jax.training.step import make_step
 
 ADVICE = (
@@ -33,9 +36,10 @@ def train(
 
     Raises:
       TrainingDiverged: naming the step, and what was not finite.
-      UserError: a batch that the devices cannot share, no training image, or a start from a method without checkpoint.
+      UserError: a batch that the devices cannot share, no training image, a start from a method without checkpoint, or
+        too few validation images for a method that needs them.
     """
-    settings, train, folder = config[method], config.train, workdir / method
+    settings, train, folder, declared = config[method], config.train, workdir / method, METHODS[method]
     train_rows, validation_rows = rows(dataset, split.train), rows(dataset, split.validation)
     steps = setup.total_steps(config, method, images=len(train_rows))
     batch_size = setup.batch_size(config, method)
@@ -53,6 +57,8 @@ def train(
         variables = setup.variables_after(config, method, workdir / start, start=start)
     optimizer = make_optimizer(train, steps=steps)
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
+    deployed = setup.create_model(config, method)
+    validation = functools.partial(make_validation, config, deployed, dataset, validation_rows)
     fit(
         create_state(variables, optimizer.init(variables["params"]), averaged=train.ema_decay > 0),
         parallel.map_step(make_step(module, optimizer, config, method=method, axis_name=parallel.AXIS)),
@@ -69,13 +75,33 @@ def train(
         steps=steps,
         batch_size=batch_size,
         folder=folder,
-        every=train.evaluate_every,
-        validate=make_validation(
-            config, setup.create_model(config, method), dataset, validation_rows, radius=settings.validation_radius
-        ),
-        columns=("loss", *METHODS[method].metrics, "gradient_norm", "validation_srcc"),
+        every=train.evaluate_every if declared.trains else steps,  # what is not trained is kept as it is in the end
+        validate=validation(radius=settings.validation_radius),
+        finish=_calibration(config, method, validation(radius=0.0)) if declared.calibrate else None,
+        columns=("loss", *declared.metrics, "gradient_norm", "validation_srcc"),
         advice=ADVICE,
     )
     trained = setup.trained_variables(config, method, folder)
     if parallel.is_main_process():
         models.save_weights(folder / "weights.npz", trained)
+
+
+def _calibration(config: ml_collections.ConfigDict, method: str, validate: Callable[[Mapping], Mapping] | None):
+    """What the method makes of the state after the last step, for `fit`; `validate` measures clean images.
+
+    Raises:
+      UserError: `validate` is None, for want of images.
+    """
+    if validate is None:
+        raise UserError(
+            f"{method} is chosen on validation images, of which there are fewer than {MIN_IMAGES}; raise "
+            f"config.dataset.validation_fraction, or leave {method} out of config.methods"
+        )
+
+    def calibrate(state: TrainState) -> tuple[TrainState, Mapping[str, float]]:
+        variables, numbers = METHODS[method].calibrate(
+            evaluation_variables(state), lambda variables: validate(variables)["srcc"], config[method]
+        )
+        return state.replace(**variables, averaged=None if state.averaged is None else variables), numbers
+
+    return calibrate

@@ -1,0 +1,98 @@
+"""Methods that train nothing, in a run: whose variables they have, what they choose on validation, and what is kept."""
+
+import csv
+import dataclasses
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from cprl_jax import models
+from cprl_jax.config import checks
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.splits import Split
+from cprl_jax.experiments.cprl import training
+from cprl_jax.models.common import global_mean, linear
+from cprl_jax.models.network import MaskableModule, ScoreNetwork
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.setup import describe_budget
+
+NAMES = [f"{number}.png" for number in range(12)]
+
+
+class OneConvolution(MaskableModule):
+    @nn.compact
+    def __call__(self, images, train):
+        x = self.conv(images, 4, 3, name="conv", train=train)
+        x = self.batch_norm(x, name="norm", train=train)
+        return self.activate(x, nn.relu, name="relu", stage=1, train=train)
+
+
+class Score(ScoreNetwork):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return self.score(linear(global_mean(self.trunk(OneConvolution, images, train)), 1, name="head")[:, 0])
+
+
+@pytest.fixture
+def config(monkeypatch):
+    network = dataclasses.replace(models.NETWORKS["compact"], module=Score)
+    monkeypatch.setitem(models.NETWORKS, "compact", network)
+    config = config_lib.default()
+    config.methods, config.model.name = ("plain", "meansparse", "jpeg"), "compact"
+    train = config.train
+    train.steps, train.batch_size, train.crop_size, train.evaluate_every, train.workers = 4, 2, 8, 2, 1
+    train.weight_decay, train.ema_decay, train.head_learning_rate, train.validation_crops = 0.1, 0.5, 0.1, 1
+    config.evaluation.crop_size, config.evaluation.batch_size = 8, 4
+    config.meansparse.steps, config.meansparse.thresholds, config.meansparse.tolerance = 3, (2.0, 0.5), 2.0
+    checks.validate(config)
+    return config
+
+
+@pytest.fixture
+def train(config, tmp_path):
+    """Trains a method; its weights and the rows of its metrics.csv."""
+    random, zeros = np.random.default_rng(0), np.zeros(len(NAMES))
+    images = list(random.integers(0, 256, (len(NAMES), 8, 8, 3), np.uint8))
+    mos = random.uniform(0, 100, len(NAMES))
+    dataset = QualityDataset("own", images, NAMES, mos, mos, zeros, NAMES, [""] * len(NAMES), [0] * len(NAMES))
+
+    def train(method, validation=4):
+        split = Split("own", 0, NAMES[:5], NAMES[5 : 5 + validation], NAMES[5 + validation :], "random")
+        training.train(config, method, dataset=dataset, split=split, workdir=tmp_path)
+        with open(tmp_path / method / "metrics.csv") as file, np.load(tmp_path / method / "weights.npz") as weights:
+            return dict(weights), list(csv.DictReader(file))
+
+    return train
+
+
+def test_methods_that_train_nothing_keep_what_they_start_from(train, config):
+    plain, _ = train("plain")
+    assert describe_budget(config, "jpeg", images=5) == "after plain: nothing is trained"
+    behind_jpeg, rows = train("jpeg")
+    assert behind_jpeg.keys() == plain.keys() and len(rows) == 1
+    sparse, rows = train("meansparse")
+    for name, value in plain.items():
+        np.testing.assert_array_equal(behind_jpeg[name], value, err_msg=name)
+        np.testing.assert_array_equal(sparse.pop(name), value, err_msg=name)
+    chosen = {name.rpartition("/")[2]: value for name, value in sparse.items()}
+    assert set(chosen) == {"mean", "variance", "count", "threshold"}
+    assert chosen["count"] == 3 and chosen["threshold"] == 2 and np.all(chosen["variance"] > 0)
+    assert [row["validation_threshold"] for row in rows] == ["", "", "2.0"]
+    assert float(rows[-1]["validation_srcc"]) >= float(rows[-1]["validation_srcc_without"]) - 2
+    again, rows_again = train("meansparse")
+    np.testing.assert_equal({**plain, **sparse}, again)
+    assert rows_again == rows
+
+
+def test_what_is_chosen_on_validation_needs_images(train):
+    train("plain")
+    with pytest.raises(UserError, match="meansparse is chosen on validation images, of which there are fewer than 3"):
+        train("meansparse", validation=2)
+
+
+def test_no_training_is_as_long_as_none(config):
+    config.plain.as_long_as = "jpeg"
+    with pytest.raises(UserError, match="config.plain.as_long_as is 'jpeg'; it is another method that trains"):
+        checks.validate(config)
