@@ -114,7 +114,7 @@ def table_rows(
     """
     asked = table_attacks.conditions(config.evaluation)
     columns = {(condition.label, condition.radius): condition.columns for condition in asked}
-    columns[CLEAN] = {"direction": "", "steps": 0, "restarts": 0}
+    no_attack = {"direction": "", "steps": 0, "restarts": 0}
     options = {"seed": config.seed, "resamples": config.evaluation.resamples}
     rows = []
     clean = results[CLEAN]["after"]
@@ -130,7 +130,7 @@ def table_rows(
             has_r = has_scale and np.all(np.isfinite([clean, result["after"]]))
             row["r"] = robustness_metrics.r_robustness(clean, result["after"], **_SCALE) if has_r else math.nan
             row["images"] = len(mos)
-            row |= columns[attack, radius]
+            row |= columns.get((attack, radius), no_attack)
             for name, statistic in statistics.MEASURES.items():
                 row[f"{name}_8bit"] = float(statistic(result["after_8bit"], target))
             row |= reachable.lowest_columns(results, attack, radius, target)

@@ -9,6 +9,7 @@ import pytest
 
 from cprl_jax import models
 from cprl_jax.layers.sort_mask import SortMaskPlacement
+from cprl_jax.models.change import NetworkChange
 from cprl_jax.models.common import Dropout, batch_norm, linear
 
 
@@ -21,6 +22,7 @@ class Small(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     dropout: float = 0.0
+    change: NetworkChange = NetworkChange()
 
     @nn.compact
     def __call__(self, images, train=False):
