@@ -55,7 +55,8 @@ def ranking(
       step_size: length of a step in [0, 1] pixel units, one number or one per image; default 2.5 * radius / steps.
       temperature: how soft the ranks are, in standard deviations of the clean scores: pairs of images whose scores are
         much farther apart do not count.
-      batch_size: images to one evaluation of the network; None for all at once.
+      batch_size: images to one evaluation of the network; None for all at once. Inside `jit`, every batch of every step
+        is a copy of the network in the program.
       progress: shows a progress bar over the steps, when called with values rather than inside `jit` and the like.
 
     Returns:

@@ -101,42 +101,41 @@ def _correlation(r: Float[np.ndarray, " images"], q: Float[np.ndarray, " images"
     return float(np.clip(r @ q / np.sqrt(squares), -1, 1)) if squares else np.nan
 
 
-def _missing(ties: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
-    """What an image in a group of so many equal scores takes from V."""
-    return (ties**2 - 1) / 12
-
-
 # -------------------------------------------------------------------------------------------------------------- bound
 
 
 def _bound(lower, upper, q) -> float:
-    count, spread = len(q), q @ q
     fixed = lower == upper
     _, points, equal = np.unique(lower[fixed], return_inverse=True, return_counts=True)
-    most_spread = (count**3 - count) / 12 - _missing(equal[points].astype(float)).sum()
+    most_spread, least_spread = _spread(len(q), equal[points]), _spread(len(q), _deepest(lower, upper))
     if most_spread == 0:
         return np.nan
-    least_spread = (count**3 - count) / 12 - _missing(_deepest(lower, upper)).sum()
     same_label = np.concatenate([_deepest(lower[q == level], upper[q == level]) for level in np.unique(q)])
+    labels = q @ q
     apart, touching = _forced(lower, upper, q)
-    worst, worst_tied = apart - spread, apart + touching - spread  # C1 and C0: all pairs at their worst are -Q
+    worst, worst_tied = apart - labels, apart + touching - labels  # C1 and C0: all pairs at their worst are -Q
     bounds = [-1.0]
     if worst_tied >= 0:
-        bounds.append(worst_tied / np.sqrt(most_spread * spread))
+        bounds.append(worst_tied / np.sqrt(most_spread * labels))
     elif least_spread > 0:
-        bounds.append(worst_tied / np.sqrt(least_spread * spread))
+        bounds.append(worst_tied / np.sqrt(least_spread * labels))
     if worst < 0:
-        bounds.append(worst / np.sqrt(((count**3 - count) / 12 - _missing(same_label).sum()) * spread))
+        bounds.append(worst / np.sqrt(_spread(len(q), same_label) * labels))
     return float(min(max(bounds), 1))
 
 
-def _deepest(lower, upper) -> Float[np.ndarray, " images"]:
+def _spread(count: int, ties: Int64[np.ndarray, " images"]) -> float:
+    """V, or what is below it, where each image is in a group of so many equal scores; those in none may be left out."""
+    return (count**3 - count - int((ties**2 - 1).sum())) / 12
+
+
+def _deepest(lower, upper) -> Int64[np.ndarray, " images"]:
     """For each interval, the largest number of intervals, it among them, that some point of it lies in."""
     starts = np.sort(lower)  # at some start, the number is at its largest
     depth = np.searchsorted(starts, starts, "right") - np.searchsorted(np.sort(upper), starts, "left")
     first, last = np.searchsorted(starts, lower, "left"), np.searchsorted(starts, upper, "right")
     level = np.frexp(last - first)[1] - 1  # two windows of 2**level starts cover each interval
-    deepest, windows = np.empty(len(lower)), depth
+    deepest, windows = np.empty(len(lower), int), depth
     for size in range(level.max() + 1):
         here = level == size
         deepest[here] = np.maximum(windows[first[here]], windows[last[here] - 2**size])
@@ -223,9 +222,10 @@ def _exact(lower, upper, q) -> Blocks:
 def _search(lower, upper, q) -> Blocks:
     """A good ranking: an order improved image by image from the best of some starts, then with ties."""
     # Equal points are tied in every ranking: one item, with the number and the sum of the labels of its images.
-    fixed = lower == upper
-    keys = np.where(fixed, lower, np.nan), np.where(fixed, -1, np.arange(len(q)))
-    _, first, item = np.unique(np.stack(keys), axis=1, return_index=True, return_inverse=True, equal_nan=False)
+    fixed, item = lower == upper, np.empty(len(q), int)
+    points, item[fixed] = np.unique(lower[fixed], return_inverse=True)
+    item[~fixed] = len(points) + np.arange(np.count_nonzero(~fixed))
+    _, first = np.unique(item, return_index=True)
     order = _Order(lower[first], upper[first], np.bincount(item), np.bincount(item, q))
     order.improve()
     by_item = np.split(np.argsort(item, kind="stable"), np.cumsum(np.bincount(item))[:-1])
@@ -250,7 +250,8 @@ class _Order:
         self._low, self._high = np.where(point, low + 1, low + 3), np.where(point, high + 2, high)
         share = stats.rankdata(labels / sizes) / len(labels)
         starts = [share, *(share > part for part in (0.25, 0.5, 0.75))]
-        orders = [np.lexsort((self._low, upper - start * (upper - lower))) for start in starts]
+        scores = [np.clip(upper - start * (upper - lower), lower, upper) for start in starts]
+        orders = [np.lexsort((self._low, each)) for each in scores]
         self._set(min(orders, key=self.product))
 
     def product(self, order) -> float:

@@ -92,6 +92,18 @@ def test_the_search_among_many_is_nearly_as_good_among_few():
     assert min(gaps) > -1e-9 and np.mean(gaps) < 0.01 and np.mean(np.array(gaps) < 1e-9) > 0.9
 
 
+def test_ends_that_touch_in_floating_point():
+    """Sums of tenths, whose order must not depend on the last bit."""
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        count, tenths = int(random.integers(9, 40)), np.cumsum(np.full(12, 0.1)) * random.choice([1, 1e-7, 1e7])
+        ends = np.sort(tenths[random.integers(0, 12, (2, count))], axis=0)
+        mos = np.append(-1, random.integers(0, 6, count - 1)).astype(float)
+        found, q = lowest_srcc(*ends, mos), ranking._ranks(mos)
+        assert_reached(found, *ends, mos)
+        assert ranking._bound(*ends, q) <= found.achieved + 1e-12
+
+
 @pytest.mark.parametrize("count", [5, 60])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_draw_from_the_intervals_is_below(seed, count):
@@ -147,7 +159,7 @@ def test_wider_intervals_and_another_scale():
 
 
 def test_equal_points_have_no_correlation():
-    for count in (3, 30):
+    for count in (3, 12, 30):
         found = lowest_srcc(np.full(count, 5.0), np.full(count, 5.0), np.arange(count))
         assert np.isnan(found.achieved) and np.isnan(found.bound) and np.all(found.scores == 5)
 
