@@ -18,7 +18,7 @@ FLOORS = (
     ("evaluation",),
     ("config",),
     ("experiments",),
-    ("main", "score", ""),
+    ("main", "score", "verify", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TAKEN_AS_THEY_ARE = ("attacks", "fidelity")  # people copy these folders into other code

@@ -11,9 +11,10 @@ means better quality. Normalisation, resizing and channel order belong inside it
 
 Every attack keeps its radius and [0, 1] exactly, returns the images bit for bit at radius 0, treats the images of a
 batch separately, works eagerly and under `jit`, `vmap`, `grad`, `pmap` and `shard_map`, and lets no gradient through.
-A radius is one number, an array with one per image, or a list of several radii, which become the first axis of
-everything in the result; `progress=True` shows a bar. Where a score has no gradient, `zero_gradient_fraction` is 1 and,
-outside of a trace, a warning says so. Under `shard_map`, with images that are the same on all devices and a score
+(`ranking` alone attacks the order of a whole set, whose images it needs on one device.) A radius is one number, an
+array with one per image, or a list of several radii, which become the first axis of everything in the result;
+`progress=True` shows a bar. Where a score has no gradient, `zero_gradient_fraction` is 1 and, outside of a trace, a
+warning says so. Under `shard_map`, with images that are the same on all devices and a score
 function that is not, give the function's parameters as arguments too, as follows.
 
 Attacked images are floats: saved with 8 bits, they lose strength, or leave a small radius. `as_8_bit` gives the result
@@ -40,6 +41,7 @@ from cprl_jax.attacks.maximum_differentiation import MaximumDifferentiationResul
 from cprl_jax.attacks.perceptual import Counterexamples, PerceptualResult, perceptual, select_counterexample
 from cprl_jax.attacks.pgd import pgd
 from cprl_jax.attacks.projection import round_to_8_bit
+from cprl_jax.attacks.ranking import ranking
 from cprl_jax.attacks.result import AttackResult
 from cprl_jax.attacks.score_reflection import score_reflection
 from cprl_jax.attacks.square import square
@@ -65,6 +67,7 @@ __all__ = [
     "maximum_differentiation",
     "perceptual",
     "pgd",
+    "ranking",
     "reflect",
     "round_to_8_bit",
     "score_reflection",

@@ -42,7 +42,7 @@ def reflect(mos: Float[ArrayLike, " batch"], mid: float = 50.0) -> Partial:
     Raises:
       ValueError: unless traced, a label that is NaN.
     """
-    return Partial(_reflect, _labels("mos", mos), jnp.asarray(mid))
+    return Partial(_reflect, check_labels("mos", mos), jnp.asarray(mid))
 
 
 def target_free(mid: float = 50.0) -> Partial:
@@ -69,7 +69,7 @@ def towards(target: Float[ArrayLike, " batch"] | Float[ArrayLike, ""]) -> Partia
     Raises:
       ValueError: unless traced, a target that is NaN.
     """
-    return Partial(_towards, _labels("target", target))
+    return Partial(_towards, check_labels("target", target))
 
 
 def away() -> "Alternatives":
@@ -107,7 +107,8 @@ def alternatives(direction: Callable) -> tuple[Callable, ...]:
     return direction.directions if isinstance(direction, Alternatives) else (direction,)
 
 
-def _labels(name, values):
+def check_labels(name: str, values: ArrayLike) -> Array:
+    """Labels or targets as floats. Raises ValueError, unless traced, where one is NaN."""
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(jnp.float32)

@@ -37,13 +37,17 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True)
 
 
-def read_config(run: Path) -> ml_collections.ConfigDict:
+def read_config(run: Path, *, file: str = "config.json") -> ml_collections.ConfigDict:
     """The configuration of a run, from the config.json in its folder; one of an earlier version may lack fields.
+
+    Args:
+      run: its folder.
+      file: report/settings.json has that of the last evaluation.
 
     Raises:
       UserError: there is none, or it is damaged.
     """
-    path = run / "config.json"
+    path = run / file
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -55,7 +59,7 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
     except OSError as error:
         if splits := sorted(path.parent.name for path in run.glob("*/config.json")):
             raise UserError(f"{run} is not the folder of one run; give one in it, such as {run / splits[0]}") from None
-        raise UserError(f"{run} is not the folder of a run: config.json cannot be read ({error.strerror})") from None
+        raise UserError(f"{run} is not the folder of a run: {file} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); put back a copy, or give another --workdir") from None
 

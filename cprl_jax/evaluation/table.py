@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cprl_jax import models
-from cprl_jax.evaluation import statistics, table_attacks
+from cprl_jax.evaluation import reachable, statistics, table_attacks
 from cprl_jax.evaluation.scoring import Crops, Scorer
 from cprl_jax.evaluation.table_attacks import Condition, Context
 from cprl_jax.robustness import metrics as robustness_metrics
@@ -110,11 +110,11 @@ def table_rows(
     Intervals are 95 % percentile bootstrap intervals over test images. `r` is R of `robustness.metrics` on 0..100 with
     the natural logarithm, infinite where some score did not change, NaN for a model whose scores have left their scale.
     `srcc_8bit` and the like are of attacked images rounded to 8 bits inside the radius: below 1/255 these are the clean
-    images, which no file can come closer to.
+    images, which no file can come closer to. The rows of `reach:low` also have `lowest_srcc` and its bound.
     """
     asked = table_attacks.conditions(config.evaluation)
     columns = {(condition.label, condition.radius): condition.columns for condition in asked}
-    columns[CLEAN] = {"direction": "", "steps": 0, "restarts": 0}
+    no_attack = {"direction": "", "steps": 0, "restarts": 0}
     options = {"seed": config.seed, "resamples": config.evaluation.resamples}
     rows = []
     clean = results[CLEAN]["after"]
@@ -130,9 +130,10 @@ def table_rows(
             has_r = has_scale and np.all(np.isfinite([clean, result["after"]]))
             row["r"] = robustness_metrics.r_robustness(clean, result["after"], **_SCALE) if has_r else math.nan
             row["images"] = len(mos)
-            row |= columns[attack, radius]
+            row |= columns.get((attack, radius), no_attack)
             for name, statistic in statistics.MEASURES.items():
                 row[f"{name}_8bit"] = float(statistic(result["after_8bit"], target))
+            row |= reachable.lowest_columns(results, attack, radius, target)
             rows.append(row)
     return rows
 

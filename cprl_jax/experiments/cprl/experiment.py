@@ -5,6 +5,7 @@ A run's folder holds: config.json, split.json and training.json (written once, a
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
@@ -18,13 +19,14 @@ from cprl_jax.data import splits
 from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.near_duplicates import warn_of_near_duplicates
-from cprl_jax.evaluation import statistics, table_attacks, zero_shot
+from cprl_jax.evaluation import statistics, submitted, table_attacks, zero_shot
 from cprl_jax.evaluation.table import evaluate, examples, score_rows, table_rows
 from cprl_jax.experiments.cprl import findings, report
 from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
 from cprl_jax.experiments.cprl.training import train
 from cprl_jax.methods import title as method_title
+from cprl_jax.report.values import Row
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import check_workdir, user_path, write_file
@@ -46,7 +48,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = user_path(workdir, field="workdir").resolve()
     started = time.monotonic()
-    _check_workdir(config, workdir)
+    check_run(config, workdir)
     dataset = parallel.main_process_first(lambda: data.load(config.dataset))
     others = zero_shot.load_datasets(config)
     split = load_split(config, dataset, workdir)
@@ -75,13 +77,14 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         for method in config.methods:
             train(config, method, dataset=dataset, split=split, workdir=workdir)
     if config.job != "train":
-        table = _evaluate(config, dataset, split, others, workdir)
-        if parallel.is_main_process():
-            show(table)
+        results = evaluate_run(config, dataset, split, others, workdir)
+        if results:
+            show(report.terminal(results))
             show(f"\nReport: {workdir / 'report' / 'report.html'}   ({(time.monotonic() - started) / 60:.1f} minutes)")
 
 
-def _check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Raises UserError where `workdir` holds anything but a run of this version with this configuration, or nothing."""
     path = workdir / "config.json"
     if not path.exists():
         if config.job == "evaluate":
@@ -118,12 +121,18 @@ def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workd
     return split
 
 
-def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir: Path) -> str:
-    """Attacks every method, writes report/ and returns the table for the terminal."""
+def crops_of_test_images(config: ml_collections.ConfigDict, dataset: QualityDataset, split: splits.Split) -> Crops:
+    """Those of the test images, in the order of the split."""
+    evaluation, rows = config.evaluation, splits.rows(dataset, split.test)
+    return Crops(dataset, rows, crops=evaluation.crops, crop_size=evaluation.crop_size, seed=config.seed)
+
+
+def evaluate_run(config: ml_collections.ConfigDict, dataset, split, others, workdir: Path) -> Results | None:
+    """Attacks every method and writes report/; what it shows, in the main process alone."""
     evaluation, names = config.evaluation, list(split.test)
     places = {"crop_size": evaluation.crop_size, "seed": config.seed}
     test_rows, train_rows = splits.rows(dataset, names), splits.rows(dataset, split.train)
-    crops, mos = Crops(dataset, test_rows, crops=evaluation.crops, **places), dataset.mos[test_rows]
+    crops, mos = crops_of_test_images(config, dataset, split), dataset.mos[test_rows]
 
     def training_crops(count: int) -> UInt8[np.ndarray, "count size size 3"]:
         chosen = np.random.default_rng(config.seed).permutation(train_rows)[:count]
@@ -136,13 +145,14 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir
         results = evaluate(
             config, method, networks, crops, mos, folder=folder / "evaluation", training_crops=training_crops
         )
+        results |= submitted.evaluate(config, method, networks[method], results, names, crops, mos, run=workdir)
         table += table_rows(config, method, results, mos)
         elsewhere += zero_shot.evaluate(config, method, module, variables, others, folder=folder)
         scores += score_rows(method, results, names, mos)
         shown += examples(config, method, module, variables, crops, names, mos)
         histories[method] = read_history(folder)
     if not parallel.is_main_process():
-        return ""
+        return None
     checked = []
     for method in networks:
         cache = workdir / method / "robustness.npz"
@@ -157,7 +167,7 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir
         examples=shown,
         histories=histories,
         budgets={name: describe_budget(config, name, images=len(split.train)) for name in config.methods},
-        **_names(config),
+        **_names(config, table),
     )
     report.write(
         workdir / "report",
@@ -175,21 +185,24 @@ def _evaluate(config: ml_collections.ConfigDict, dataset, split, others, workdir
             "through the mask) may lower every attacked number: these are upper bounds on robustness.",
         ],
     )
-    return report.terminal(results)
+    return results
 
 
 def medians(config: ml_collections.ConfigDict, **tables) -> report.Parts:
     """The parts of a report over several splits, from the medians of their tables."""
-    return report.medians(Results(**tables, **_names(config)))
+    return report.medians(Results(**tables, **_names(config, tables["rows"])))
 
 
-def _names(config: ml_collections.ConfigDict) -> dict:
+def _names(config: ml_collections.ConfigDict, rows: Sequence[Row]) -> dict:
     """What the report calls methods and attacks."""
     conditions = table_attacks.conditions(config.evaluation)
+    attacks = {condition.label: (condition.title, condition.attack.legend) for condition in conditions}
+    if any(row["attack"] == submitted.NAME for row in rows):
+        attacks[submitted.NAME] = submitted.TITLE, submitted.LEGEND
     return {
         "titles": {name: method_title(name, config[name]) for name in config.methods},
-        "attack_titles": {condition.label: condition.title for condition in conditions},
-        "attack_legends": {condition.label: condition.attack.legend for condition in conditions},
+        "attack_titles": {label: title for label, (title, _) in attacks.items()},
+        "attack_legends": {label: legend for label, (_, legend) in attacks.items()},
     }
 
 

@@ -50,8 +50,9 @@ def write(
 ) -> Path:
     """Writes table.csv, scores.csv, differences.csv, trust.csv, zero_shot.csv, table.md, figures/*.png and report.html.
 
-    Each file appears whole or not at all, the CSV files first. Figures of an earlier report that this one does not
-    have are removed. What has nothing to show is left out. Returns the page's path.
+    Beside them, settings.json has the configuration that they were made with. Each file appears whole or not at all,
+    the CSV files first. Figures of an earlier report that this one does not have are removed. What has nothing to show
+    is left out. Returns the page's path.
 
     Args:
       folder: made if it does not exist.
@@ -83,6 +84,7 @@ def write(
             "trust.csv": csv_text(checks, ()) if checks else "",
             "zero_shot.csv": tables.zero_shot(results).csv() if results.zero_shot else "",
             "table.md": page.markdown(title, _parts(results)),
+            "settings.json": config_text,
         },
         figure_names=pictures.NAMES,
     )

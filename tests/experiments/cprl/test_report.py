@@ -56,6 +56,7 @@ def test_everything_is_written(written, content):
         "figures",
         "report.html",
         "scores.csv",
+        "settings.json",
         "table.csv",
         "table.md",
     }
