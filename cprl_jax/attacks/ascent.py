@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from cprl_jax.attacks._radii import over_radii
-from cprl_jax.attacks.arguments import check_count, check_distance, check_images, per_image_keys
+from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
 from cprl_jax.attacks.directions import alternatives
 from cprl_jax.attacks.gradients import (
     as_constant,
@@ -103,16 +103,22 @@ def ascent(
             iterations=iterations,
             starts=starts,
             keys=keys,
-            guide=None if adaptive_score_fn is None else as_guide(adaptive_score_fn),
+            guide=None if adaptive_score_fn is None else as_guide(adaptive_score_fn, images),
             progress="ascent" if progress else "",
         )
 
     return finish(over_radii(attack, radius), images)
 
 
-def as_guide(score_fn: Callable) -> Partial:
-    """A score function as the `guide` of an ascent, the same at all iterations."""
-    return Partial(_at_any_iteration, as_constant(score_fn))
+def as_guide(adaptive_score_fn: Callable, images: Float[Array, "batch height width 3"]) -> Partial:
+    """An adaptive score function as the `guide` of an ascent, the same at all iterations.
+
+    Raises:
+      ValueError: its scores of the images are not one float per image.
+    """
+    function = as_constant(adaptive_score_fn)
+    check_per_image("adaptive_score_fn", evaluate.eval_shape(function, images), len(images))
+    return Partial(_at_any_iteration, function)
 
 
 def _at_any_iteration(score_fn, index, images):

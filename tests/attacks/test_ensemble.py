@@ -120,11 +120,15 @@ def test_stopped_gradients_do_not_save_a_model():
 
 
 def test_a_saturated_head_does_not_save_a_model():
-    """Scores whose gradient is 1e-20, and one of those that the sigmoid rounds to exactly 1 further on."""
-    saturated = Partial(lambda weights, x: 100 * jax.nn.sigmoid(10 * linear(weights, x) - 60), WEIGHTS)
-    plain, result = attack(), attack(saturated)
-    np.testing.assert_allclose(result.images, plain.images, atol=1e-6)
-    assert np.all(gain(result) > 0)
+    """Tiny gradients are followed; where the scores are rounded to the end of the scale, there are none, and it says so."""
+    tiny = Partial(lambda weights, x: 100 * jax.nn.sigmoid(4 * linear(weights, x) - 40), WEIGHTS)
+    result = attack(tiny)
+    assert np.all(result.before < 1e-12)
+    np.testing.assert_allclose(result.images, attack().images, atol=1e-6)
+    rounded = Partial(lambda weights, x: 100 * jax.nn.sigmoid(linear(weights, x) + 60), WEIGHTS)
+    with pytest.warns(UserWarning, match="3 of 3 images has no gradient"):
+        nothing = attack(rounded, direction=attacks.down())
+    assert set(nothing.winners) == {"none"} and np.all(nothing.zero_gradient_fraction == 1)
 
 
 def noisy(weights, key, images):
@@ -166,17 +170,17 @@ def test_never_weaker_than_pgd():
 
 def test_a_slowly_converging_model_is_told():
     """A ridge so narrow that every long step falls off: after twice as many iterations, one is farther along it."""
-    images = np.full((3, 4, 5, 3), 0.5, np.float32)
-    ridge = Partial(lambda weights, x: linear(weights, x) - 4 * jnp.abs(jnp.sum(x, axis=(1, 2, 3)) - 30), WEIGHTS)
-    tiny = attack(ridge, images, budget=ONLY._replace(iterations=8))
-    assert not tiny.converged and np.any(tiny.after > tiny.settled)
-    assert attack(ridge, images, budget=ONLY._replace(iterations=100, starts=2)).converged
+    sums = np.sum(IMAGES, axis=(1, 2, 3))
+    ridge = Partial(lambda sums, x: linear(WEIGHTS, x) - 10 * (jnp.sum(x, axis=(1, 2, 3)) - sums) ** 2, sums)
+    tiny = attack(ridge, budget=ONLY._replace(iterations=8))
+    assert not tiny.converged and np.all(tiny.after > tiny.settled)
+    assert attack(ridge, budget=ONLY._replace(iterations=100, starts=2)).converged
 
 
 def test_convergence_of_hand_cases():
     clean, settled = jnp.zeros(2), jnp.array([100.0, 300.0])
     assert has_converged(clean, settled, settled + 2) and not has_converged(clean, settled, settled + 2.1)
-    assert has_converged(clean, clean, clean) and not has_converged(clean, clean, settled)
+    assert not has_converged(clean, clean, clean), "what gained nothing shows nothing"
     assert not has_converged(clean, settled, settled * jnp.nan)
 
 
@@ -184,7 +188,7 @@ def test_names_what_won():
     """Each image's score can be raised by one attack only, and which is known beforehand."""
     assert set(attack().winners) == {"pgd"}
     hopeless = attack(Partial(lambda start, x: -jnp.sum((x - start) ** 2, axis=(1, 2, 3)), IMAGES))
-    assert set(hopeless.winners) == {"none"} and hopeless.converged
+    assert set(hopeless.winners) == {"none"} and not hopeless.converged
     np.testing.assert_array_equal(hopeless.images, IMAGES)
     blind = Partial(lambda weights, x: jax.lax.stop_gradient(linear(weights, x)), WEIGHTS)
     with pytest.warns(UserWarning, match="no gradient"):
@@ -196,8 +200,6 @@ def test_names_what_won():
     top = np.clip(IMAGES + 0.013, 0, 1).astype(np.float32)
     hill = Partial(lambda top, x: -jnp.sum(jnp.abs(x - top), axis=(1, 2, 3)), top)
     assert set(attack(hill, budget=SMALL._replace(queries=0, points=0, averaged_starts=0)).winners) == {"ascent"}
-    # Gradients point downhill at the grey levels themselves, and uphill between them.
-    assert len(attacks.EnsembleResult.members) == 8
 
 
 def test_noise_finds_the_slope_behind_a_staircase():
@@ -211,8 +213,9 @@ def test_noise_finds_the_slope_behind_a_staircase():
     assert np.all(gain(result) > 0) and np.all(gain(result) <= 1.5 * gain(attack(smooth)))
 
 
-@pytest.mark.parametrize("direction", [attacks.up(), attacks.away()], ids=["up", "away"])
-@pytest.mark.parametrize("has_more", [False, True], ids=["plain", "adaptive and random"])
+@pytest.mark.parametrize(
+    ("direction", "has_more"), [(attacks.up(), False), (attacks.away(), True)], ids=["plain", "all, both ways"]
+)
 def test_counts_its_work(direction, has_more):
     calls = {"gradients": 0, "all": 0}
 
