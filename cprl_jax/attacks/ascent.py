@@ -32,6 +32,8 @@ from cprl_jax.attacks.result import AttackResult, finish, largest_change
 _NEW = 0.75
 _RISING = 0.75
 _FIRST_STRETCH, _SHORTER_BY, _SHORTEST = 0.22, 0.03, 0.06
+# Radii of the first steps: theirs, along signs, and ours along gradients, where the longest parts are much longer.
+_BY_SIGN, _BY_GRADIENT = 2.0, 0.5
 
 
 def ascent(
@@ -50,13 +52,13 @@ def ascent(
 
     The step rule of Auto-PGD (Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
     Diverse Parameter-free Attacks", ICML 2020, Algorithm 1), for the objective of a direction in place of a
-    classification loss. The first steps are two radii long. After 22 % of the iterations, and then after stretches that
+    classification loss. After 22 % of the iterations, and then after stretches that
     become shorter down to 6 %, each image whose objective rose in no more than 75 % of the steps, or whose best value
     has not changed since an earlier look, goes back to its best iterate and on with steps half as long.
 
-    Steps follow the gradient's sign in the first start, the third and so on, as in the paper. In the others they follow
-    the gradient itself, divided by its mean absolute value: at a kink of the score, where signs jump to and fro, these
-    come to rest at the maximum.
+    Steps follow the gradient's sign in the first start, the third and so on, as in the paper, at first by two radii. In
+    the others they follow the gradient itself, divided by its mean absolute value, at first by half a radius: at a kink
+    of the score, where signs jump to and fro, these come to rest at the maximum.
 
     Each start costs `iterations` gradients and 2 evaluations of the network, with an `adaptive_score_fn` `iterations`
     evaluations more; the clean scores cost one.
@@ -171,7 +173,7 @@ def climb(
         best_gradient=jnp.zeros_like(images),
         best_scores=before,
         checked_scores=before,
-        step_size=2 * radius,
+        step_size=jnp.where(by_sign, _BY_SIGN, _BY_GRADIENT).astype(radius.dtype) * radius,
         rises=jnp.zeros(batch, jnp.int32),
         halved=jnp.zeros(batch, bool),
         since=jnp.int32(0),

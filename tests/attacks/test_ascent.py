@@ -125,7 +125,7 @@ def transcription(score_and_gradient, image, radius, iterations, by_sign):
     x = image.copy()
     old = x.copy()
     best, (best_value, best_gradient) = x, score_and_gradient(x)
-    gradient, values, step = best_gradient, [best_value], 2 * radius
+    gradient, values, step = best_gradient, [best_value], (2 if by_sign else 0.5) * radius
     stretch, since, halved, checked = max(1, int(0.22 * iterations)), 0, False, best_value
     for index in range(iterations):
         way = np.sign(gradient) if by_sign else gradient / np.abs(gradient).mean()

@@ -65,7 +65,7 @@ def test_reaches_the_maximum_of_a_piecewise_linear_score():
     def lowest_plane(x):
         return jnp.min(jnp.matmul(flat(x), steep, precision="highest"), axis=1)
 
-    result = attack(lowest_plane, images, budget=SMALL._replace(iterations=60))
+    result = attack(lowest_plane, images, budget=SMALL._replace(iterations=100))
     for i, image in enumerate(images):
         highest = -scipy.optimize.linprog(
             np.append(np.zeros(SIZE), -1),
@@ -120,7 +120,7 @@ def test_stopped_gradients_do_not_save_a_model():
 
 
 def test_a_saturated_head_does_not_save_a_model():
-    """Tiny gradients are followed; where the scores are rounded to the end of the scale, there are none, and it says so."""
+    """Tiny gradients are followed; where scores are rounded to the end of the scale, there are none, and it says so."""
     tiny = Partial(lambda weights, x: 100 * jax.nn.sigmoid(4 * linear(weights, x) - 40), WEIGHTS)
     result = attack(tiny)
     assert np.all(result.before < 1e-12)
