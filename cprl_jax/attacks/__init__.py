@@ -31,11 +31,13 @@ This package imports nothing else of `cprl_jax`.
 """
 
 from cprl_jax.attacks import adaptive
+from cprl_jax.attacks.ascent import ascent
 from cprl_jax.attacks.carlini_wagner import CarliniWagnerResult, carlini_wagner
 from cprl_jax.attacks.directions import away, down, reflect, target_free, towards, up
 from cprl_jax.attacks.eigen_distortion import EigenDistortions, eigen_distortion
 from cprl_jax.attacks.eight_bit import as_8_bit
 from cprl_jax.attacks.enhance import EnhanceResult, enhance
+from cprl_jax.attacks.ensemble import Budget, EnsembleResult, ensemble
 from cprl_jax.attacks.fgsm import fgsm
 from cprl_jax.attacks.maximum_differentiation import MaximumDifferentiationResult, maximum_differentiation
 from cprl_jax.attacks.perceptual import Counterexamples, PerceptualResult, perceptual, select_counterexample
@@ -49,20 +51,24 @@ from cprl_jax.attacks.universal import UniversalPerturbation, universal
 
 __all__ = [
     "AttackResult",
+    "Budget",
     "CarliniWagnerResult",
     "Counterexamples",
     "EigenDistortions",
     "EnhanceResult",
+    "EnsembleResult",
     "MaximumDifferentiationResult",
     "PerceptualResult",
     "UniversalPerturbation",
     "adaptive",
     "as_8_bit",
+    "ascent",
     "away",
     "carlini_wagner",
     "down",
     "eigen_distortion",
     "enhance",
+    "ensemble",
     "fgsm",
     "maximum_differentiation",
     "perceptual",

@@ -70,6 +70,13 @@ def of_largest_one(direction: Float[Array, "batch height width 3"]) -> Float[Arr
     return direction / jnp.where(largest > 0, largest, 1)
 
 
+def of_mean_one(gradient: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+    """Divided by the mean absolute value of each image: Dong et al.'s l1 norm up to a constant factor."""
+    gradient = of_largest_one(gradient)
+    mean = jnp.mean(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
+    return gradient / jnp.where(mean > 0, mean, 1)
+
+
 def unit(direction: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
     """Each direction scaled to Euclidean length 1; 0 where it is 0."""
     direction = of_largest_one(direction)

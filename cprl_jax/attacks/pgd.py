@@ -22,7 +22,7 @@ from cprl_jax.attacks.arguments import (
     per_image_keys,
 )
 from cprl_jax.attacks.directions import alternatives
-from cprl_jax.attacks.gradients import as_constant, evaluate, of_largest_one, unit
+from cprl_jax.attacks.gradients import as_constant, evaluate, of_mean_one, unit
 from cprl_jax.attacks.loop import is_traced, iterate
 from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf
 from cprl_jax.attacks.result import AttackResult, finish, largest_change
@@ -147,8 +147,8 @@ def ascend(
     def attempt(restart):
         start = images
         if keys is not None:
-            start = _random_start(keys if restart is None else _fold_in(keys, restart), images, radius, norm=norm)
-        return reduce(partial(_better, objective), (climb(direction, start) for direction in directions))
+            start = random_start(keys if restart is None else fold_in(keys, restart), images, radius, norm=norm)
+        return reduce(partial(better, objective), (climb(direction, start) for direction in directions))
 
     def climb(direction, start):
         state = _State(
@@ -170,14 +170,14 @@ def ascend(
         if keep_best:
             attacked, after = state.best
             earlier = result._replace(images=attacked, after=after, max_change=largest_change(attacked, images))
-            result = _better(direction, earlier, result)
+            result = better(direction, earlier, result)
         return result
 
     best = attempt(None)
     if restarts > 1 and is_traced(best):  # a loop: compile time would grow with every copy of the network
-        return lax.fori_loop(1, restarts, lambda restart, best: _better(objective, best, attempt(restart)), best)
+        return lax.fori_loop(1, restarts, lambda restart, best: better(objective, best, attempt(restart)), best)
     for restart in range(1, restarts):
-        best = _better(objective, best, attempt(restart))
+        best = better(objective, best, attempt(restart))
     return best
 
 
@@ -190,13 +190,14 @@ class _State(NamedTuple):
 
 
 @jax.jit
-def _better(objective, first: AttackResult, second: AttackResult) -> AttackResult:
+def better(objective, first: AttackResult, second: AttackResult) -> AttackResult:
     """For each image the result that the objective prefers, the first where they are equal."""
     old, new = objective(first.after, first.before), objective(second.after, second.before)
-    return jax.tree.map(partial(_choose, (new > old) | jnp.isnan(old)), second, first)
+    return jax.tree.map(partial(choose, (new > old) | jnp.isnan(old)), second, first)
 
 
-def _choose(condition, chosen, other):
+def choose(condition, chosen, other):
+    """`chosen` for the images where the condition holds, `other` for the rest."""
     return jnp.where(condition.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
 
 
@@ -228,9 +229,9 @@ class _Step:
         if self.keep_best:
             position, earlier = state.best
             better = (index == 0) | (direction(scores, clean) > direction(earlier, clean))
-            best = (_choose(better, state.images, position), jnp.where(better, scores, earlier))
+            best = (choose(better, state.images, position), jnp.where(better, scores, earlier))
         if self.has_momentum:
-            gradient = velocity = momentum * state.velocity + _of_mean_one(gradient)
+            gradient = velocity = momentum * state.velocity + of_mean_one(gradient)
         move = _move_linf if self.norm == "linf" else _move_l2
         return _State(
             images=move(state.images, gradient, images, radius, step_size),
@@ -249,20 +250,14 @@ def _move_l2(position, gradient, images, radius, step_size):
     return project_l2(position + step_size * unit(gradient), images, radius)
 
 
-def _of_mean_one(gradient):
-    """Divided by the mean absolute value of each image: Dong et al.'s l1 norm up to a constant factor."""
-    gradient = of_largest_one(gradient)
-    mean = jnp.mean(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
-    return gradient / jnp.where(mean > 0, mean, 1)
-
-
 @jax.jit
-def _fold_in(keys, number):
+def fold_in(keys, number):
+    """Other keys, one per image."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 @partial(jax.jit, static_argnames="norm")
-def _random_start(keys, images, radius, *, norm):
+def random_start(keys, images, radius, *, norm):
     """A point drawn uniformly from the ball, brought into [0, 1]; one key per image."""
     if norm == "linf":
         draw = partial(jax.random.uniform, shape=images.shape[1:], dtype=images.dtype, minval=-1, maxval=1)

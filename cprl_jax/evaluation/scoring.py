@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 from tqdm import tqdm
 
 from cprl_jax import attacks, fidelity, models
@@ -64,6 +64,7 @@ class Scorer:
         condition: Condition,
         *,
         prepared: Any = (),
+        rows: Int[np.ndarray, " chosen"] | None = None,
         keep_images: bool = False,
         progress: str = "",
     ) -> dict[str, np.ndarray]:
@@ -74,13 +75,15 @@ class Scorer:
           mos: labels of the images, 0..100.
           condition: the attack, its radius and its settings.
           prepared: what the attack's `prepare` returned.
+          rows: the images to attack; None for all.
           keep_images: also return the attacked crops.
           progress: name of the progress bar; '' for none.
 
         Returns:
-          For every image, means over its crops of `before` and `after` (scores), `after_8bit` (score once the attacked
-          crop is rounded to 8 bits inside the radius: that of a saved file), `ssim`, `zero_gradient_fraction`;
-          `max_change`, the largest over its crops, in [0, 1] pixel units; and `images` [images, crops, size, size, 3].
+          For every attacked image, means over its crops of `before` and `after` (scores), `after_8bit` (score once the
+          attacked crop is rounded to 8 bits inside the radius: that of a saved file), `ssim`, `zero_gradient_fraction`
+          and what else the attack returns; `max_change`, the largest over its crops, in [0, 1] pixel units; and
+          `images` [images, crops, size, size, 3].
         """
         program = f"{condition.label} {sorted(condition.settings.items())}"
         if program not in self._attacks:  # a new function would be compiled anew on several devices
@@ -90,7 +93,8 @@ class Scorer:
         radius = np.full(len(mos), condition.radius / 255.0, np.float32)
         per_image = {"mos": np.asarray(mos, np.float32), "radius": radius}
         without = () if keep_images else ("images",)
-        result = self._by_blocks(self._attacks[program], (variables, prepared), crops, per_image, progress, without)
+        tree = variables, prepared
+        result = self._by_blocks(self._attacks[program], tree, crops, per_image, progress, without, rows=rows)
         largest = result.pop("max_change").max(axis=1)
         result.setdefault("zero_gradient_fraction", np.full_like(result["before"], np.nan))  # none was asked for
         kept = {"images": result.pop("images")} if keep_images else {}
@@ -111,20 +115,29 @@ class Scorer:
         }
 
     def _by_blocks(
-        self, function: Callable, tree, crops: Crops, per_image: Mapping[str, np.ndarray], progress: str, without=()
+        self,
+        function: Callable,
+        tree,
+        crops: Crops,
+        per_image: Mapping[str, np.ndarray],
+        progress: str,
+        without=(),
+        *,
+        rows: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """Applies a function to all crops; its outputs, [images, crops, ...].
+        """Applies a function to all crops of all images, or of those in `rows`; its outputs, [images, crops, ...].
 
         The function gets `tree` and batches of `image` (a crop in [0, 1]), `row` and `crop` (the crop's place in
         `crops`) and what there is `per_image`.
         """
         count, parts = crops.shape[1], []
-        batches = math.ceil(crops.shape[0] * count / (self._batch_size * parallel.device_count()))
+        chosen = np.arange(crops.shape[0]) if rows is None else rows
+        batches = math.ceil(len(chosen) * count / (self._batch_size * parallel.device_count()))
         hidden = not progress or not parallel.is_main_process()
         with tqdm(total=batches, desc=progress, unit="batch", dynamic_ncols=True, leave=False, disable=hidden) as bar:
             at_once = max(1, _BLOCK_BYTES // math.prod(crops.shape[1:]))  # images
-            for start in range(0, crops.shape[0], at_once):
-                rows = np.arange(start, min(start + at_once, crops.shape[0]))
+            for start in range(0, len(chosen), at_once):
+                rows = chosen[start : start + at_once]
                 cut = crops[rows]
                 arrays = {name: np.repeat(values[rows], count) for name, values in per_image.items()}
                 arrays |= {"row": np.repeat(rows, count), "crop": np.tile(np.arange(count), len(rows))}

@@ -15,6 +15,7 @@ from cprl_jax import models
 from cprl_jax.evaluation import reachable, statistics, table_attacks
 from cprl_jax.evaluation.scoring import Crops, Scorer
 from cprl_jax.evaluation.table_attacks import Condition, Context
+from cprl_jax.methods import adaptive_score_fn
 from cprl_jax.robustness import metrics as robustness_metrics
 from cprl_jax.runtime import cells
 from cprl_jax.runtime.files import Arrays
@@ -24,8 +25,9 @@ CLEAN = ("none", 0.0)
 _SCALE = {"lowest": 0.0, "highest": 100.0}
 
 Results = dict[tuple[str, float], Arrays]
-"""(attack, radius in 1/255) -> arrays over images: `before`, `after`, `after_8bit`, `ssim`, `max_change`, and
-`zero_gradient_fraction`; `CLEAN` comes first."""
+"""(attack, radius in 1/255) -> arrays over images: `before`, `after`, `after_8bit`, `ssim`, `max_change`,
+`zero_gradient_fraction`, and what else an attack returns; `rows`, the places of those images among the test images,
+where an attack is for some only. `CLEAN` comes first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +72,36 @@ def evaluate(
     module, variables = networks[method]
     scorer = Scorer(module, batch_size=evaluation.batch_size, mid=evaluation.mid, seed=config.seed)
     score_fns = {name: models.score_fn(network, weights) for name, (network, weights) in networks.items()}
-    context = Context(score_fn=score_fns.pop(method), others=score_fns, training_crops=training_crops)
+    context = Context(
+        score_fn=score_fns.pop(method),
+        others=score_fns,
+        training_crops=training_crops,
+        adaptive=adaptive_score_fn(method, module, variables),
+    )
     pixels = crops if isinstance(crops, np.ndarray) else crops.stamp
     model = stamp(module=module, variables=variables, crops=pixels)
 
     def cell(condition: Condition) -> _Cell:
         attack = condition.attack
         name = cells.file_name(f"{condition.label}-{condition.radius:g}")
+        used = attack.used(condition.settings, condition.variant)
         attack_stamp = stamp(
             model=model,
-            attack=[attack.name, condition.variant, condition.radius, condition.settings],
+            attack=[attack.name, condition.variant, condition.radius, used],
             mid=evaluation.mid,
             seed=config.seed,
-            mos=mos if attack.direction == "reflect" else None,
+            mos=mos if attack.direction == "reflect" or attack.images(condition.settings, condition.variant) else None,
             prepared_from=attack.depends_on(context, condition),
         )
         return _Cell(condition, folder / f"{name}.npz", attack_stamp)
 
     def compute(cell: _Cell) -> Arrays:
         if condition := cell.condition:
-            prepared = condition.attack.prepare(context, condition)
-            return scorer.attack(variables, crops, mos, condition, prepared=prepared, progress=str(cell))
+            options = {"prepared": condition.attack.prepare(context, condition), "progress": str(cell)}
+            if count := condition.attack.images(condition.settings, condition.variant):
+                rows = images_over_mos_range(mos, min(count, len(mos)))
+                return scorer.attack(variables, crops, mos, condition, rows=rows, **options) | {"rows": rows}
+            return scorer.attack(variables, crops, mos, condition, **options)
         clean = scorer.scores(variables, crops, progress=str(cell))
         nothing = np.zeros_like(clean)
         scores = dict.fromkeys(("before", "after", "after_8bit"), clean)
@@ -115,12 +126,15 @@ def table_rows(
     asked = table_attacks.conditions(config.evaluation)
     columns = {(condition.label, condition.radius): condition.columns for condition in asked}
     no_attack = {"direction": "", "steps": 0, "restarts": 0}
+    summaries = {(condition.label, condition.radius): condition.attack.summary for condition in asked}
     options = {"seed": config.seed, "resamples": config.evaluation.resamples}
     rows = []
-    clean = results[CLEAN]["after"]
-    has_scale = _SCALE["lowest"] <= np.median(clean) <= _SCALE["highest"]
+    all_clean = results[CLEAN]["after"]
+    has_scale = _SCALE["lowest"] <= np.median(all_clean) <= _SCALE["highest"]
     for (attack, radius), result in results.items():
-        for against, target in (("mos", mos), ("prediction", clean)):
+        chosen = result.get("rows", slice(None))
+        clean = all_clean[chosen]
+        for against, target in (("mos", mos[chosen]), ("prediction", clean)):
             row = {"method": method, "attack": attack, "radius": radius, "against": against}
             row |= statistics.measures_with_intervals(result["after"], target, **options)
             row["ssim"] = float(result["ssim"].mean())
@@ -129,8 +143,9 @@ def table_rows(
             row["score_std"] = float(result["after"].std())
             has_r = has_scale and np.all(np.isfinite([clean, result["after"]]))
             row["r"] = robustness_metrics.r_robustness(clean, result["after"], **_SCALE) if has_r else math.nan
-            row["images"] = len(mos)
+            row["images"] = len(clean)
             row |= columns.get((attack, radius), no_attack)
+            row |= summaries[attack, radius](result) if (attack, radius) in summaries else {}
             for name, statistic in statistics.MEASURES.items():
                 row[f"{name}_8bit"] = float(statistic(result["after_8bit"], target))
             row |= reachable.lowest_columns(results, attack, radius, target)
@@ -149,13 +164,13 @@ def score_rows(method: str, results: Results, names: list[str], mos: np.ndarray)
             "name": names[i],
             "mos": float(mos[i]),
             "clean": float(clean[i]),
-            "score": float(result["after"][i]),
-            "ssim": float(result["ssim"][i]),
-            "max_change": float(result["max_change"][i] * 255.0),
-            "score_8bit": float(result["after_8bit"][i]),
+            "score": float(result["after"][place]),
+            "ssim": float(result["ssim"][place]),
+            "max_change": float(result["max_change"][place] * 255.0),
+            "score_8bit": float(result["after_8bit"][place]),
         }
         for (attack, radius), result in results.items()
-        for i in range(len(names))
+        for place, i in enumerate(result.get("rows", range(len(names))))
     ]
 
 

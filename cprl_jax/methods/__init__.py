@@ -5,14 +5,16 @@
 
 from collections.abc import Mapping, Sequence
 
+import flax.linen as nn
 import ml_collections
 
+from cprl_jax import models
 from cprl_jax.config.field import listed, near
-from cprl_jax.methods.method import Batch, Forward, Method
+from cprl_jax.methods.method import Batch, Forward, Method, ScoreFn
 from cprl_jax.runtime.declarations import declarations
 from cprl_jax.runtime.errors import UserError
 
-__all__ = ["METHODS", "Batch", "Forward", "Method", "check_names", "title"]
+__all__ = ["METHODS", "Batch", "Forward", "Method", "adaptive_score_fn", "check_names", "title"]
 
 METHODS: Mapping[str, Method] = declarations(__name__, "METHOD")
 
@@ -34,3 +36,14 @@ def title(name: str, settings: ml_collections.ConfigDict) -> str:
     if settings.sort_mask and not any("SortMask" in part for part in parts):
         parts.append("with SortMask")
     return f"{method.title} ({', '.join(parts)})" if parts else method.title
+
+
+def adaptive_score_fn(name: str, module: nn.Module, variables: Mapping) -> ScoreFn | None:
+    """The model as an attacker who knows the method differentiates it; None where there is nothing to go around.
+
+    It is what the method declares, else the network with SortMask differentiated as if it masked nothing.
+    """
+    if declared := METHODS[name].adaptive:
+        return declared(module, variables)
+    sort_mask = getattr(module, "sort_mask", None)
+    return models.score_fn(module, variables, masks="straight_through") if sort_mask and sort_mask.rate > 0 else None

@@ -74,6 +74,9 @@ ATTACKS = {
         Partial(score, w), x, radius=0.02, steps=2, restarts=2, direction=attacks.towards(mos), key=keys
     ),
     "score_reflection": lambda w, x, mos, keys: attacks.score_reflection(Partial(score, w), x, radius=0.02, steps=2),
+    "ascent": lambda w, x, mos, keys: attacks.ascent(
+        Partial(score, w), x, radius=0.02, iterations=3, starts=2, direction=attacks.reflect(mos), key=keys
+    ),
     "square": lambda w, x, mos, keys: attacks.square(
         Partial(score, w), x, radius=0.05, queries=5, direction=attacks.reflect(mos), key=keys
     ),

@@ -6,8 +6,10 @@ import pkgutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from cprl_jax import attacks, fidelity, models
+from cprl_jax.attacks.ensemble import BUDGETS
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.config.field import Field
 from cprl_jax.evaluation import table, table_attacks
@@ -166,6 +168,83 @@ def test_patterns_that_cannot_be_had_are_refused_before_training(config, monkeyp
         table_attacks.check(config.evaluation, methods)
     config.evaluation.attacks = ("pgd",)
     table_attacks.check(config.evaluation, methods)
+
+
+# ----------------------------------------------------------------------------------------------------- ensemble
+
+
+@pytest.fixture
+def small_budgets(monkeypatch):
+    """Everything, in small numbers."""
+    quick = attacks.Budget((2,), iterations=2, starts=1, averaged_starts=1, samples=1, queries=2, points=2)
+    monkeypatch.setitem(BUDGETS, "quick", quick)
+    monkeypatch.setitem(BUDGETS, "standard", quick._replace(pgd_steps=(3,)))
+
+
+def test_the_ensemble_is_the_one_of_attacks(network, crops, mos, crop_keys, small_budgets):
+    module, variables = network()
+    condition, adaptive = ATTACKS["ensemble"].at(3), models.score_fn(*network(1))
+    found = Scorer(module, batch_size=9).attack(variables, crops, mos, condition, prepared=adaptive)
+    expected = attacks.ensemble(
+        models.score_fn(module, variables),
+        crops.reshape(-1, 16, 16, 3) / np.float32(255),
+        radius=RADIUS,
+        direction=attacks.reflect(np.repeat(mos, 3)),
+        key=crop_keys(0),
+        adaptive_score_fn=adaptive,
+        budget="quick",
+    )
+    for name in ("before", "settled", "after"):
+        np.testing.assert_allclose(found[name], getattr(expected, name).reshape(6, 3).mean(axis=1), rtol=1e-4)
+    assert found["won"].shape == (6, len(expected.members))
+    np.testing.assert_allclose(found["won"].sum(axis=1), np.ones(6), rtol=1e-5)
+    columns = condition.attack.summary(found)
+    assert columns["converged"] == bool(expected.converged)
+    shares = [columns[f"won_by_{name.replace(' ', '_')}"] for name in expected.members]
+    np.testing.assert_allclose(shares, found["won"].mean(axis=0))
+
+
+def test_the_standard_budget_is_for_some_images(config, network, crops, mos, tmp_path, small_budgets, monkeypatch):
+    evaluation = config.evaluation
+    evaluation.attacks, evaluation.radii, evaluation.resamples = ("ensemble",), (3.0,), 10
+    evaluation.ensemble.budgets, evaluation.ensemble.standard_images = ("quick", "standard"), 3
+    asked = []
+    monkeypatch.setattr(table, "adaptive_score_fn", lambda *arguments: asked.append(arguments))
+
+    def evaluate():
+        options = {"folder": tmp_path, "training_crops": None}
+        return table.evaluate(config, "plain", {"plain": network()}, crops[:, :1], mos, **options)
+
+    results = evaluate()
+    assert asked[0][0] == "plain" and set(results) == {table.CLEAN, ("ensemble", 3.0), ("ensemble:standard", 3.0)}
+    chosen = table.images_over_mos_range(mos, 3)
+    some = results["ensemble:standard", 3.0]
+    np.testing.assert_array_equal(some["rows"], chosen)
+    np.testing.assert_allclose(some["before"], results[table.CLEAN]["after"][chosen], rtol=1e-5)
+    rows = {(row["attack"], row["against"]): row for row in table.table_rows(config, "plain", results, mos)}
+    assert [rows[name, "mos"]["images"] for name in ("none", "ensemble", "ensemble:standard")] == [6, 6, 3]
+    assert rows["ensemble:standard", "mos"]["srcc"] == pytest.approx(
+        scipy.stats.spearmanr(some["after"], mos[chosen]).statistic
+    )
+    assert "converged" in rows["ensemble", "mos"] and "converged" not in rows["none", "mos"]
+    names = list("abcdef")
+    scores = table.score_rows("plain", results, names, mos)
+    listed = [row for row in scores if row["attack"] == "ensemble:standard"]
+    assert [row["name"] for row in listed] == [names[place] for place in chosen]
+    np.testing.assert_allclose([row["mos"] for row in listed], mos[chosen])
+    np.testing.assert_allclose([row["score"] for row in listed], some["after"])
+    # Another number of images, or one budget less, leaves the other budget's result as it is.
+    evaluation.ensemble.standard_images = 2
+    monkeypatch.setattr(attacks, "ensemble", None)  # what runs it fails
+    evaluation.ensemble.budgets = ("quick",)
+    np.testing.assert_array_equal(evaluate()["ensemble", 3.0]["after"], results["ensemble", 3.0]["after"])
+
+
+@pytest.mark.parametrize("budgets", [(), ("quick", "quick")], ids=["none", "twice"])
+def test_budgets_are_named_once(config, budgets):
+    config.evaluation.attacks, config.evaluation.ensemble.budgets = ("ensemble",), budgets
+    with pytest.raises(UserError, match="config.evaluation.ensemble.budgets is .*name each once, at least one of"):
+        table_attacks.check(config.evaluation, ["plain"])
 
 
 # --------------------------------------------------------------------------------------------------- perceptual

@@ -25,5 +25,5 @@ ATTACK = TableAttack(
     source="Madry et al., ICLR 2018",
     settings={"restarts": Field(1, "1: from the image itself; more: the best of as many random starts", at_least=1)},
     reads={"steps": "pgd_steps"},
-    restarts=lambda settings: settings["restarts"],
+    restarts=lambda settings, variant: settings["restarts"],
 )

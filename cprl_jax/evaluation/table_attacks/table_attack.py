@@ -41,11 +41,14 @@ class Context:
       score_fn: the attacked model.
       others: the other models of the run, by method, in the order of training.
       training_crops: `(count) -> crops` of the training part, each of another image.
+      adaptive: the attacked model as an attacker who knows its method differentiates it; None where there is nothing to
+        go around (`methods.adaptive_score_fn`).
     """
 
     score_fn: ScoreFn
     others: Mapping[str, ScoreFn]
     training_crops: Callable[[int], UInt8[np.ndarray, "count size size 3"]]
+    adaptive: ScoreFn | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,8 @@ class TableAttack:
       name: in config.evaluation.attacks and table.csv.
       title: what reports call it.
       legend: what it is, in one sentence.
-      run: `(score_fn, batch, condition, prepared) -> AttackResult`, each crop for itself; a pure function.
+      run: `(score_fn, batch, condition, prepared) -> AttackResult`, each crop for itself; a pure function. A named
+        tuple with more fields, [batch, ...], will do: `summary` receives their means over an image's crops.
       source: paper.
       settings: the fields of config.evaluation.<name>.
       reads: fields of config.evaluation that it reads, by the name that its settings have for them.
@@ -64,12 +68,15 @@ class TableAttack:
         'target_free' (the side of the clean score), 'mirror' (the score's mirror image), 'up', 'away' (either way), ''
         (nowhere).
       steps: `(settings, variant)`: gradient steps, or queries of a black box.
-      restarts: `(settings)`: random starts.
+      restarts: `(settings, variant)`: starts.
       has_radius: attacks at config.evaluation.radii. Otherwise its settings say how far it goes.
       variants: `(settings)`: the variants to run, each with separate rows; '' is the attack itself.
       prepare: `(context, condition) -> prepared`, a pytree that is the same for all images.
       depends_on: `(context, condition)`: what `prepare` reads, for the stamp of the result.
       check: `(settings, methods)`; raises UserError for what the fields' bounds do not cover.
+      used: `(settings, variant)`: what of the settings the variant depends on, for the stamp of the result.
+      images: `(settings, variant)`: how many test images to attack, evenly over the ranks of their MOS; 0 is all.
+      summary: `(arrays over images) -> columns` that the attack adds to its rows of table.csv.
     """
 
     name: str
@@ -82,12 +89,15 @@ class TableAttack:
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     direction: str = "reflect"
     steps: Callable[[Settings, str], int] = lambda settings, variant: settings["steps"]
-    restarts: Callable[[Settings], int] = lambda settings: 1
+    restarts: Callable[[Settings, str], int] = lambda settings, variant: 1
     has_radius: bool = True
     variants: Callable[[Settings], Sequence[str]] = lambda settings: ("",)
     prepare: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
     depends_on: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
     check: Callable[[Settings, Sequence[str]], None] = lambda settings, methods: None
+    used: Callable[[Settings, str], Any] = lambda settings, variant: settings
+    images: Callable[[Settings, str], int] = lambda settings, variant: 0
+    summary: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]] = lambda arrays: {}
 
     def at(self, radius: float, *, variant: str = "", **settings: Any) -> "Condition":
         """The attack at a radius (1/255), with the defaults of its fields but for these settings."""
@@ -133,5 +143,5 @@ class Condition:
         return {
             "direction": self.attack.direction,
             "steps": self.attack.steps(self.settings, self.variant),
-            "restarts": self.attack.restarts(self.settings),
+            "restarts": self.attack.restarts(self.settings, self.variant),
         }

@@ -1,7 +1,7 @@
 """What stands behind a model's robustness in a run: landscape, trust checks and the area under its radius curves."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from cprl_jax import attacks, models
 from cprl_jax.evaluation.scoring import Crops
 from cprl_jax.evaluation.table import images_over_mos_range
-from cprl_jax.methods import METHODS
+from cprl_jax.methods import adaptive_score_fn
 from cprl_jax.robustness import metrics, trust
 from cprl_jax.robustness.landscape import landscape
 from cprl_jax.runtime.files import read_cache, write_cache
@@ -37,16 +37,6 @@ def integrals(rows: list[dict], method: str) -> dict[str, float]:
         if row["radius"] > 0:  # neither the clean images nor an attack without radius
             curves.setdefault(row["attack"], [(0.0, clean)]).append((row["radius"], row["srcc"]))
     return {attack: metrics.integral_robustness(*zip(*sorted(curve), strict=True)) for attack, curve in curves.items()}
-
-
-def adaptive_score_fn(method: str, module: nn.Module, variables: Mapping) -> Callable | None:
-    """The model as an attacker who knows the method differentiates it; None where there is nothing to go around.
-
-    It is what the method declares, else the network with SortMask differentiated as if it masked nothing.
-    """
-    if declared := METHODS[method].adaptive:
-        return declared(module, variables)
-    return models.score_fn(module, variables, masks="straight_through") if module.sort_mask.rate > 0 else None
 
 
 def robustness(
