@@ -8,8 +8,6 @@ from typing import Any
 from cprl_jax.report.agreement import METRICS
 
 FILE = Path(__file__).with_name("published.csv")
-TABLES = (3, 4, 5, 6)
-DATASETS = ("vcl", "live", "livec", "koniq")
 
 
 def read() -> list[dict[str, Any]]:
