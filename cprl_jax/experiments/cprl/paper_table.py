@@ -188,7 +188,7 @@ def tables(config: ml_collections.ConfigDict, cells: Sequence[Mapping[str, Any]]
         if against == "mos":
             for cell in shown:
                 cell["clean_srcc"] = clean.get((*_row(cell), condition(cell)), math.nan)
-            columns.append(Column("clean_srcc", "SRCC to clean", group="attacked"))
+            columns.append(Column("clean_srcc", "to clean", group="attacked"))
             columns.append(Column("ssim", "SSIM", group="attacked"))
             columns += beyond_the_paper(shown)
         made.append(
@@ -201,7 +201,7 @@ def tables(config: ml_collections.ConfigDict, cells: Sequence[Mapping[str, Any]]
                 subtitle=lambda cell: cell["title"],
                 block=block,
                 block_heading="attack",
-                legend="Less: ours less the paper's.",
+                legend="Less: ours less the paper's." + " To clean: SRCC to the clean scores." * (against == "mos"),
             )
         )
     return made
@@ -223,9 +223,10 @@ def notes(config: ml_collections.ConfigDict, cells: Sequence[Mapping[str, Any]])
     said = [
         "The paper states no radius, number of steps or amplitude of its attacks: its number stands beside each of "
         "ours.",
-        "Rows printed as 'control' are not in the paper; plain_longer has as many image gradients as CPRL.",
         *experiment.notes_on_labels(config),
     ]
+    if any(not cell["printed"] for cell in cells):
+        said.append("Controls are not in the paper; plain_longer has as many image gradients as CPRL.")
     if table == 3 and not dataset:
         said.append(
             f"Table 3 has no column for {wanted}; config.paper_table.published names the one that is to stand here."
