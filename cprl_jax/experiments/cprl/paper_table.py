@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cprl_jax.config import defaults as config_lib
 from cprl_jax.evaluation import table_attacks
 from cprl_jax.experiments import repeats
 from cprl_jax.experiments.cprl import experiment, paper_tables, published
-from cprl_jax.experiments.cprl.paper_tables import Run
+from cprl_jax.experiments.cprl.paper_tables import Row, Run
 from cprl_jax.experiments.cprl.results import CLEAN, condition, conditions
 from cprl_jax.experiments.cprl.tables import beyond_the_paper
 from cprl_jax.methods import title as method_title
@@ -42,7 +42,7 @@ _AGAINST = {"mos": "MOS", "prediction": "the model's clean scores"}
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Trains and attacks what a table lacks, and prints the table.
 
-    A row that cannot be computed costs no other.
+    A row that cannot be computed costs none of another run; one whose training diverges costs none at all.
 
     Raises:
       UserError: no row of the table can be computed, or `workdir` holds something else. Where some rows could not be
@@ -54,18 +54,18 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     if runs and parallel.is_main_process():
         write_file(workdir / "config.json", config_lib.to_json(config))
     for planned in runs:
-        folder = workdir / planned.folder
+        if parallel.is_main_process():
+            _take_what_is_trained(planned, workdir / planned.folder)
+        parallel.barrier("trained models taken")
         try:
-            if parallel.is_main_process():
-                _take_what_is_trained(planned, folder)
-            parallel.barrier("trained models taken")
-            repeats.run(planned.config, folder, run_one=experiment.run, present=experiment.medians)
-        except (UserError, TrainingDiverged) as error:
+            _run(planned.config, workdir / planned.folder)
+        except TrainingDiverged:
+            problems |= _run_row_by_row(planned, workdir / planned.folder)
+        except UserError as error:
             logging.warning("%s: %s", planned.folder, error)
             problems |= dict.fromkeys(planned.rows, str(error))
-    done = [planned for planned in runs if not set(planned.rows) & set(problems)]
-    if done and parallel.is_main_process():
-        _present(config, lines(config, done, workdir), workdir)
+    if parallel.is_main_process() and (cells := lines(config, runs, workdir, without=problems)):
+        _present(config, cells, workdir)
     if problems:
         reasons: dict[str, list[str]] = {}
         for row, reason in problems.items():
@@ -79,6 +79,24 @@ def _check_workdir(workdir: Path) -> None:
         check_workdir(workdir, entry="config.json", content="one of the paper's tables")
     elif (job := config_lib.read_config(workdir).job) != "paper_table":
         raise UserError(f"{workdir} holds a run of the job {job!r}; give another --workdir")
+
+
+def _run(config: ml_collections.ConfigDict, folder: Path) -> None:
+    repeats.run(config, folder, run_one=experiment.run, present=experiment.medians)
+
+
+def _run_row_by_row(planned: Run, folder: Path) -> dict[Row, str]:
+    """The run without the rows whose training diverges, which are returned with the reason."""
+    problems: dict[Row, str] = {}
+    for row in planned.rows:
+        try:
+            _run(paper_tables.restricted(planned.config, [row], job="train"), folder)
+        except TrainingDiverged as error:
+            logging.warning("%s", error)
+            problems[row] = str(error)
+    if kept := [row for row in planned.rows if row not in problems]:
+        _run(paper_tables.restricted(planned.config, kept), folder)
+    return problems
 
 
 def _take_what_is_trained(planned: Run, folder: Path) -> None:
@@ -104,8 +122,13 @@ def _take_what_is_trained(planned: Run, folder: Path) -> None:
             os.replace(copy, target.folder / start)
 
 
-def lines(config: ml_collections.ConfigDict, runs: Sequence[Run], workdir: Path) -> list[dict[str, Any]]:
+def lines(
+    config: ml_collections.ConfigDict, runs: Sequence[Run], workdir: Path, *, without: Collection[Row] = ()
+) -> list[dict[str, Any]]:
     """The cells of a table, from the reports of its runs.
+
+    Args:
+      without: rows that could not be computed.
 
     Returns:
       one for each (row, attack, radius, against): `KEYS`; all other columns of the run's table.csv (of several splits,
@@ -116,9 +139,10 @@ def lines(config: ml_collections.ConfigDict, runs: Sequence[Run], workdir: Path)
     dataset, printed = published.dataset_of(config.paper_table.number, wanted), published.read()
     found = []
     for planned in runs:
-        measured = repeats.read_table(workdir / planned.folder / "report" / "table.csv")
+        rows = [row for row in planned.rows if row not in without]
+        measured = repeats.read_table(workdir / planned.folder / "report" / "table.csv") if rows else []
         network = models.network_of(planned.config.model).described(planned.config.model.backbone)
-        for row in planned.rows:
+        for row in rows:
             about = {"table": config.paper_table.number, "row": row.name, "printed": row.printed, "method": row.method}
             about |= {"network": network, "p": row.rate, "title": method_title(row.method, planned.config[row.method])}
             for ours in measured:

@@ -150,15 +150,23 @@ def _config(
     config: ml_collections.ConfigDict, network: str, rate: str, group: Sequence[Row]
 ) -> ml_collections.ConfigDict:
     """The configuration of the run of some rows."""
-    changed = config.copy_and_resolve_references()
-    changed.job = "train_and_evaluate"
-    changed.methods = _with_starts(config, [row.method for row in group])
+    changed = restricted(config, group)
     if rate:
         changed.model.sort_mask.rate = float(rate)
     if network != config.model.name:
         changed.model.update(name=network, backbone="", weights=config.paper_table.weights[network])
         for field in ("score_mean", "score_std", "sort_mask.stages", "sort_mask.min_channels"):
             changed.update_from_flattened_dict({f"model.{field}": ALL[f"model.{field}"].default})
+    return changed
+
+
+def restricted(
+    config: ml_collections.ConfigDict, group: Sequence[Row], *, job: str = "train_and_evaluate"
+) -> ml_collections.ConfigDict:
+    """The configuration of a run with the methods of some rows alone."""
+    changed = config.copy_and_resolve_references()
+    changed.job = job
+    changed.methods = _with_starts(config, [row.method for row in group])
     return changed
 
 

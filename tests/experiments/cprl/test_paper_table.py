@@ -19,6 +19,7 @@ from cprl_jax.runtime.files import write_file
 from cprl_jax.training.checkpoints import Checkpoints
 
 SIZE = 12
+HEADER = "method,attack,radius,against,srcc,plcc,rmse"
 
 
 @pytest.fixture
@@ -155,25 +156,50 @@ def test_a_model_without_masks_is_taken_from_a_run_of_the_same_settings(tmp_path
 
 
 def test_a_row_that_fails_costs_no_other(monkeypatch, tmp_path, config):
-    """The runs are stood in for: one has no data, one diverges, one is done."""
+    """Runs are stood in for: one has no data, in another one method diverges."""
+    config = presets.paper_table("table=6,network=compact,rows=at+cprl_loss+plain")
+    calls = []
 
     def run_one(config, folder, **_):
-        rate = config.model.sort_mask.rate
-        if rate == 0.1:
-            raise UserError("there is no such folder")
-        if rate == 0.2:
-            raise TrainingDiverged("cprl diverged at step 3")
-        (folder / "report").mkdir(parents=True)
-        header = "method,attack,radius,against,srcc,plcc,rmse"
-        (folder / "report" / "table.csv").write_text(f"{header}\ncprl,pgd,2,mos,0.5,0.5,10\n")
+        calls.append((config.job, config.methods))
+        if "at" in config.methods:
+            raise TrainingDiverged("at diverged at step 3")
+        if config.job == "train_and_evaluate":
+            lines = [f"{method},pgd,2,mos,0.5,0.5,10" for method in config.methods]
+            write_file(
+                folder / "report" / "table.csv", "\n".join(["method,attack,radius,against,srcc,plcc,rmse", *lines])
+            )
 
     monkeypatch.setattr(paper_table.repeats, "run", run_one)
-    config.paper_table.rows = ("p0.1", "p0.2", "p0.4")
-    with pytest.raises(UserError, match="Table 5 lacks 2 of its rows. p0.1: there is no such .*; p0.2: cprl diverged"):
+    with pytest.raises(UserError, match="Table 6 lacks 1 of its rows. at: at diverged at step 3"):
+        paper_table.run(config, tmp_path / "run")
+    both = ("plain", "at", "cprl_loss")
+    assert calls == [
+        ("train_and_evaluate", both),
+        ("train", ("plain",)),
+        ("train", ("plain", "at")),
+        ("train", ("plain", "cprl_loss")),
+        ("train_and_evaluate", ("plain", "cprl_loss")),
+    ]
+    plain, loss = rows(tmp_path / "run" / "report" / "table6.csv")
+    assert (plain["row"], plain["published_srcc"]) == ("plain", "nan"), "a control"
+    assert (loss["row"], loss["published_srcc"]) == ("cprl_loss", "0.573")
+    assert float(loss["difference_srcc"]) == pytest.approx(-0.073)
+
+
+def test_a_run_that_fails_costs_no_other(monkeypatch, tmp_path, config):
+    def run_one(config, folder, **_):
+        if config.model.sort_mask.rate == 0.1:
+            raise UserError("there is no such folder")
+        write_file(
+            folder / "report" / "table.csv", "method,attack,radius,against,srcc,plcc,rmse\ncprl,pgd,2,mos,0.5,0.5,9"
+        )
+
+    monkeypatch.setattr(paper_table.repeats, "run", run_one)
+    with pytest.raises(UserError, match="Table 5 lacks 1 of its rows. p0.1: there is no such folder"):
         paper_table.run(config, tmp_path / "run")
     (row,) = rows(tmp_path / "run" / "report" / "table5.csv")
     assert (row["row"], row["published_srcc"]) == ("p0.4", "0.748")
-    assert float(row["difference_srcc"]) == pytest.approx(-0.248)
 
 
 def test_a_folder_of_another_job_is_refused(config, tmp_path):
