@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from cprl_jax.layers.convolution import conv_general_dilated
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
@@ -228,6 +228,22 @@ def ceil_padding(size: Sequence[int], *, window: int, stride: int) -> tuple[tupl
     return tuple((0, (window - pixels) % stride) for pixels in size)
 
 
+def grid_patches(
+    images: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch patches size size channels"]:
+    """Patches of size x size pixels, side by side from the top left corner, row by row; what is left over is not seen.
+
+    Raises:
+      ValueError: an image smaller than a patch.
+    """
+    rows, columns = images.shape[1] // size, images.shape[2] // size
+    if rows * columns == 0:
+        raise ValueError(f"a patch has {size}x{size} pixels, the images have {images.shape[1]}x{images.shape[2]}")
+    x = images[:, : rows * size, : columns * size]
+    x = x.reshape(x.shape[0], rows, size, columns, size, x.shape[-1]).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(x.shape[0], rows * columns, size, size, x.shape[-1])
+
+
 def flatten_channels_first(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
     """Flattens in the order of torch's NCHW, which published weights count on."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
@@ -246,11 +262,24 @@ def global_std(x: Float[Array, "batch height width channels"]) -> Float[Array, "
 
 
 def linear(
-    x: Float[Array, "batch inputs"], features: int, *, name: str, kernel_init: Callable = torch_default
-) -> Float[Array, "batch features"]:
+    x: Float[Array, "*batch inputs"], features: int, *, name: str, kernel_init: Callable = torch_default
+) -> Float[Array, "*batch features"]:
     """A linear layer in float32 with torch's initial values; called in a compact method."""
     dense = nn.Dense(features, kernel_init=kernel_init, bias_init=torch_default_bias(x.shape[-1]), name=name)
     return dense(x.astype(jnp.float32))
+
+
+def example_keys(module: nn.Module, stream: str, batch: int, axis_name: str | None) -> Key[Array, " batch"]:
+    """A random key for each example, which does not depend on how many devices share the batch.
+
+    Args:
+      module: in one of its methods.
+      stream: the name of its stream of random numbers.
+      batch: the examples of this device.
+      axis_name: the mapped axis over which the batch is spread, if any.
+    """
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * batch
+    return jax.vmap(jax.random.fold_in, (None, 0))(module.make_rng(stream), first + jnp.arange(batch))
 
 
 class Dropout(nn.Module):
@@ -265,11 +294,12 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch features"], train: bool) -> Float[Array, "batch features"]:
+    def __call__(
+        self, x: Float[Array, "batch *places features"], train: bool
+    ) -> Float[Array, "batch *places features"]:
         if not train or self.rate == 0:
             return x
-        first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * x.shape[0]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), first + jnp.arange(x.shape[0]))
+        keys = example_keys(self, "dropout", x.shape[0], self.axis_name)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
 
