@@ -42,6 +42,7 @@ def paper_table(argument: str | None) -> ml_collections.ConfigDict:
     config.paper_table.number = int(values.get("table", "3"))
     config.paper_table.rows = tuple(filter(None, values.get("rows", "").split("+")))
     paper_tables.rows(config)  # refuses one that the table does not have
+    config.model.nima.output = "scalar"  # not all of the data sets have distributions of opinions
     config.evaluation.attacks = _declared((*PRINTED[config.paper_table.number], *BEYOND), ATTACKS)
     return config
 

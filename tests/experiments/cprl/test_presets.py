@@ -51,6 +51,7 @@ def test_every_table_on_every_kind_of_network(table, network):
     checks.validate(config)
     assert config.job == "paper_table" and set(presets.PRINTED[table]) <= set(config.evaluation.attacks)
     assert (config.model.name in NETWORKS) and (config.train.epochs, config.dataset.name) == (16, "vcl")
+    assert config.model.nima.output == "scalar"
     assert (config.cprl.start_from == "plain") == (network in presets.SMALL)
 
 
