@@ -56,7 +56,7 @@ def _run(argv: Sequence[str]) -> None:
     if config.compilation_cache:
         folder = files.utf8_path(config.compilation_cache, field="config.compilation_cache")
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    run = _job(config.job)
+    run = _job("dry_run" if config.dry_run else config.job)
     with parallel.cluster(), held(workdir):
         run(config, workdir)
 
@@ -67,6 +67,10 @@ def _job(name: str) -> Callable:
         from cprl_jax.experiments.perceptual.experiment import run
     elif name in ("causal_iqa", "leave_one_out"):
         from cprl_jax.experiments.causal_iqa.experiment import run
+    elif name == "paper_table":
+        from cprl_jax.experiments.cprl.paper_table import run
+    elif name == "dry_run":
+        from cprl_jax.experiments.cprl.estimate import run
     else:
         from cprl_jax.experiments import repeats
         from cprl_jax.experiments.cprl import experiment

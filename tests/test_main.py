@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cprl_jax import main
-from cprl_jax.experiments.cprl import experiment
+from cprl_jax.experiments.cprl import estimate, experiment
 from cprl_jax.runtime import files, lock, program
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +102,13 @@ def test_a_folder_in_use_is_refused(finish, tmp_path):
     with lock.held(tmp_path / "run"):
         code, line = finish(*QUICKSTART, "--workdir=run", job=lambda config, workdir: None)
     assert code == 2 and f"run is in use by process {os.getpid()} on" in line
+
+
+def test_a_dry_run_leaves_nothing_behind(finish, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(estimate, "run", lambda config, workdir: asked.append((config.job, workdir.name)))
+    assert finish(*QUICKSTART, "--config.dry_run", "--workdir=run") == (0, "")
+    assert asked == [("train_and_evaluate", "run")] and not (tmp_path / "run").exists()
 
 
 def test_the_log_of_libraries_is_short():

@@ -14,6 +14,7 @@ from cprl_jax.config.fields import FIELDS, group_of, within
 from cprl_jax.runtime.errors import UserError
 
 _WITHOUT_MODELS = {
+    "paper_table": "give one of the folders in it",
     "leave_one_out": "give a run of --config=configs/causal_iqa.py",
     "perceptual_attack": "give one of those that it attacks, which its config.json names in perceptual.models",
 }

@@ -13,10 +13,11 @@ from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.methods import METHODS
 from cprl_jax.models import NETWORKS
 
-JOBS = ("train_and_evaluate", "train", "evaluate", "perceptual_attack", "causal_iqa", "leave_one_out")
+JOBS = ("train_and_evaluate", "train", "evaluate", "paper_table", "perceptual_attack", "causal_iqa", "leave_one_out")
 UPDATES = ("erm", "metaiqa", "cis", "cip")
 FIDELITIES = ("chebyshev", "ssim", "lpips", "dists")
 SCORE_MODELS = ("ma19", "brisque")
+PUBLISHED_DATASETS = ("vcl", "live", "livec", "koniq")  # of CPRL's Table 3
 
 _DATASET = {
     "name": Field("embedded", "of data.DATASETS; several joined by + are one"),
@@ -107,6 +108,18 @@ _EVALUATION = {
     "landscape_extent": Field(4.0, "half a side", "1/255", above=0, at_most=255),
 }
 
+_PAPER_TABLE = {
+    "number": Field(3, "of the table in CPRL's paper", choices=(3, 4, 5, 6)),
+    "rows": Field((), "of that table, () = all: those of experiments/cprl/paper_tables.py"),
+    "published": Field(
+        "", "whose printed numbers stand beside ours ('' = config.dataset.name)", choices=("", *PUBLISHED_DATASETS)
+    ),
+    "weights": {
+        name: Field("", f"where rows on {name} start, if config.model.name is another network; as config.model.weights")
+        for name in NETWORKS
+    },
+}
+
 _CAUSAL_IQA = {
     "updates": Field(("erm", "cis", "cip"), "compared", choices=UPDATES),
     "seeds": Field(1, "trainings of each: config.seed, config.seed + 1, ...", at_least=1),
@@ -178,6 +191,7 @@ _PERCEPTUAL = {
 
 FIELDS: Mapping[str, Field | Mapping] = {
     "job": Field("train_and_evaluate", "what is done", choices=JOBS),
+    "dry_run": Field(False, "says what would be trained and attacked, and how long that takes; of CPRL's jobs"),
     "seed": Field(0, "of the split, the initial weights, the batches, the crops: everything random", at_least=0),
     "methods": Field(("plain", "cprl"), "trained and compared side by side", choices=tuple(METHODS)),
     "compilation_cache": Field("", "a folder that keeps compiled programs between runs ('' = none)"),
@@ -186,6 +200,7 @@ FIELDS: Mapping[str, Field | Mapping] = {
     "train": _TRAIN,
     **{name: method.fields for name, method in METHODS.items()},
     "evaluation": _EVALUATION | {name: attack.settings for name, attack in ATTACKS.items() if attack.settings},
+    "paper_table": _PAPER_TABLE,
     "causal_iqa": _CAUSAL_IQA,
     "perceptual": _PERCEPTUAL,
 }
@@ -196,7 +211,7 @@ ALL: Mapping[str, Field] = flatten(FIELDS)
 
 # A field belongs to one group. What does not train may differ between the commands that share a run's folder.
 _TRAINS_TOO = ("evaluation.mid", "evaluation.crop_size")  # methods and validation read them
-_JUDGES = ("evaluation", "perceptual", "causal_iqa", "job")
+_JUDGES = ("evaluation", "perceptual", "causal_iqa", "paper_table", "job", "dry_run")
 _PLACES = (
     "compilation_cache",
     "dataset.cache",

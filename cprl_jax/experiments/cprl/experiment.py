@@ -22,6 +22,7 @@ from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.evaluation import statistics, submitted, table_attacks, zero_shot
 from cprl_jax.evaluation.table import evaluate, examples, score_rows, table_rows
 from cprl_jax.experiments.cprl import findings, report
+from cprl_jax.experiments.cprl.activations import activations
 from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
 from cprl_jax.experiments.cprl.training import train
@@ -62,8 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             check_training_data(workdir / "training.json", dataset, parts)
         if not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
-        if not (workdir / "config.json").exists():
-            write_file(workdir / "config.json", config_lib.to_json(config))
+        _write_config(config, workdir / "config.json")
         logging.info(
             "%s: %d training, %d validation and %d test images; methods %s; %d %s device(s)",
             dataset.name,
@@ -98,7 +98,16 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"{workdir} holds a run of an earlier version, whose crops.json has the test crops at other places; give "
             "another --workdir"
         )
-    config_lib.check_same_run(path, config)
+    config_lib.check_same_run(path, config, free=("methods",))
+
+
+def _write_config(config: ml_collections.ConfigDict, path: Path) -> None:
+    """Keeps the configuration of a new run, or adds the methods that a run gets now."""
+    known = tuple(config_lib.read_config(path.parent).methods) if path.exists() else ()
+    if missing := tuple(method for method in config.methods if method not in known):
+        config = config.copy_and_resolve_references()
+        config.methods = known + missing
+        write_file(path, config_lib.to_json(config))
 
 
 def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workdir: Path) -> splits.Split:
@@ -157,7 +166,8 @@ def evaluate_run(config: ml_collections.ConfigDict, dataset, split, others, work
     for method in networks:
         cache = workdir / method / "robustness.npz"
         checks = robustness(config, method, networks, crops, names, mos, cache=cache)
-        checked.append({**checks, "integrals": integrals(table, method)})
+        channels = activations(config, networks[method], crops, mos, cache=workdir / method / "activations.npz")
+        checked.append({**checks, "integrals": integrals(table, method), "activations": channels})
     results = Results(
         table,
         scores=scores,

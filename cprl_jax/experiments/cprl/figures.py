@@ -10,7 +10,7 @@ from cprl_jax.report.values import number, shorten, value
 from cprl_jax.robustness import trust
 
 # How the file names of figures begin, those of `report.figures.training` among them.
-NAMES = ("change", "example_", "landscape_", "scatter_", "srcc_", "training_", "trust_")
+NAMES = ("activations_", "change", "example_", "landscape_", "scatter_", "srcc_", "training_", "trust_")
 # Shares of pixels, and a radius at which every attack wins: not on one scale with the rest.
 _NOT_STRENGTHS = (trust.ZERO_GRADIENTS, trust.UNBOUNDED)
 
@@ -109,6 +109,27 @@ def landscapes(results: Results) -> list[Panel]:
         figures.colour_bar(figure, axes, picture, "change of score")
         alt = f"{method}: change of the score on a plane around {landscape['image']}"
         panels.append(Panel(f"landscape_{method}", alt, figure))
+    return panels
+
+
+@styled
+def activations(results: Results) -> list[Panel]:
+    """One panel per method: mean activations of the trunk's channels, the largest first, before and after PGD.
+
+    Channels keep the place that they have without attack (first version of CPRL, Fig. 5).
+    """
+    panels = []
+    for method, channels in results.activations.items():
+        clean, attacked = (np.asarray(channels[key], np.float64) for key in ("clean", "attacked"))
+        order = np.argsort(-clean, kind="stable")
+        figure, axes = panel_of(shorten(method, 30), height=2.6)
+        look = {"linewidth": 0.8, "rasterized": bool(clean.size > figures.MANY_POINTS)}
+        axes.plot(attacked[order], color=figures.COLOURS[1], label=f"PGD at {channels['radius']:g}/255", **look)
+        axes.plot(clean[order], color=figures.COLOURS[0], label="no attack", **look | {"linewidth": 1.6})
+        axes.set(xlabel="channel, by its activation without attack", ylabel="mean activation")
+        legend(figure, axes)
+        alt = f"{method}: mean activation of each channel of the trunk without attack and under PGD"
+        panels.append(Panel(f"activations_{method}", alt, figure))
     return panels
 
 

@@ -68,10 +68,15 @@ def gradient_vanished(row: Row | None) -> bool:
     return value(row, "zero_gradient_fraction") > VANISHED
 
 
+def not_converged(row: Row | None) -> bool:
+    """Whether an attack that checks this would have moved the scores farther with more iterations."""
+    return value(row, "converged") < 1
+
+
 def doubtful(results: Results, method: str, pair: Condition) -> bool:
     """Whether a method's numbers there do not mean what they seem to; they are never marked as the best."""
-    blind = any(gradient_vanished(results.find(method, pair, against)) for against in AGAINST)
-    return blind or _deviation(results, method) < NARROW
+    rows = [results.find(method, pair, against) for against in AGAINST]
+    return any(gradient_vanished(row) or not_converged(row) for row in rows) or _deviation(results, method) < NARROW
 
 
 def warnings(results: Results) -> list[str]:
@@ -80,10 +85,11 @@ def warnings(results: Results) -> list[str]:
     The rules: a model says nearly the same of every image; a gradient is exactly zero on more than half of the pixels;
     FGSM is withstood but not PGD; signs of a masked gradient or of an attack that did not converge, which are PGD
     weaker than FGSM, or a larger radius weaker than a smaller one (Carlini et al., On Evaluating Adversarial
-    Robustness, 2019), wherever some of the ranking seems to survive; scores are squashed compared with those of another
+    Robustness, 2019), wherever some of the ranking seems to survive; an attack says itself that it has not converged;
+    scores are squashed compared with those of another
     model; a method does not pass a trust check.
     """
-    rules = (_narrow, _vanished, _false_comfort, _weak_attack, _squashed, _masked)
+    rules = (_narrow, _vanished, _false_comfort, _weak_attack, _unconverged, _squashed, _masked)
     return list(filter(None, (rule(results, method) for rule in rules for method in results.methods)))
 
 
@@ -136,6 +142,13 @@ def _weak_attack(results: Results, method: str) -> str:
                     f"(SRCC {decimals(after, 2)} against {decimals(before, 2)})"
                 )
     return f"{method}: {listed(signs)}. A stronger attack may find what this one missed." if signs else ""
+
+
+def _unconverged(results: Results, method: str) -> str:
+    where = [results.title(condition(row)) for row in results.rows_of(method) if not_converged(row)]
+    if not where:
+        return ""
+    return f"{method}: {listed(where)} had not converged. More iterations would lower the number."
 
 
 def _squashed(results: Results, method: str) -> str:

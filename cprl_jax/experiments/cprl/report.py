@@ -150,6 +150,13 @@ def _sections(results: Results) -> list[Section]:
         Section("Worst cases", [tables.worst(results)], f"The images whose score {where} moved farthest, per method."),
         Section("The scores around one image", [pictures.landscapes(results)], _landscape_hint(results)),
         Section(
+            "What the attack does inside",
+            [pictures.activations(results)],
+            "Mean activation of each channel of the last map of the trunk, over a few test images, the channels by "
+            "their activation without attack. Where the thin line leaves the thick one, the attack moved what the "
+            "score is made of.",
+        ),
+        Section(
             "Robust, or only hiding its gradient?",
             [tables.trust(results), pictures.strengths(results)],
             "Signs of a masked gradient. Each line is something that holds where attacks find what there is to find; "

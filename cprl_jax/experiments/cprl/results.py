@@ -38,7 +38,8 @@ class Results:
       zero_shot: those of zero_shot.csv, one for each (method, other data set), from `evaluation.zero_shot.evaluate`.
       robustness: one entry per method, with `method` and any of: `checks`, a list of what `robustness.trust.check`
         returns, as dictionaries; `landscape`, with `image` (its name), `scores` [points, points], `along_gradient` and
-        `along_random` (1/255), `zero_gradient_fraction`; and `integrals`, attack -> integral robustness.
+        `along_random` (1/255), `zero_gradient_fraction`; `integrals`, attack -> integral robustness; and
+        `activations`, with `clean` and `attacked` [channels] and `radius` (1/255).
       examples: images to show: `method`, `name`, `attack`, `radius`, `mos`, `before`, `after`, `image`
         (uint8 [height, width, 3]) and `attacked` (float in [0, 1], same shape).
       histories: method -> rows with `step`, `loss` and any column with 'srcc' in its name; empty cells are skipped.
@@ -86,6 +87,11 @@ class Results:
     def landscapes(self) -> dict[str, Mapping[str, Any]]:
         """The score landscapes by method."""
         return {entry["method"]: entry["landscape"] for entry in self.robustness if entry.get("landscape")}
+
+    @property
+    def activations(self) -> dict[str, Mapping[str, Any]]:
+        """The mean activations of the trunk's channels by method."""
+        return {entry["method"]: entry["activations"] for entry in self.robustness if entry.get("activations")}
 
     @functools.cached_property
     def headline_scores(self) -> list[Row]:

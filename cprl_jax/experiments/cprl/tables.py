@@ -1,7 +1,7 @@
 """The tables of a CPRL run, for the terminal, the page and Markdown."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cprl_jax.experiments.cprl import findings
 from cprl_jax.experiments.cprl.results import CLEAN, Results, condition, conditions
@@ -27,11 +27,17 @@ def numbers(results: Results, note: agreement.Note = interval) -> Table:
     if any(map(_rounded, results.rows)):
         columns.insert(1, Column("srcc_8bit", "8 bit", group="against MOS", of="mos", text=_rounded))
         legend += " 8 bit: SRCC after the attacked images were rounded to 8 bits, where it differs."
+    if any(math.isfinite(value(row, "lowest_srcc")) for row in results.rows):
+        legend += (
+            " Lowest SRCC: of any order that the scores' reachable intervals allow; one that was reached, and a bound "
+            "that none can undercut."
+        )
     rows = [row for row in results.rows if (condition(row), row["against"]) != (CLEAN, "prediction")]
     legend += agreement.undefined(rows)
     columns += agreement.columns(group="against own clean scores", of="prediction", noted=())
     columns.append(Column("ssim", "SSIM", group="attacked"))
     columns.append(Column("max_change", "change", group="attacked", digits=2))
+    columns += beyond_the_paper(rows)
     return Table(
         rows,
         columns,
@@ -46,6 +52,23 @@ def numbers(results: Results, note: agreement.Note = interval) -> Table:
         best_legend="best of the methods under that attack",
         legend=legend + " Rows marked ! do not compete; see the warnings." * bool(doubts),
     )
+
+
+def beyond_the_paper(rows: Sequence[Row]) -> list[Column]:
+    """What is measured of attacked images besides the paper's measures: a column for each that some row has."""
+    columns = [
+        Column("r", "R", group="attacked", digits=2),
+        Column("converged", "converged", group="attacked", text=_converged),
+        Column("lowest_srcc", "reached", group="lowest SRCC"),
+        Column("lowest_srcc_bound", "bound", group="lowest SRCC"),
+    ]
+    return [column for column in columns if any(math.isfinite(value(row, column.key)) for row in rows)]
+
+
+def _converged(row: Row) -> str:
+    """Whether more iterations would change little, of an attack that says so."""
+    converged = value(row, "converged")
+    return "" if math.isnan(converged) else "yes" if converged >= 1 else "no"
 
 
 def _how(row: Row) -> str:

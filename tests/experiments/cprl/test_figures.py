@@ -114,3 +114,22 @@ def test_strengths_leave_out_what_is_not_finite(made):
     (panel,) = pictures.strengths(made.results(robustness=[found]))
     np.testing.assert_allclose(panel.figure.axes[0].lines[0].get_xydata(), [(5, 1)])
     drawn(panel)
+
+
+def test_channels_are_in_the_order_of_their_activation_without_attack(made):
+    entries = [made.robustness("plain"), made.robustness("cprl")]
+    entries[0]["activations"] = {"clean": [0.2, 0.5, 0.1], "attacked": [0.4, 0.3, 0.1], "radius": 2.0}
+    (panel,) = pictures.activations(made.results(robustness=entries))
+    attacked, clean = panel.figure.axes[0].lines
+    np.testing.assert_allclose(clean.get_ydata(), [0.5, 0.2, 0.1])
+    np.testing.assert_allclose(attacked.get_ydata(), [0.3, 0.4, 0.1])
+    assert (panel.name, attacked.get_label()) == ("activations_plain", "PGD at 2/255")
+    assert panel.name.startswith(pictures.NAMES)
+    drawn(panel)
+    assert pictures.activations(made.results()) == []
+
+
+def test_every_method_has_its_landscape(made):
+    names = [f"method_{number}" for number in range(13)]
+    panels = pictures.landscapes(made.results(robustness=[made.robustness(name) for name in names]))
+    assert [panel.name for panel in panels] == [f"landscape_{name}" for name in names]

@@ -190,3 +190,15 @@ def test_trust_verdict_names_what_fails(made):
     (warning,) = findings.warnings(made.results(robustness=found))
     assert warning.startswith("plain does not pass every check for masked gradients")
     assert findings.warnings(made.results(robustness=found[1:])) == []
+
+
+def test_an_attack_that_has_not_converged_is_doubted(made):
+    pair = ("ensemble", 1.0)
+    rows = [made.row(name, *where) for name in ("plain", "cprl") for where in ((), pair)]
+    rows[1]["converged"], rows[3]["converged"] = 1, 0
+    results = made.results(rows)
+    assert [findings.doubtful(results, name, pair) for name in ("plain", "cprl")] == [False, True]
+    assert not findings.doubtful(results, "cprl", ("none", 0.0))
+    assert findings.warnings(results) == [
+        "cprl: ensemble at 1/255 had not converged. More iterations would lower the number."
+    ]

@@ -116,3 +116,20 @@ def test_zero_shot_has_a_block_for_each_set(made, note):
     assert [cell.text for cell in line.cells] == ["450", "0.500", "0.510", "12.00"]
     assert line.cells[1].note == ("" if note else "[0.40, 0.60]")
     assert table.csv().splitlines()[0] == "method,dataset,images,srcc,plcc,rmse,srcc_low,srcc_high"
+
+
+def test_columns_beyond_the_paper_stand_where_rows_have_them(made):
+    ensemble = made.row(attack="ensemble", radius=1.0, srcc=0.1, converged=False, r=1.25)
+    reach = made.row(attack="reach:low", radius=1.0, srcc=0.2, lowest_srcc=-0.5, lowest_srcc_bound=-0.75)
+    known = {"SRCC", "PLCC", "RMSE", "SSIM", "change"}
+    assert {column.title for column in tables.numbers(made.results()).columns} == known
+    table = tables.numbers(made.results([made.row(), ensemble, reach]))
+    assert {column.title for column in table.columns} == known | {"R", "converged", "reached", "bound"}
+    cells = {heading: [cell.text for cell in line.cells[-4:]] for (heading, _), line in lines(table).items()}
+    assert cells == {
+        "no attack": ["–", "", "–", "–"],
+        "ensemble at 1/255": ["1.25", "no", "–", "–"],
+        "reach (low) at 1/255": ["–", "", "-0.500", "-0.750"],
+    }
+    assert [heading for (heading, _), line in lines(table).items() if line.flagged] == ["ensemble at 1/255"]
+    assert "none can undercut" in table.legend
