@@ -10,6 +10,7 @@ import ml_collections
 from jaxtyping import Array, Float, Int, Key
 
 from cprl_jax.config.field import Field
+from cprl_jax.models.change import NetworkChange
 
 ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
 
@@ -73,7 +74,7 @@ class Method:
       metrics: the names of what `loss` returns beside the loss.
       gradients: gradient evaluations for each training image and step, from the settings: the unit of its budget.
       parts: what a title adds about the settings that ran, such as 'directions of 2 steps'.
-      network: `(config.model, settings)`; changes the configuration of the network in place.
+      network: `(settings)`: what the method changes in any network.
       adaptive: `(module, variables) -> score_fn` through which an attacker who knows the method gets a useful gradient.
     """
 
@@ -86,7 +87,7 @@ class Method:
     metrics: tuple[str, ...] = ()
     gradients: Callable[[Any], float] = lambda settings: 1
     parts: Callable[[Any], Sequence[str]] = lambda settings: ()
-    network: Callable[[ml_collections.ConfigDict, ml_collections.ConfigDict], None] | None = None
+    network: Callable[[Any], NetworkChange] = lambda settings: NetworkChange()
     adaptive: Callable[[nn.Module, Mapping], ScoreFn] | None = None
 
     @property

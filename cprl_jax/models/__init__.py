@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Key
 from cprl_jax.config.field import Field, listed, near
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 from cprl_jax.models import weights
+from cprl_jax.models.change import NetworkChange, check_change
 from cprl_jax.models.network import Network
 from cprl_jax.models.weights import save_weights
 from cprl_jax.runtime.declarations import declarations
@@ -45,6 +46,7 @@ __all__ = [
 
 NETWORKS: dict[str, Network] = declarations(__name__, "NETWORK")
 
+_UNCHANGED = NetworkChange()
 _DTYPE = Field("float32", choices=("float32", "bfloat16"))
 _DROPOUT = Field(0.0, at_least=0, below=1)
 _SCORE_STD = Field(1.0, above=0)
@@ -62,12 +64,15 @@ def network_of(config_model: ml_collections.ConfigDict) -> Network:
     return NETWORKS[name]
 
 
-def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None) -> nn.Module:
+def create(
+    config_model: ml_collections.ConfigDict, axis_name: str | None = None, change: NetworkChange = _UNCHANGED
+) -> nn.Module:
     """The network of a configuration: `module.apply(variables, images, train=False)` gives scores [batch].
 
     Args:
       config_model: `config.model`, see cprl_jax/config/defaults.py.
       axis_name: the mapped axis over which a training batch is spread, if any.
+      change: what the training method changes in the network.
 
     Raises:
       UserError: an unknown name, backbone or dtype, or a value that is out of its range.
@@ -80,6 +85,7 @@ def create(config_model: ml_collections.ConfigDict, axis_name: str | None = None
         options["backbone"] = network.variant(config_model.backbone)
     return network.module(
         sort_mask=_placement(network, config_model.sort_mask),
+        change=change,
         score_mean=float(config_model.score_mean),
         score_std=float(config_model.score_std),
         dtype=jnp.dtype(config_model.dtype),
@@ -146,14 +152,24 @@ def initialize(module: nn.Module, key: Key[Array, ""], image_size: int) -> dict:
     """Random variables of a network for square images of `image_size` pixels, computed under jit.
 
     Warns, once for each module, when SortMask is asked for and covers no convolution.
+
+    Raises:
+      UserError: the network has no place for what the training method changes.
     """
+    _check_change(module, image_size)
     _warn_if_nothing_is_masked(module, image_size)
     return _initializer(module, image_size)(key)
 
 
 @functools.cache
 def _initializer(module: nn.Module, image_size: int) -> Callable[[Array], dict]:
-    return jax.jit(lambda key: module.init(key, jnp.zeros((1, image_size, image_size, 3))))
+    def init(key):
+        return module.init({"params": key, "change": key}, jnp.zeros((1, image_size, image_size, 3)))
+
+    return jax.jit(init)
+
+
+_check_change = functools.cache(check_change)
 
 
 @functools.cache
@@ -177,7 +193,8 @@ def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:
         return call(*arguments, **keywords)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, image_size, image_size, 3))), jax.random.key(0))
+        keys = dict.fromkeys(("params", "change"), jax.random.key(0))
+        jax.eval_shape(lambda: module.init(keys, jnp.zeros((1, image_size, image_size, 3))))
     return names
 
 
@@ -194,6 +211,9 @@ def score_fn(
     It is a `jax.tree_util.Partial`: it goes through jit as a pytree of `variables`, and those of equal modules share
     their compiled code.
 
+    The score of a network that is random in evaluation mode too (`NetworkChange.draws`) is the mean over so many draws,
+    which are the same at every call.
+
     Args:
       module: a network.
       variables: of the network.
@@ -201,12 +221,13 @@ def score_fn(
         'straight_through': the same scores, with every masked convolution differentiated as if it masked nothing
         (BPDA). 'random': the masks of training (a module with an `axis_name` draws them only under that axis).
       key: for random masks, the one draw of them that scores all images. Without it, `masks='random'` gives a
-        function of (key, images), as `cprl_jax.attacks.adaptive.expectation` takes it.
+        function of (key, images), as `cprl_jax.attacks.adaptive.expectation` takes it. For a network that is random in
+        evaluation mode too, the key of its draws; another one for each judge that an attacker has not seen.
       dtype: of the computation, whatever the module was trained in: rounding to bfloat16 hides small changes of an
         image from the score, and makes any network look robust.
 
     Raises:
-      ValueError: an unknown `masks`, a key for masks that are not random, or a network without SortMask.
+      ValueError: an unknown `masks`, a key for a network and masks that are not random, or a network without SortMask.
     """
     dtype = jnp.dtype(dtype)
     if (trained := getattr(module, "dtype", None)) is not None and jnp.dtype(trained) != dtype:
@@ -218,8 +239,11 @@ def score_fn(
     if masks == "random":
         bound = (variables,) if key is None else (variables, key)
         return jax.tree_util.Partial(_evaluation_mode_with_random_masks(module), *bound)
+    if draws := getattr(module, "change", _UNCHANGED).draws:
+        key = jax.random.key(0) if key is None else key
+        return jax.tree_util.Partial(_mean_over_draws(module, draws), variables, key)
     if key is not None:
-        raise ValueError(f"key is for masks='random', got a key and masks={masks!r}.")
+        raise ValueError(f"key is for masks='random' and networks that are random, got a key and masks={masks!r}.")
     return jax.tree_util.Partial(_evaluation_mode(module), variables)
 
 
@@ -227,6 +251,17 @@ def score_fn(
 def _evaluation_mode(module: nn.Module) -> Callable[[Mapping, Array], Array]:
     def score(variables: Mapping, images: Array) -> Array:
         return module.apply(variables, images, train=False)
+
+    return score
+
+
+@functools.cache
+def _mean_over_draws(module: nn.Module, draws: int) -> Callable[[Mapping, Array, Array], Array]:
+    def score(variables: Mapping, key: Array, images: Array) -> Array:
+        def draw(key):
+            return module.apply(variables, images, train=False, rngs={"change": key})
+
+        return jnp.mean(jax.vmap(draw)(jax.random.split(key, draws)), axis=0)
 
     return score
 

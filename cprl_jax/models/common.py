@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from cprl_jax.layers.convolution import conv_general_dilated
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
@@ -253,6 +253,19 @@ def linear(
     return dense(x.astype(jnp.float32))
 
 
+def example_keys(module: nn.Module, stream: str, batch: int, axis_name: str | None) -> Key[Array, " batch"]:
+    """A random key for each example, which does not depend on how many devices share the batch.
+
+    Args:
+      module: in one of its methods.
+      stream: the name of its stream of random numbers.
+      batch: the examples of this device.
+      axis_name: the mapped axis over which the batch is spread, if any.
+    """
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * batch
+    return jax.vmap(jax.random.fold_in, (None, 0))(module.make_rng(stream), first + jnp.arange(batch))
+
+
 class Dropout(nn.Module):
     """Dropout of features; an example's mask does not depend on how many devices share its batch.
 
@@ -268,8 +281,7 @@ class Dropout(nn.Module):
     def __call__(self, x: Float[Array, "batch features"], train: bool) -> Float[Array, "batch features"]:
         if not train or self.rate == 0:
             return x
-        first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * x.shape[0]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), first + jnp.arange(x.shape[0]))
+        keys = example_keys(self, "dropout", x.shape[0], self.axis_name)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
 

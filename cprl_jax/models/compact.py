@@ -59,7 +59,9 @@ class CompactTrunk(MaskableModule):
                     use_bias=False,
                     kernel_init=kaiming_normal,
                 )
-                x = nn.silu(self.batch_norm(x, name=f"{name}_norm", train=train))
+                x = self.batch_norm(x, name=f"{name}_norm", train=train)
+                x = self.activate(x, nn.silu, name=f"{name}_silu", stage=stage, train=train)
+            x = self.end_stage(x, stage=stage, train=train)
             maps.append(x)
         return tuple(maps)
 
@@ -80,7 +82,7 @@ class CompactScore(ScoreNetwork):
           ValueError: smaller images.
         """
         maps = self.trunk(CompactTrunk, images, train)
-        contrast = 4.0 * global_std(images)  # about 1 for a photograph
+        contrast = 4.0 * global_std(self.change.images(images))  # about 1 for a photograph
         energies = [contrast, *(pool(x) for x in maps for pool in (global_rms, global_std))]
         features = jnp.log(jnp.concatenate(energies, axis=-1) + SMALLEST_ENERGY)
         features = batch_norm(features, name="head_norm", train=train, dtype=jnp.float32, axis_name=self.axis_name)

@@ -122,7 +122,8 @@ class EfficientNetLite(FoldableModule):
           x: RGB in [-1, 1].
           train: whether batch statistics are those of x (and are updated) and masks are random.
         """
-        x = nn.relu6(self.normalized_conv(x, STEM_CHANNELS, 3, name="conv_stem", norm="bn0", train=train, stride=2))
+        x = self.normalized_conv(x, STEM_CHANNELS, 3, name="conv_stem", norm="bn0", train=train, stride=2)
+        x = self.activate(x, nn.relu6, name="relu", stage=0, train=train)
         maps, number = [], 0
         for stage, (blocks, kernel_size, stride, expansion, channels) in enumerate(
             scaled_stages(self.variant), start=1
@@ -139,9 +140,10 @@ class EfficientNetLite(FoldableModule):
                     name=f"block{number}",
                 )(x, train)
                 number += 1
+            x = self.end_stage(x, stage=stage, train=train)
             maps.append(x)
-        x = self.normalized_conv(x, LAST_CHANNELS, 1, name="conv_head", norm="bn1", train=train)
-        return (*maps, nn.relu6(x))
+        x = self.normalized_conv(x, LAST_CHANNELS, 1, name="conv_head", norm="bn1", train=train, stage=len(STAGES))
+        return (*maps, self.activate(x, nn.relu6, name="relu_head", stage=len(STAGES), train=train))
 
 
 class Block(FoldableModule):
@@ -157,21 +159,15 @@ class Block(FoldableModule):
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch out_height out_width features"]:
+        here = dict(stage=self.stage, train=train)
         y, expanded = x, self.expansion * x.shape[-1]
         if self.expansion > 1:
-            y = nn.relu6(self.normalized_conv(y, expanded, 1, name="expand_conv", norm="bn0", train=train))
-        y = self.normalized_conv(
-            y,
-            expanded,
-            self.kernel_size,
-            name="depthwise_conv",
-            norm="bn1",
-            train=train,
-            depthwise=True,
-            stride=self.stride,
-            stage=self.stage,
-        )
-        y = self.normalized_conv(nn.relu6(y), self.channels, 1, name="project_conv", norm="bn2", train=train)
+            y = self.normalized_conv(y, expanded, 1, name="expand_conv", norm="bn0", **here)
+            y = self.activate(y, nn.relu6, name="relu0", **here)
+        depthwise = dict(depthwise=True, stride=self.stride)
+        y = self.normalized_conv(y, expanded, self.kernel_size, name="depthwise_conv", norm="bn1", **depthwise, **here)
+        y = self.activate(y, nn.relu6, name="relu1", **here)
+        y = self.normalized_conv(y, self.channels, 1, name="project_conv", norm="bn2", **here)
         return y + x if y.shape == x.shape else y
 
 

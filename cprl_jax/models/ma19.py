@@ -86,6 +86,7 @@ class Ma19Trunk(MaskableModule):
                 bias_init=torch_default_bias(9 * x.shape[-1]),
             )
             x = GDN(dtype=self.dtype, name=f"gdn{stage}")(x)
+            x = self.end_stage(x, stage=stage, train=train)
             maps.append(x)
         return tuple(maps)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.config.field import Field, listed, near
 from cprl_jax.layers.sort_mask import SortMaskPlacement
+from cprl_jax.models.change import NetworkChange, Place
 from cprl_jax.models.common import Normalization, batch_norm, conv
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
@@ -25,28 +26,69 @@ Tensors = dict[str, np.ndarray]
 
 
 class MaskableModule(nn.Module, kw_only=True):
-    """A network, a trunk or a block of one: a module whose convolutions may be masked.
+    """A network, a trunk or a block of one: a module whose convolutions may be masked, and which a method may change.
 
     Attributes:
       sort_mask: which convolutions are masked.
+      change: what the training method changes.
       dtype: of the computation; parameters and statistics are float32.
       axis_name: the mapped axis over which the batch is spread, if any.
     """
 
     sort_mask: SortMaskPlacement = SortMaskPlacement()
+    change: NetworkChange = NetworkChange()
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
     @property
     def shared(self) -> dict[str, Any]:
         """The attributes above, for the modules inside this one."""
-        return dict(sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name)
+        return dict(sort_mask=self.sort_mask, change=self.change, dtype=self.dtype, axis_name=self.axis_name)
 
     def conv(
-        self, x: Float[Array, "batch height width channels"], features: int, kernel_size: int, **options: Any
+        self,
+        x: Float[Array, "batch height width channels"],
+        features: int,
+        kernel_size: int,
+        *,
+        name: str,
+        train: bool,
+        stage: int = 0,
+        **options: Any,
     ) -> Float[Array, "batch out_height out_width features"]:
         """`common.conv` with the attributes of this module; called in a compact method."""
-        return conv(x, features, kernel_size, **self.shared, **options)
+        x = self.change.conv_input(self, x, self._place(f"{name}_input", stage, train))
+        options |= dict(sort_mask=self.sort_mask, dtype=self.dtype, axis_name=self.axis_name)
+        return conv(x, features, kernel_size, name=name, train=train, stage=stage, **options)
+
+    def activate(
+        self,
+        x: Float[Array, "batch height width channels"],
+        activation: Callable[[Array], Array],
+        *,
+        name: str,
+        stage: int,
+        train: bool,
+    ) -> Float[Array, "batch height width channels"]:
+        """An activation of the trunk, or what the method has in its place; called in a compact method.
+
+        Args:
+          x: what is activated.
+          activation: the network's own, such as `nn.relu`.
+          name: of the place, unique in this module.
+          stage: as `sort_mask.stages` counts.
+          train: whether the network is in training mode.
+        """
+        return self.change.activation(self, x, activation, self._place(name, stage, train))
+
+    def end_stage(
+        self, x: Float[Array, "batch height width channels"], *, stage: int, train: bool
+    ) -> Float[Array, "batch height width channels"]:
+        """The end of a stage of the trunk, where a method may add a block; called in a compact method."""
+        return self.change.stage_output(self, x, self._place(f"stage{stage}_end", stage, train))
+
+    def _place(self, name: str, stage: int, train: bool) -> Place:
+        return Place(name, stage, train, self.dtype, self.axis_name)
 
     def batch_norm(
         self, x: Float[Array, "batch height width channels"], *, name: str, train: bool, **options: Any
@@ -90,6 +132,7 @@ class ScoreNetwork(MaskableModule, kw_only=True):
                 f"{type(self).__name__} takes images of at least {self.smallest_image}x{self.smallest_image} pixels, "
                 f"got {height}x{width}"
             )
+        images = self.change.images(images)
         return trunk(**self.shared, **options, name="backbone")(self.normalization.normalize(images), train)
 
     def score(self, output: Float[Array, " batch"]) -> Float[Array, " batch"]:

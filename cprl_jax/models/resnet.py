@@ -49,7 +49,8 @@ class ResNet(MaskableModule):
             x, 64, 7, name="conv1", train=train, stride=2, padding=3, use_bias=False, kernel_init=kaiming_normal_fan_out
         )
         x = self.batch_norm(x, name="bn1", train=train)
-        x = nn.relu(max_pool(x, window=3, stride=2, padding=((1, 1), (1, 1))))
+        x = max_pool(x, window=3, stride=2, padding=((1, 1), (1, 1)))
+        x = self.activate(x, nn.relu, name="relu", stage=0, train=train)
         maps = []
         for stage, blocks in enumerate(blocks_per_stage, start=1):
             for block in range(blocks):
@@ -61,6 +62,7 @@ class ResNet(MaskableModule):
                     **self.shared,
                     name=f"layer{stage}_{block}",
                 )(x, train)
+            x = self.end_stage(x, stage=stage, train=train)
             maps.append(x)
         return tuple(maps)
 
@@ -101,11 +103,11 @@ class ResidualBlock(MaskableModule):
             x = convolution(x, width, kernel_size, stride, f"conv{number}")
             x = self.batch_norm(x, name=f"bn{number}", train=train)
             if number < len(layers):
-                x = nn.relu(x)
+                x = self.activate(x, nn.relu, name=f"relu{number}", stage=self.stage, train=train)
         if self.stride > 1 or shortcut.shape[-1] != features:
             shortcut = convolution(shortcut, features, 1, self.stride, "downsample_conv")
             shortcut = self.batch_norm(shortcut, name="downsample_bn", train=train)
-        return nn.relu(x + shortcut)
+        return self.activate(x + shortcut, nn.relu, name=f"relu{len(layers)}", stage=self.stage, train=train)
 
 
 class ResNetScore(ScoreNetwork):

@@ -51,12 +51,13 @@ class SqueezeNetTrunk(MaskableModule):
         """The maps of stages 0 to 3 after ReLU and before max-pooling, at about 1/2, 1/4, 1/8 and 1/16 of the size."""
         x = InputNormalization(name="input")(images)
         x = self.conv(x, 64, 3, name="conv1", train=train, stride=2, kernel_init=kaiming_uniform)
-        maps = [nn.relu(x)]
+        maps = [self.activate(x, nn.relu, name="relu0", stage=0, train=train)]
         for stage, modules in enumerate(FIRE_MODULES, start=1):
             x = max_pool(x, window=3, stride=2, padding=ceil_padding(x.shape[1:3], window=3, stride=2))
             for number, squeeze, expand in modules:
                 x = Fire(squeeze, expand, stage=stage, **self.shared, name=f"fire{number}")(x, train)
-            maps.append(nn.relu(x))
+            x = self.end_stage(x, stage=stage, train=train)
+            maps.append(self.activate(x, nn.relu, name=f"relu{stage}", stage=stage, train=train))
         return tuple(maps)
 
 
@@ -75,11 +76,13 @@ class Fire(MaskableModule):
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch height width expanded"]:
-        options = dict(train=train, stage=self.stage, kernel_init=kaiming_uniform)
-        squeezed = nn.relu(self.conv(nn.relu(x), self.squeeze, 1, name="squeeze1x1", **options))
+        here = dict(stage=self.stage, train=train)
+        x = self.activate(x, nn.relu, name="relu_input", **here)
+        x = self.conv(x, self.squeeze, 1, name="squeeze1x1", kernel_init=kaiming_uniform, **here)
+        x = self.activate(x, nn.relu, name="relu_squeeze", **here)
         expanded = [
-            self.conv(squeezed, self.expand, 1, name="expand1x1", **options),
-            self.conv(squeezed, self.expand, 3, name="expand3x3", padding=1, **options),
+            self.conv(x, self.expand, 1, name="expand1x1", kernel_init=kaiming_uniform, **here),
+            self.conv(x, self.expand, 3, name="expand3x3", padding=1, kernel_init=kaiming_uniform, **here),
         ]
         return jnp.concatenate(expanded, axis=-1)
 

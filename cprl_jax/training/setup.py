@@ -1,7 +1,9 @@
 """From a configuration to what a training needs: network, first variables, length; and its trained variables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import flax
 import flax.linen as nn
 import jax
 import ml_collections
@@ -18,9 +20,7 @@ def create_model(config: ml_collections.ConfigDict, method: str, *, axis_name: s
     model = config.model.copy_and_resolve_references()
     if not config[method].sort_mask:
         model.sort_mask.rate = 0.0
-    if change := METHODS[method].network:
-        change(model, config[method])
-    return models.create(model, axis_name=axis_name)
+    return models.create(model, axis_name=axis_name, change=METHODS[method].network(config[method]))
 
 
 def batch_size(config: ml_collections.ConfigDict, method: str) -> int:
@@ -79,13 +79,33 @@ def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: i
 def start_variables(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:
     """The variables before training: config.model.weights, what they lack at random; all at random without weights.
 
+    Weights are those of the network without what the method changes in it; what it adds there is random too.
+
     Raises:
       UserError: weights that cannot be read, or are those of another network.
     """
     variables = _initialize(config, method, seed=seed)
     if not config.model.weights:
         return variables
-    return models.load_weights(variables, config.model.weights, config_model=config.model)
+    unchanged = models.initialize(models.create(config.model), jax.random.key(seed), config.train.crop_size)
+    return with_values_of(variables, models.load_weights(unchanged, config.model.weights, config_model=config.model))
+
+
+def variables_after(config: ml_collections.ConfigDict, method: str, folder: Path, *, start: str) -> dict:
+    """The variables before a training that goes on from another method's, `start`, in its `folder`.
+
+    What only this method's network has is random.
+
+    Raises:
+      UserError: `start` has no checkpoint.
+    """
+    return with_values_of(_initialize(config, method, seed=config.seed), trained_variables(config, start, folder))
+
+
+def with_values_of(variables: Mapping, others: Mapping) -> dict:
+    """The variables with the values of those others that have the same names."""
+    ours, theirs = (flax.traverse_util.flatten_dict(dict(tree)) for tree in (variables, others))
+    return flax.traverse_util.unflatten_dict({name: theirs.get(name, value) for name, value in ours.items()})
 
 
 def warn_of_random_weights(config: ml_collections.ConfigDict, name: str) -> None:

@@ -57,7 +57,8 @@ def make_step(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, example)
         # The layers fold the device's place in themselves, see SortMaskConv.
         streams = {
-            name: jax.random.fold_in(step_key, number) for number, name in enumerate(("mask", "dropout"), 1 << 20)
+            name: jax.random.fold_in(step_key, number)
+            for number, name in enumerate(("mask", "dropout", "change"), 1 << 20)
         }
 
         def apply(params, batch_stats, x):
@@ -92,7 +93,9 @@ def make_step(
             forward = Forward(
                 scores=scores_of,
                 constant=lambda x: apply(constant, batch_stats, x)[0],
-                deployed=lambda x: module.apply({"params": constant, "batch_stats": batch_stats}, x, train=False),
+                deployed=lambda x: module.apply(
+                    {"params": constant, "batch_stats": batch_stats}, x, train=False, rngs=streams
+                ),
                 is_deployed=(by_averages or not batch_norm) and not random,
                 gather=gather,
                 label_loss=label_loss,

@@ -49,7 +49,8 @@ def train(
             setup.warn_of_random_weights(config, method)
         variables = setup.start_variables(config, method, seed=config.seed)
     else:
-        variables = setup.trained_variables(config, settings.start_from, workdir / settings.start_from)
+        start = settings.start_from
+        variables = setup.variables_after(config, method, workdir / start, start=start)
     optimizer = make_optimizer(train, steps=steps)
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
     fit(
