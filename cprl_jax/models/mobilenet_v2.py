@@ -24,7 +24,7 @@ from cprl_jax.models.common import (
     kaiming_normal_fan_out,
     linear,
 )
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
 
@@ -229,6 +229,7 @@ NETWORK = Network(
     name="mobilenet_v2",
     title="MobileNet-V2",
     source="Sandler et al., CVPR 2018",
+    weights=(TORCHVISION, PublishedWeights("google-coral/test_data", "Apache-2.0")),
     module=MobileNetV2Score,
     settings={
         "convention": Field(

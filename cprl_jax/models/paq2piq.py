@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import Dropout, batch_norm, global_mean, linear, max_pool
-from cprl_jax.models.network import Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import TORCHVISION, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.resnet import TORCH_RULES, ResNet
 from cprl_jax.models.torch_names import TorchNames
 
@@ -97,6 +97,7 @@ NETWORK = Network(
     name="paq2piq",
     title="PaQ-2-PiQ",
     source="Ying et al., CVPR 2020",
+    weights=(PublishedWeights("baidut/paq2piq: RoIPoolModel.pth", "MIT"), TORCHVISION),
     module=PaQ2PiQ,
     stages=(0, 1, 2, 3, 4),
     sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=128),

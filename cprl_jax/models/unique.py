@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import IMAGENET, Dropout, kaiming_normal, linear
-from cprl_jax.models.network import Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import TORCHVISION, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.resnet import TORCH_RULES, ResNet
 from cprl_jax.models.torch_names import TorchNames
 
@@ -71,6 +71,7 @@ NETWORK = Network(
     name="unique",
     title="UNIQUE",
     source="Zhang et al., IEEE TIP 2021",
+    weights=(PublishedWeights("zwx8981/UNIQUE", "none stated"), TORCHVISION),
     module=UNIQUE,
     stages=(0, 1, 2, 3, 4),
     sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=128),
