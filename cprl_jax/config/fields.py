@@ -52,7 +52,7 @@ _MODEL = {
         "", "file (.npz, .safetensors, torch.save), Hugging Face owner/name[:file], or 'imagenet'; '' = random"
     ),
     "dtype": Field("float32", "computation in training; models are judged in float32", choices=("float32", "bfloat16")),
-    "dropout": Field(0.0, "before the last layer of resnet, squeezenet and compact", at_least=0, below=1),
+    "dropout": Field(0.0, "in the head of the network, where it has a place for it", at_least=0, below=1),
     "score_mean": Field(50.0, "score = score_mean + score_std * output of the network"),
     "score_std": Field(20.0, "", "MOS points", above=0),
     "sort_mask": {

@@ -228,6 +228,22 @@ def ceil_padding(size: Sequence[int], *, window: int, stride: int) -> tuple[tupl
     return tuple((0, (window - pixels) % stride) for pixels in size)
 
 
+def grid_patches(
+    images: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch patches size size channels"]:
+    """Patches of size x size pixels, side by side from the top left corner, row by row; what is left over is not seen.
+
+    Raises:
+      ValueError: an image smaller than a patch.
+    """
+    rows, columns = images.shape[1] // size, images.shape[2] // size
+    if rows * columns == 0:
+        raise ValueError(f"a patch has {size}x{size} pixels, the images have {images.shape[1]}x{images.shape[2]}")
+    x = images[:, : rows * size, : columns * size]
+    x = x.reshape(x.shape[0], rows, size, columns, size, x.shape[-1]).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(x.shape[0], rows * columns, size, size, x.shape[-1])
+
+
 def flatten_channels_first(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
     """Flattens in the order of torch's NCHW, which published weights count on."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
@@ -246,8 +262,8 @@ def global_std(x: Float[Array, "batch height width channels"]) -> Float[Array, "
 
 
 def linear(
-    x: Float[Array, "batch inputs"], features: int, *, name: str, kernel_init: Callable = torch_default
-) -> Float[Array, "batch features"]:
+    x: Float[Array, "*batch inputs"], features: int, *, name: str, kernel_init: Callable = torch_default
+) -> Float[Array, "*batch features"]:
     """A linear layer in float32 with torch's initial values; called in a compact method."""
     dense = nn.Dense(features, kernel_init=kernel_init, bias_init=torch_default_bias(x.shape[-1]), name=name)
     return dense(x.astype(jnp.float32))
@@ -278,7 +294,9 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch features"], train: bool) -> Float[Array, "batch features"]:
+    def __call__(
+        self, x: Float[Array, "batch *places features"], train: bool
+    ) -> Float[Array, "batch *places features"]:
         if not train or self.rate == 0:
             return x
         keys = example_keys(self, "dropout", x.shape[0], self.axis_name)

@@ -174,6 +174,7 @@ class PublishedWeights(NamedTuple):
 
 
 TORCHVISION = PublishedWeights("torchvision", "BSD-3-Clause")
+PYIQA = PublishedWeights("chaofengc/IQA-PyTorch", "CC-BY-NC-SA-4.0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Configurations, quick random variables, and torch builds of the networks as independent oracles."""
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -247,6 +248,50 @@ def torch_network():
         return network.eval()
 
     return build
+
+
+@pytest.fixture
+def torch_vgg16():
+    """Makes the `features` of torchvision's VGG-16, with random weights that keep the size of what goes through."""
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    def make(last_pool=True, seed=0):
+        torch.manual_seed(seed)
+        layers, channels = [], 3
+        for convolutions, features in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(channels, features, 3, padding=1), nn.ReLU()]
+                nn.init.kaiming_normal_(layers[-2].weight)
+                channels = features
+            layers.append(nn.MaxPool2d(2))
+        return nn.Sequential(*layers[: None if last_pool else -1])
+
+    return make
+
+
+@pytest.fixture
+def check_image_gradients(getkey):
+    """Checks that gradients in awkward images are finite, those in a natural one not 0, and each image is by itself."""
+
+    def check(module, variables, size):
+        rows, columns = jnp.meshgrid(*(jnp.linspace(0, 1, size),) * 2, indexing="ij")
+        natural = jnp.stack([rows, columns, 0.5 + 0.4 * jnp.sin(9 * columns)], axis=-1)
+        natural = jnp.clip(natural + 0.05 * jax.random.normal(getkey(), natural.shape), 0, 1)
+        flat = [jnp.full_like(natural, value) for value in (0.0, 0.4, 1.0)]
+        images = jnp.stack([natural, (natural > 0.5).astype(natural.dtype), *flat])
+
+        @jax.jit
+        def gradients(variables, images, cotangent):
+            return jax.vjp(models.score_fn(module, variables), images)[1](cotangent)[0]
+
+        of_all = gradients(variables, images, jnp.ones(len(images)))
+        assert np.isfinite(of_all).all() and np.abs(of_all[0]).max() > 0 and np.abs(of_all[1]).max() > 0
+        of_first = gradients(variables, images, jnp.zeros(len(images)).at[0].set(1.0))
+        np.testing.assert_array_equal(of_first[1:], 0)
+        np.testing.assert_allclose(of_first[0], of_all[0], atol=1e-5 * np.abs(of_all[0]).max())
+
+    return check
 
 
 @pytest.fixture

@@ -79,9 +79,9 @@ def test_zeros_in_every_such_place_hide_the_image(place, config_model, random_va
     np.testing.assert_array_equal(score(module, variables, 64, seed=0), score(module, variables, 64, seed=1))
 
 
-@pytest.mark.parametrize("name", [name for name in models.NETWORKS if name not in ("ma19", "hyperiqa")])
+@pytest.mark.parametrize("name", [name for name in models.NETWORKS if name not in ("ma19", "cnniqa", "hyperiqa")])
 def test_every_activation_of_a_trunk_can_be_replaced(name, config_model, monkeypatch):
-    """GDN is none; what is called beside the change acts on vectors, in heads. HyperIQA has ResNet's trunk."""
+    """Ma19 and CNNIQA have none; what is called beside the change acts on vectors, in heads. HyperIQA has ResNet's."""
     called = []
     for activation in ("relu", "relu6", "silu", "gelu", "leaky_relu"):
         monkeypatch.setattr(nn, activation, lambda x: called.append(x.ndim) or x)

@@ -249,3 +249,16 @@ def test_standardization_does_not_depend_on_the_number_of_devices(getkey):
     np.testing.assert_allclose(y.reshape(6, 5), expected, rtol=1e-5, atol=1e-6)
     for index in range(2):
         jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b, rtol=1e-5), updated, expected_statistics)
+
+
+# --- Patches ---
+
+
+def test_grid_patches_are_slices_from_the_top_left_corner(getkey):
+    images = jax.random.uniform(getkey(), (2, 9, 13, 3))
+    patches = common.grid_patches(images, 4)
+    assert patches.shape == (2, 6, 4, 4, 3)
+    for number, (row, column) in enumerate((r, c) for r in (0, 4) for c in (0, 4, 8)):
+        np.testing.assert_array_equal(patches[:, number], images[:, row : row + 4, column : column + 4])
+    with pytest.raises(ValueError, match="a patch has 10x10 pixels, the images have 9x13"):
+        common.grid_patches(images, 10)

@@ -6,7 +6,6 @@ import pytest
 
 from cprl_jax.models import NETWORKS, __main__
 
-
 SOME = {name: NETWORKS[name] for name in ("compact", "hyperiqa", "ma19", "resnet", "squeezenet")}
 
 

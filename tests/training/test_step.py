@@ -296,7 +296,7 @@ def test_a_step_of_adversarial_training_is_its_transcription(config):
     assert_step(config, "at", loss, gradients)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "emd"])  # it needs a distribution
 def test_steps_take_strict_types(config, method):
     """Traced only: where types would be promoted is known before anything is computed."""
     module = Tiny()
