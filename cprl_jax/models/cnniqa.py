@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import Dropout, grid_patches, linear, torch_default, torch_default_bias
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
+from cprl_jax.models.network import MaskableModule, Network, PublishedWeights, ScoreNetwork
 from cprl_jax.models.torch_names import TorchNames
 
 PATCH = 32  # pixels a side
@@ -86,6 +86,7 @@ NETWORK = Network(
     name="cnniqa",
     title="CNNIQA",
     source="Kang et al., CVPR 2014",
+    weights=(PublishedWeights("lidq92/CNNIQA: CNNIQA-LIVE", "none stated"),),
     module=CNNIQA,
     settings={
         "contrast_constant": Field(

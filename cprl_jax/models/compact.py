@@ -95,6 +95,7 @@ NETWORK = Network(
     name="compact",
     title="a compact network",
     source="this package",
+    weights=(),
     module=CompactScore,
     sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=48),
 )

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import IMAGENET, Dropout, kaiming_normal, linear
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import PYIQA, TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.models.vgg import VGG16, torch_rules
 
@@ -123,6 +123,7 @@ NETWORK = Network(
     name="dbcnn",
     title="DB-CNN",
     source="Zhang et al., TCSVT 2020",
+    weights=(PublishedWeights("zwx8981/DBCNN-PyTorch", "MIT"), PYIQA, TORCHVISION),
     module=DBCNN,
     stages=(1, 2, 3, 4, 5, 6, 7, 8, 9),
     sort_mask=SortMaskPlacement(stages=(3, 4), min_channels=128),

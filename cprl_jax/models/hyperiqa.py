@@ -20,7 +20,7 @@ from cprl_jax.models.common import (
     torch_default,
     torch_default_bias,
 )
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, linear_head
+from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork, linear_head
 from cprl_jax.models.resnet import TORCH_RULES, ResNet
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
@@ -48,6 +48,7 @@ class HyperIQA(ScoreNetwork):
     backbone: str = "resnet50"
 
     normalization = IMAGENET
+    smallest_image, largest_image = 221, 224
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
@@ -56,7 +57,7 @@ class HyperIQA(ScoreNetwork):
         Raises:
           UserError: another size. 221 to 224 pixels give feature maps of the same size and are let through.
         """
-        if not all(221 <= size <= 224 for size in images.shape[1:3]):
+        if not all(self.smallest_image <= size <= self.largest_image for size in images.shape[1:3]):
             raise UserError(
                 f"hyperiqa takes images of 224x224 pixels (or 221 to 224), got {images.shape[1]}x{images.shape[2]}: "
                 "set config.train.crop_size and config.evaluation.crop_size to 224, or take another config.model.name"
@@ -140,6 +141,7 @@ NETWORK = Network(
     name="hyperiqa",
     title="HyperIQA",
     source="Su et al., CVPR 2020",
+    weights=(PublishedWeights("SSL92/hyperIQA: koniq_pretrained.pkl", "MIT"), TORCHVISION),
     module=HyperIQA,
     variants=("resnet50", "resnet18", "resnet34"),
     stages=(0, 1, 2, 3, 4),

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from cprl_jax.layers.gdn import GDN
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import Dropout, flatten_channels_first, linear, max_pool, torch_default_bias
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, Tensors, linear_head
+from cprl_jax.models.network import MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors, linear_head
 from cprl_jax.models.torch_names import TorchNames
 
 CHANNELS = 48
@@ -151,6 +151,7 @@ NETWORK = Network(
     name="ma19",
     title="Ma19",
     source="Ma et al., ICIP 2019",
+    weights=(PublishedWeights("zwx8981/BIQA_CL", "MIT"),),
     module=Ma19,
     stages=(1, 2, 3, 4),
     sort_mask=SortMaskPlacement(stages=(2, 3), min_channels=48),

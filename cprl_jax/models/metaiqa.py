@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import IMAGENET, Dropout, batch_norm, global_mean, linear
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
+from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork
 from cprl_jax.models.resnet import TORCH_RULES, ResNet
 from cprl_jax.models.torch_names import TorchNames
 
@@ -71,6 +71,7 @@ NETWORK = Network(
     name="metaiqa",
     title="MetaIQA",
     source="Zhu et al., CVPR 2020",
+    weights=(PublishedWeights("zhuhancheng/MetaIQA", "none stated"), TORCHVISION),
     module=MetaIQA,
     variants=("resnet18", "resnet34", "resnet50"),
     stages=(0, 1, 2, 3, 4),

@@ -113,6 +113,7 @@ class ScoreNetwork(MaskableModule, kw_only=True):
 
     normalization: ClassVar[Normalization] = Normalization()
     smallest_image: ClassVar[int] = 1  # pixels a side
+    largest_image: ClassVar[int | None] = None  # None: any
 
     def trunk(self, trunk: type[nn.Module], images: Float[Array, "batch height width 3"], train: bool, **options: Any):
         """The maps of a trunk, a submodule named 'backbone', for the normalised images; called in a compact method.
@@ -165,6 +166,17 @@ class PackagedFile(NamedTuple):
     file: str  # its path inside the package
 
 
+class PublishedWeights(NamedTuple):
+    """Weights that somebody published, and that `models.load_weights` reads."""
+
+    source: str  # who publishes them: a package, a repository ('owner/name'), and the file where there are several
+    licence: str  # of the weights as they are published: an SPDX name, or 'none stated'
+
+
+TORCHVISION = PublishedWeights("torchvision", "BSD-3-Clause")
+PYIQA = PublishedWeights("chaofengc/IQA-PyTorch", "CC-BY-NC-SA-4.0")
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network that `config.model.name` can name.
@@ -173,6 +185,7 @@ class Network:
       name: in configurations.
       title: for a reader.
       source: the publication.
+      weights: all that are known to load; () means that nobody has published any, so that it starts from random ones.
       module: the class; its attributes are those of `ScoreNetwork`, `backbone` if there are variants, and the settings.
       variants: the values of `config.model.backbone`; the first one is the default.
       settings: they become `config.model.NAME.SETTING`, and attributes of the module.
@@ -188,6 +201,7 @@ class Network:
     name: str
     title: str
     source: str
+    weights: tuple[PublishedWeights, ...]
     module: type[ScoreNetwork]
     variants: tuple[str, ...] = ()
     settings: Mapping[str, Field] = dataclasses.field(default_factory=dict)

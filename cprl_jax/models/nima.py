@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import IMAGENET, Dropout, Normalization, flatten_channels_first, linear
-from cprl_jax.models.network import Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import PYIQA, TORCHVISION, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.models.vgg import VGG16, torch_rules
 
@@ -112,6 +112,7 @@ NETWORK = Network(
     name="nima",
     title="NIMA",
     source="Talebi & Milanfar, TIP 2018",
+    weights=(PublishedWeights("yunxiaoshi/Neural-IMage-Assessment", "MIT"), PYIQA, TORCHVISION),
     module=NIMA,
     settings={
         "output": Field(

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import IMAGENET, Dropout, global_mean, kaiming_normal_fan_out, linear, max_pool
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork
+from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, ScoreNetwork
 from cprl_jax.models.torch_names import TorchNames
 
 # Blocks of the four stages, and whether the blocks are bottlenecks.
@@ -133,6 +133,7 @@ NETWORK = Network(
     name="resnet",
     title="ResNet",
     source="He et al., CVPR 2016",
+    weights=(TORCHVISION,),
     module=ResNetScore,
     variants=("resnet50", "resnet18", "resnet34"),
     stages=(0, 1, 2, 3, 4),

@@ -20,7 +20,7 @@ from cprl_jax.models.common import (
     linear,
     max_pool,
 )
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
 
@@ -152,6 +152,7 @@ NETWORK = Network(
     name="squeezenet",
     title="SqueezeNet 1.1",
     source="Iandola et al., arXiv:1602.07360",
+    weights=(TORCHVISION, PublishedWeights("DeepCognition/keras-squeezenet", "MIT")),
     module=SqueezeNetScore,
     stages=(0, 1, 2, 3),
     sort_mask=SortMaskPlacement(stages=(3,), min_channels=48),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import Dropout, grid_patches, kaiming_normal, linear, max_pool, torch_default
-from cprl_jax.models.network import MaskableModule, Network, ScoreNetwork, Tensors
+from cprl_jax.models.network import PYIQA, MaskableModule, Network, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 
 PATCH = 32  # pixels a side, of which five max-poolings leave one
@@ -92,6 +92,7 @@ NETWORK = Network(
     name="wadiqam",
     title="WaDIQaM-NR",
     source="Bosse et al., TIP 2018",
+    weights=(PYIQA,),
     module=WaDIQaM,
     stages=(1, 2, 3, 4, 5),
     sort_mask=SortMaskPlacement(stages=(3, 4), min_channels=128),

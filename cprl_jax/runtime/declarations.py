@@ -11,6 +11,6 @@ def declarations(package: str, constant: str) -> dict[str, Any]:
 
     Called in the package's `__init__`, so that a new file is found without being named.
     """
-    modules = pkgutil.iter_modules(sys.modules[package].__path__)
+    modules = [module for module in pkgutil.iter_modules(sys.modules[package].__path__) if module.name != "__main__"]
     declared = (getattr(importlib.import_module(f"{package}.{module.name}"), constant, None) for module in modules)
     return {entry.name: entry for entry in declared if entry is not None}

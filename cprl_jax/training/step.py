@@ -68,7 +68,8 @@ def make_step(
             return scores, updated.get("batch_stats", batch_stats)
 
         def label_loss(scores):
-            loss = mos_loss(scores, mos, kind=train.mos_loss, huber_delta=train.huber_delta)
+            options = dict(huber_delta=train.huber_delta, fidelity_std=train.fidelity_std)
+            loss = mos_loss(scores, mos, kind=train.mos_loss, **options)
             if train.correlation_weight:
                 loss += train.correlation_weight * correlation_loss(scores, mos)
             return loss

