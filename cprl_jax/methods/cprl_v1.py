@@ -43,7 +43,7 @@ def channel_gates(
     return jax.nn.sigmoid((ranks - (1.0 - keep)) / _SOFTNESS)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RankedChannels(NetworkChange):
     """The activations of some stages, times the gates of their channels."""
 
@@ -103,7 +103,9 @@ METHOD = Method(
     },
     metrics=("mos_loss", "necessity_loss", "score_std", "direction_agreement"),
     gradients=lambda settings: 2 + settings.direction_steps,
-    network=lambda settings: RankedChannels(tuple(settings.stages), settings.keep, settings.temperature),
+    network=lambda settings: RankedChannels(
+        stages=tuple(settings.stages), keep=settings.keep, temperature=settings.temperature
+    ),
     parts=lambda settings: [
         f"{settings.keep:g} of the channels",
         f"{settings.direction_steps} step{'s' if settings.direction_steps > 1 else ''} at {settings.epsilon:g}/255",

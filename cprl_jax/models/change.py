@@ -47,7 +47,7 @@ class NetworkChange:
 
     Attributes:
       draws: of a network that is random in evaluation mode too: a score is the mean over so many draws. 0: none are.
-      stages: those whose ends change, all of which the network must have. (): every one.
+      stages: those that change, all of which the network must have. (): every one.
     """
 
     draws: ClassVar[int] = 0

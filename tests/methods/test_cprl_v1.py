@@ -49,7 +49,7 @@ def test_gates_and_gradients_are_finite_for_channels_that_are_all_alike(x):
 
 
 def test_other_stages_have_the_activation_of_the_network():
-    change, x = RankedChannels((2,), keep=0.5, temperature=0.1), maps()
+    change, x = RankedChannels(stages=(2,), keep=0.5, temperature=0.1), maps()
     here = dict(train=False, dtype=jnp.float32, axis_name=None)
     np.testing.assert_array_equal(change.activation(None, x, jax.nn.relu, Place("relu", 1, **here)), jax.nn.relu(x))
     gated = change.activation(None, x, jax.nn.relu, Place("relu", 2, **here))
