@@ -93,7 +93,7 @@ def check_help():
     from cprl_jax.config import command_line
 
     text = command_line.help_text(every_field=True)
-    assert re.search(r"--config.methods:[^-]*\n  noise_training +noise training.*: docs/extending.md", text)
+    assert re.search(r"--config.methods:.*(?:\n  .+)*\n  noise_training +noise training.*: docs/extending.md", text)
     assert re.search(r"\n  tiny +a tiny network: docs/extending.md", text)
     assert re.search(r"\n  random_noise +Random noise: docs/extending.md", text)
     assert "--config.noise_training.epsilon=2.0  size of the noise (above 0 and at most 255 (1/255))" in text
