@@ -9,6 +9,10 @@ knows the method. One crop of each test image.
   python -m cprl_jax.main --config=configs/defences.py:methods=core ... --config.dataset.repeats=3 --workdir=runs/core
   python -m cprl_jax.main --config=configs/defences.py ... --config.dry_run            # what it does, how long it takes
 
+How far the quick ensemble is from the standard one, on 48 test images (attacks and radii judge: the models stay):
+
+  ... --config.evaluation.ensemble.budgets="('quick','standard')" --config.evaluation.ensemble.standard_images=48
+
 The same command again goes on where it stopped; a method that is added to `methods` later joins the run that is there.
 
 Arguments (--config=configs/defences.py:key=value,key=value):
