@@ -249,8 +249,8 @@ def test_the_documented_cost_is_that_of_the_budgets():
         return tuple(_cost(BUDGETS[name], 1, *(part in more for part in ("adaptive", "random"))))
 
     assert cost("standard") == (1110, 15120) and cost("standard", "adaptive") == (1710, 15732)
-    assert cost("quick") == (58, 175) and cost("quick", "adaptive") == (94, 217)
-    assert cost("standard", "random")[0] == 1510 and cost("quick", "random")[0] == 70
+    assert cost("quick") == (110, 188) and cost("quick", "adaptive") == (185, 269)
+    assert cost("standard", "random")[0] == 1510 and cost("quick", "random")[0] == 135
 
 
 # What all attacks promise
