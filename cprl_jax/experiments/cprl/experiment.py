@@ -26,6 +26,7 @@ from cprl_jax.experiments.cprl.activations import activations
 from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
 from cprl_jax.experiments.cprl.training import train
+from cprl_jax.methods import METHODS
 from cprl_jax.methods import title as method_title
 from cprl_jax.report.values import Row
 from cprl_jax.runtime import parallel
@@ -98,7 +99,9 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"{workdir} holds a run of an earlier version, whose crops.json has the test crops at other places; give "
             "another --workdir"
         )
-    config_lib.check_same_run(path, config, free=("methods",))
+    known = config_lib.read_config(workdir).methods
+    fixed = {*known, *(config[method].as_long_as for method in known)}
+    config_lib.check_same_run(path, config, free=("methods", *(method for method in METHODS if method not in fixed)))
 
 
 def _write_config(config: ml_collections.ConfigDict, path: Path) -> None:
