@@ -89,7 +89,7 @@ def load(
     contents = in_threads(_digest, [*paths, *pristine.values()], "reading images")
 
     def decode(row: int) -> np.ndarray:
-        return decode_photograph(paths[row].read_bytes())
+        return decode_photograph(photographs.content(paths[row]))
 
     decoded, images = None, CachedImages(decode, len(paths), cache_bytes=int(cache_gib * 2**30))
     if cache == "disk":
@@ -119,7 +119,7 @@ def load(
         pristine=NamedImages(
             list(pristine),
             CachedImages(
-                lambda index: decode_photograph(references[index].read_bytes()),
+                lambda index: decode_photograph(photographs.content(references[index])),
                 len(references),
                 cache_bytes=int(cache_gib * 2**30),
             ),
@@ -249,8 +249,8 @@ def _pristine(scenes: dict[str, int], folder: Path, problems: list[Problem]) -> 
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(photographs.content(path)).hexdigest()
+    except (OSError, ValueError) as error:
         return f"{path}: {error}"  # nothing else has this; decoding reports it
 
 
@@ -271,7 +271,7 @@ def _unreadable(records: Sequence[Record], images: Sequence) -> list[Problem]:
 def _unreadable_pristine(pristine: dict[str, Path]) -> list[Problem]:
     def problem(path: Path) -> Problem | None:
         try:
-            decode_photograph(path.read_bytes())
+            decode_photograph(photographs.content(path))
         except Exception as error:
             return 0, f"reference {path.name!r}: the image cannot be read: {one_line(error)}"
         return None

@@ -18,7 +18,6 @@ each time, however many processes make them; with another libjpeg, OpenJPEG, Num
 folder is only ever continued with the versions that it was begun with.
 """
 
-import argparse
 import dataclasses
 import difflib
 import functools
@@ -28,11 +27,17 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take seconds, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; the same command resumes")
 
 import filelock
 import numpy as np
@@ -224,8 +229,11 @@ def _run(function: Callable, tasks: Sequence[_Task], workers: int) -> Iterator[l
     # Started afresh, not forked: this process may have threads, which a fork would leave in the middle of things.
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_ignore_interrupts) as pool:
-            yield from pool.map(function, tasks)
+        with program.starting_processes():
+            pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_end_with_parent)
+            results = pool.map(function, tasks)
+        with pool:
+            yield from results
     except BrokenProcessPool:
         raise UserError(
             "a process was killed, most likely for lack of memory; give the same command with fewer --workers, or make "
@@ -233,9 +241,15 @@ def _run(function: Callable, tasks: Sequence[_Task], workers: int) -> Iterator[l
         ) from None
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to all processes; the main one stops the others."""
+def _end_with_parent() -> None:
+    """Lets a worker end when the main process has, however it did, and no sooner."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _make(settings: _Settings, task: _Task) -> list[Made]:
@@ -313,11 +327,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; --help lists all options")
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
@@ -332,19 +341,18 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes a set as the command line says; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Makes a set as the command line says; returns the exit code: 0, 1 (of the system) or 2 (a user's mistake)."""
+    return program.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> None:
     lines = [
         f"  {family + ':':10}{', '.join(name for name, entry in DISTORTIONS.items() if entry.family == family)}"
         for family in FAMILIES
     ]
     rules = [f"  {name + ':':10}{rule.text}" for name, rule in RULES.items()]
     epilog = "\n".join(["distortions, by family:", *lines, "", "label rules, 100 for equal images:", *rules])
-    parser = _Parser(
-        prog="python -m cprl_jax.data.synthesize",
-        description=__doc__,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program.Parser(prog="python -m cprl_jax.data.synthesize", description=__doc__, epilog=epilog)
     parser.add_argument("--images", default="", metavar="DIR", help="the photographs (not with --recipe=embedded)")
     parser.add_argument("--out", required=True, metavar="DIR", help="new, empty, or begun by the same command")
     parser.add_argument(
@@ -365,21 +373,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of all noise (default: 0)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each core)")
     parser.add_argument("--scenes", type=int, default=64, help="number of scenes of --recipe=embedded (default: 64)")
-    try:
-        arguments = vars(parser.parse_args(argv))
-        if not arguments["images"] and (arguments["recipe"] != EMBEDDED or arguments["distortions"]):
-            raise UserError("--images=DIR is missing: the folder with the photographs")
-        count = synthesize(**arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    out = arguments["out"]
-    print(f"{count} images in {out}, with weak labels (computed, not human)")
-    print(f"To train on them: python -m cprl_jax.main --config=configs/own.py --config.dataset.manual_dir={out}")
-    return 0
+    arguments = vars(parser.parse_args(argv))
+    if not arguments["images"] and (arguments["recipe"] != EMBEDDED or arguments["distortions"]):
+        raise UserError("--images=DIR is missing: the folder with the photographs")
+    count, out = synthesize(**arguments), arguments["out"]
+    program.show(f"{count} images in {out}, with weak labels (computed, not human)")
+    program.show(f"To train on them: python -m cprl_jax.main --config=configs/own.py --config.dataset.manual_dir={out}")
 
 
 if __name__ == "__main__":

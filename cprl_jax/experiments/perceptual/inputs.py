@@ -93,7 +93,7 @@ def _folder(options: ml_collections.ConfigDict) -> tuple[list[str], Callable[[in
 
     def decode(row: int) -> np.ndarray:
         try:
-            return decode_photograph(paths[row].read_bytes())
+            return decode_photograph(photographs.content(paths[row]))
         except (OSError, ValueError) as error:
             raise UserError(f"{paths[row]} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
