@@ -217,7 +217,7 @@ def test_paths_that_the_system_does_not_take(folder, monkeypatch):
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr(own.photographs, "content", refuse)
     with pytest.raises(UserError, match="line 2 .*Permission denied.*line 3"):
         own.load(folder)
     monkeypatch.setattr("pathlib.Path.read_text", refuse)

@@ -31,7 +31,7 @@ from cprl_jax.runtime.files import check_workdir, user_path, write_file
 from cprl_jax.runtime.program import show
 from cprl_jax.training.data_record import check_training_data
 from cprl_jax.training.history import read_history
-from cprl_jax.training.setup import describe_budget, start_variables, trained_model
+from cprl_jax.training.setup import describe_budget, start_variables, trained_model, weights_file
 
 JOBS = ("train_and_evaluate", "train", "evaluate")
 
@@ -57,7 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if config.job != "evaluate":
             parts = {part: splits.rows(dataset, getattr(split, part)) for part in ("train", "validation")}
-            check_training_data(workdir / "training.json", dataset, parts)
+            check_training_data(workdir / "training.json", dataset, parts, weights=weights_file(config))
         if not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
         if not (workdir / "config.json").exists():

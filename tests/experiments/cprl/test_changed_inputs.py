@@ -5,15 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.experiments.cprl import experiment, robustness, training
 from cprl_jax.robustness.landscape import Landscape
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.setup import start_variables
 
 PARTS = {"train": range(4), "validation": range(4, 7), "test": range(7, 11)}
 SIZE = 12
@@ -190,3 +193,26 @@ def test_other_training_data_are_refused_and_named(run, change, message):
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
     config.job = "evaluate"  # the models are what they are
     repeat(config)
+
+
+def test_other_weights_under_the_same_path_are_refused(run):
+    """Whatever they are called: a file, or an old record without them."""
+    repeat, folder = run
+    config = make_config()
+    variables = start_variables(config, "plain", seed=0)
+    models.save_weights(folder / "w.npz", variables)
+    config.model.weights = "w.npz"
+    experiment.run(config, folder / "with weights")
+    record = folder / "with weights" / "training.json"
+    written = record.read_text()
+    experiment.run(config, folder / "with weights")
+    assert record.read_text() == written
+    models.save_weights(folder / "w.npz", jax.tree.map(lambda array: array + 0.5, variables))
+    with pytest.raises(UserError, match=r"w\.npz no longer holds the weights that the run in .*with weights started"):
+        experiment.run(config, folder / "with weights")
+    config.job = "evaluate"
+    experiment.run(config, folder / "with weights")
+    config.job = "train_and_evaluate"
+    kept = {name: entry for name, entry in json.loads(written).items() if isinstance(entry, list)}
+    record.write_text(json.dumps(kept))  # as a version wrote it that did not know of weights
+    experiment.run(config, folder / "with weights")
