@@ -9,6 +9,7 @@ import pytest
 
 from cprl_jax import models
 from cprl_jax.layers.sort_mask import SortMaskPlacement
+from cprl_jax.models.change import NetworkChange
 from cprl_jax.models.common import Dropout, batch_norm, linear
 
 
@@ -16,6 +17,7 @@ class Small(nn.Module):
     """Means and changes of the channels, a layer, batch normalisation, dropout and a layer."""
 
     sort_mask: SortMaskPlacement = SortMaskPlacement()
+    change: NetworkChange = NetworkChange()
     score_mean: float = 50.0
     score_std: float = 20.0
     dtype: Any = jnp.float32
@@ -24,6 +26,7 @@ class Small(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
+        images = self.change.images(images)
         parts = images, jnp.abs(jnp.diff(images, axis=1)), jnp.abs(jnp.diff(images, axis=2))
         x = jnp.concatenate([jnp.mean(part, axis=(1, 2)) for part in parts], axis=-1)
         x = nn.Dense(6, use_bias=False, name="backbone")(x)
