@@ -102,10 +102,19 @@ def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workd
     """The split of a run: the one in its folder, or a new one, as config.dataset says.
 
     Raises:
-      UserError: a split that does not fit the data set, or has too few test images.
+      UserError: a split that does not fit the data set, has too few test images, or is no longer what config.dataset
+        says (a warning for the job 'evaluate': the models are judged by the split that they were trained with).
     """
-    if (workdir / "split.json").exists():
-        split = splits.load_split(workdir / "split.json", dataset)
+    path = workdir / "split.json"
+    if path.exists():
+        split = splits.load_split(path, dataset)
+        if changed := splits.difference(split, config.dataset, dataset, seed=config.seed):
+            if config.job != "evaluate":
+                raise UserError(
+                    f"{path}: {changed}; put it back, train in a new --workdir, or judge the models by the split that "
+                    "they were trained with: --config.job=evaluate"
+                )
+            logging.warning("%s: %s; that of the run's folder counts", path, changed)
     else:
         split = splits.choose(config.dataset, dataset, seed=config.seed)
         if parallel.is_main_process():

@@ -171,17 +171,31 @@ def move(name, to):
     return change
 
 
+def column(name, part):
+    """The column `split` of the labels."""
+
+    def change(folder, config):
+        path = folder / "own" / "labels.csv"
+        lines = path.read_text().splitlines()
+        path.write_text(
+            "\n".join(f"{line.rpartition(',')[0]},{part}" if line.startswith(name) else line for line in lines)
+        )
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (change_pixel("own/1.png"), r"'1\.png' has other pixels; put them back"),
         (change_pixel("own/5.png"), r"'5\.png' has other pixels"),
         (change_label("own/2.png"), r"'2\.png' had MOS \d+ and has 95; put them back"),
-        (move("9.png", "train"), r"'9\.png' was in no part and is in train"),
-        (move("1.png", "test"), r"'1\.png' was in train and is in no part"),
+        (move("9.png", "train"), r"split\.json: '9\.png' is in the part train, and in test by the official split"),
+        (move("1.png", "test"), r"'1\.png' is in the part test, and in train by the official split"),
+        (column("7.png", "train"), r"'7\.png' is in the part test, and in train by the official split.*; put it back"),
         (lambda folder, config: (folder / "run" / "training.json").write_text("[1"), r"training\.json is damaged .*"),
     ],
-    ids=["pixel", "pixel that validates", "label", "into training", "out of training", "damaged"],
+    ids=["pixel", "pixel that validates", "label", "into training", "out of training", "column", "damaged"],
 )
 def test_other_training_data_are_refused_and_named(run, change, message):
     repeat, folder = run
@@ -193,6 +207,21 @@ def test_other_training_data_are_refused_and_named(run, change, message):
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
     config.job = "evaluate"  # the models are what they are
     repeat(config)
+
+
+def test_a_split_file_that_was_edited_is_refused_and_one_that_is_gone_is_not_needed(run):
+    repeat, folder = run
+    config = make_config()
+    config.dataset.split_file = "mine.json"
+    shutil.copy(folder / "run" / "split.json", folder / "mine.json")
+    experiment.run(config, folder / "with file")
+    split = json.loads((folder / "mine.json").read_text())
+    split["train"].append(split["test"].pop())
+    (folder / "mine.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match=r"'\d+\.png' is in the part test, and in train by .*split_file=mine\.json"):
+        experiment.run(config, folder / "with file")
+    (folder / "mine.json").unlink()
+    experiment.run(config, folder / "with file")
 
 
 def test_other_weights_under_the_same_path_are_refused(run):
