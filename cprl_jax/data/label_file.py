@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from cprl_jax.runtime.errors import UserError
 
 COLUMNS = ("image", "mos", "reference", "distortion", "level", "std", "split")
 MOST_PROBLEMS = 20  # named in one message
+
+SCALES = ((0, 1), (1, 5), (0, 5), (1, 10), (0, 10), (0, 100))  # of opinion scores
 
 Problem = tuple[int, str]  # the line it is in, for their order, and its text
 
@@ -101,6 +103,15 @@ def read(path: Path, *, known: Collection[str] = COLUMNS) -> tuple[list[Row], li
     if not rows and not problems:
         raise UserError(f"{path} names no image; write a line for each image below the line of the columns")
     return rows, problems
+
+
+def other_scale(scores: Sequence[float], ends: tuple[float, float]) -> tuple[int, int] | None:
+    """The first usual scale that holds all scores, if it is at most half as long as the one from `ends`; else None."""
+    length = abs(ends[1] - ends[0])
+    for low, high in SCALES:
+        if low <= min(scores) and max(scores) <= high:
+            return (low, high) if 2 * (high - low) <= length else None
+    return None
 
 
 def refuse(what: str, problems: Collection[Problem]) -> None:
