@@ -58,7 +58,7 @@ def load(run: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
         crop_size=evaluation.crop_size,
         seed=config.seed,
         batch_size=evaluation.batch_size,
-        resize=config.dataset.get("resize", 0),
+        resize=config.dataset.resize,
     )
 
 

@@ -85,9 +85,8 @@ def read(path: Path, *, known: Collection[str] = COLUMNS) -> tuple[list[Row], li
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(columns):
-            hint = (
-                f"; a decimal comma needs quotes, or another separator than {delimiter!r}" if delimiter == "," else ""
-            )
+            more = len(values) > len(columns) and delimiter == ","
+            hint = "; a decimal comma needs quotes, or another separator than ','" if more else ""
             problems.append((line, f"line {line}: {len(values)} values in {len(columns)} columns{hint}"))
             continue
         row = Row(line, {column: value.strip() for column, value in zip(columns, values, strict=True)}, delimiter)

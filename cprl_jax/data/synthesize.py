@@ -183,6 +183,10 @@ def _check(
         raise UserError(f"label {label!r} is not a rule; choose one of {', '.join(RULES)}")
     if size is not None and min(size) < MIN_SIDE:
         raise UserError(f"size {size[0]}x{size[1]} is not allowed; both sides need {MIN_SIDE} pixels or more")
+    if size is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"size {size[0]}x{size[1]} is not allowed; {Image.MAX_IMAGE_PIXELS:,} pixels can be opened again"
+        )
     if seed < 0 or workers < 0:
         raise UserError(f"seed={seed} and workers={workers} must be 0 or more")
     families = RECIPES.get(recipe, ())

@@ -248,6 +248,8 @@ def test_a_folder_that_cannot_be_written(images):
         (["--out=x", "--images=IMAGES", "--label=vmaf"], "choose one of ours, ssim, gmsd, psnr"),
         (["--out=x", "--images=IMAGES", "--size=512"], "--size"),
         (["--out=x", "--images=IMAGES", "--size=8x64"], "size 8x64 is not allowed"),
+        (["--out=x", "--images=IMAGES", "--size=100000x100000"], "size 100000x100000 is not allowed"),
+        (["--out=", "--images=IMAGES"], "--out is empty"),
         (["--out=x", "--images=IMAGES", "--seed=-1"], "0 or more"),
         (["--out=x", "--images=IMAGES", "--colour=red"], "unrecognized arguments: --colour=red; --help"),
         (["--out=x", "--images=EMPTY"], "no photographs in"),

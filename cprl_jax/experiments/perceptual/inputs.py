@@ -90,7 +90,7 @@ def _folder(options: ml_collections.ConfigDict) -> tuple[list[str], Callable[[in
     paths = photographs.image_files(folder)
     if not paths:
         raise UserError(f"config.perceptual.images: no image files in {folder} ({', '.join(PHOTOGRAPH_SUFFIXES)})")
-    names = [path.name for path in paths]
+    names = [path.name.encode(errors="backslashreplace").decode() for path in paths]  # bytes that are no text: escaped
 
     def decode(row: int) -> np.ndarray:
         try:
