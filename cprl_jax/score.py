@@ -16,15 +16,20 @@ Ctrl-C, 141 if the reader of the output went away.
 From Python: `scorer = load("runs/livec"); scorer(["photo.jpg"])`.
 """
 
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; every score that was printed stands")
+
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cprl_jax.runtime import program
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.memory import keep_freed_memory
+from cprl_jax.runtime.parser import Parser
 
 if TYPE_CHECKING:  # JAX takes seconds to start: not for --help, and not where Ctrl-C would show a traceback
     from cprl_jax.evaluation.files import FileScorer
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = program.Parser(prog="python -m cprl_jax.score", description=__doc__)
+    parser = Parser(prog="python -m cprl_jax.score", description=__doc__)
     parser.add_argument("images", nargs="+", help="image files (JPEG, PNG, BMP, WebP or TIFF), or folders of them")
     parser.add_argument("--checkpoint", required=True, help="the folder of a run (its --workdir)")
     parser.add_argument("--method", default="", help="which of its models, or updates (default: cprl, else the last)")
@@ -127,7 +132,6 @@ def _files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    program.own_terminal("stopped; every score that was printed stands")
     exit_code = main()
     if exit_code > 2:  # at once: a thread may be in the middle of a large photograph
         os._exit(exit_code)

@@ -5,15 +5,15 @@
 The picture in docs/images is made with `--out=docs/images/distortions.webp`.
 """
 
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped")
+
 import io
 import os
 import sys
 from collections.abc import Sequence
-
-from cprl_jax.runtime import program
-
-if __name__ == "__main__":  # before the imports that take seconds, in which Ctrl-C should have its effect already
-    program.own_terminal("stopped")
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,6 +26,7 @@ from cprl_jax.data.photographs import content
 from cprl_jax.data.scenes import photograph_path
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, write_file
+from cprl_jax.runtime.parser import Parser
 
 _GAP, _CAPTION = 3, 12  # pixels between tiles, and for the line above a row
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    parser = program.Parser(
+    parser = Parser(
         prog="python -m cprl_jax.data.distortion_sheet", description="Draws every distortion at its five levels."
     )
     parser.add_argument("--out", required=True, help=f"the file to write, {', '.join(_FORMATS)}")

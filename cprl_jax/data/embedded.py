@@ -12,15 +12,15 @@ machines with another libjpeg, FreeType or NumPy single grey levels may differ, 
     python -m cprl_jax.data.embedded --out=sheet.png      draws a contact sheet to look at
 """
 
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped")
+
 import os
 import sys
 import zlib
 from collections.abc import Sequence
-
-from cprl_jax.runtime import program
-
-if __name__ == "__main__":  # before the imports that take seconds, in which Ctrl-C should have its effect already
-    program.own_terminal("stopped")
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -32,6 +32,7 @@ from cprl_jax.data.labels import quality
 from cprl_jax.data.scenes import View, make_views, scene_names
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, writing
+from cprl_jax.runtime.parser import Parser
 
 # The recipe, by name: further entries of the registry of distortions do not change this dataset.
 DISTORTION_NAMES = ("gaussian-blur", "white-noise", "jpeg", "pixelation", "contrast", "color-noise")
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    parser = program.Parser(
+    parser = Parser(
         prog="python -m cprl_jax.data.embedded", description="Draws a contact sheet of the embedded dataset."
     )
     parser.add_argument("--out", required=True, help="the PNG file to write")

@@ -18,6 +18,11 @@ each time, however many processes make them; with another libjpeg, OpenJPEG, Num
 folder is only ever continued with the versions that it was begun with.
 """
 
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; the same command resumes")
+
 import dataclasses
 import difflib
 import functools
@@ -33,11 +38,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-
-from cprl_jax.runtime import program
-
-if __name__ == "__main__":  # before the imports that take seconds, in which Ctrl-C should have its effect already
-    program.own_terminal("stopped; the same command resumes")
 
 import filelock
 import numpy as np
@@ -55,6 +55,7 @@ from cprl_jax.data.releases._common import one_line
 from cprl_jax.data.weak_labels import RULES
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, write_file
+from cprl_jax.runtime.parser import Parser
 
 RECIPES = {
     "kadid": ("kadid",),
@@ -356,7 +357,7 @@ def _main(argv: Sequence[str] | None) -> None:
     ]
     rules = [f"  {name + ':':10}{rule.text}" for name, rule in RULES.items()]
     epilog = "\n".join(["distortions, by family:", *lines, "", "label rules, 100 for equal images:", *rules])
-    parser = program.Parser(prog="python -m cprl_jax.data.synthesize", description=__doc__, epilog=epilog)
+    parser = Parser(prog="python -m cprl_jax.data.synthesize", description=__doc__, epilog=epilog)
     parser.add_argument("--images", default="", metavar="DIR", help="the photographs (not with --recipe=embedded)")
     parser.add_argument("--out", required=True, metavar="DIR", help="new, empty, or begun by the same command")
     parser.add_argument(

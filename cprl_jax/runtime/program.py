@@ -3,23 +3,22 @@
 It imports only what Python has, because a program calls `own_terminal` before it imports what does.
 """
 
-import argparse
 import codecs
 import contextlib
 import io
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TextIO
+from typing import TextIO
 
-from cprl_jax.runtime.errors import UserError, for_people
+from cprl_jax.runtime.errors import for_people
 
 _PLAIN = {"─": "-", "–": "-", "−": "-", "→": ">", "×": "x", "…": "~"}  # one for one: columns stay in line
-_STARTING = threading.Lock()  # held while Ctrl-C has to wait
+_READY = threading.Event()  # for Ctrl-C, which has to wait while processes start
+_READY.set()
 _BREAKS_LINES = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -48,19 +47,6 @@ def complain(problem: object) -> None:
 def one_line(text: str) -> str:
     """The text with its control characters and line breaks escaped, as in `\\n`."""
     return _BREAKS_LINES.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
-
-
-class Parser(argparse.ArgumentParser):
-    """The command line of a program whose docstring, `description`, is its help; a mistake in it is a UserError."""
-
-    def __init__(self, **options):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists all options")
-
-    def print_help(self, file: TextIO | None = None) -> None:
-        show(self.format_help())
 
 
 def show(text: str) -> None:
@@ -99,20 +85,27 @@ def own_terminal(farewell: str) -> None:
     messages = sys.stderr.fileno()
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return  # started in the background, where Ctrl-C is for others
-    ours, interpreters = socket.socketpair()
-    interpreters.setblocking(False)
-    # A function here runs between two steps of the main thread, which may be minutes apart: a thread waits instead.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.set_wakeup_fd(interpreters.detach(), warn_on_full_buffer=False)
+    ending = threading.RLock()
 
-    def watch() -> None:
-        while ours.recv(1) != bytes([signal.SIGINT]):
-            pass
-        with _STARTING:
+    def stop() -> None:
+        with ending:
             try:
                 os.write(messages, f"\n{farewell}\n".encode())
             finally:
                 os._exit(130)
+
+    ours, interpreters = os.pipe()
+    if hasattr(os, "set_blocking"):  # what `set_wakeup_fd` asks for, but not on Windows
+        os.set_blocking(interpreters, False)
+    # This runs between two steps of the main thread, which may be minutes apart; the thread below does not wait for it.
+    signal.signal(signal.SIGINT, lambda *_: stop() if _READY.is_set() else None)
+    signal.set_wakeup_fd(interpreters, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(ours, 1) != bytes([signal.SIGINT]):
+            pass
+        _READY.wait()
+        stop()
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -126,16 +119,17 @@ def starting_processes() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     sys.warnoptions.append("ignore:resource_tracker")  # a process that tidies up after this one, and would say so
-    with _STARTING:
-        if not hasattr(signal, "pthread_sigmask"):  # Windows
-            yield
-            return
+    masked = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if masked:
         resource_tracker.ensure_running()  # whose start would let signals through again
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    _READY.clear()
+    try:
+        yield
+    finally:
+        _READY.set()
+        if masked:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class _Patient(io.FileIO):

@@ -166,15 +166,12 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_resumes(images, made, tm
     assert contents(out) == contents(made)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "name"), [("ascii", b"\\u65e5"), ("cp1252", b"\\u65e5"), ("utf-8", b"\xe6\x97\xa5")]
-)
-def test_the_command_in_every_encoding(encoding, name, tmp_path):
+def test_the_command_on_a_terminal_that_lacks_letters(tmp_path):
     command = [sys.executable, "-m", "cprl_jax.data.synthesize", "--recipe=embedded", "--scenes=1", "--out=日\udce9"]
-    environment = dict(os.environ, PYTHONIOENCODING=encoding, PYTHONPATH=str(ROOT))
+    environment = dict(os.environ, PYTHONIOENCODING="cp1252", PYTHONPATH=str(ROOT))
     done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
     assert done.returncode == 0
-    assert b" images in " + name + b"\xe9, with" in done.stdout
+    assert b" images in \\u65e5\xe9, with" in done.stdout
 
 
 def test_embedded(tmp_path):
