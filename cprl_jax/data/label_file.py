@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
 from absl import logging
 
 from cprl_jax.data.dataset import listing
@@ -106,11 +107,16 @@ def read(path: Path, *, known: Collection[str] = COLUMNS) -> tuple[list[Row], li
 
 def other_scale(scores: Sequence[float], ends: tuple[float, float]) -> tuple[int, int] | None:
     """The first usual scale that holds all scores, if it is at most half as long as the one from `ends`; else None."""
-    length = abs(ends[1] - ends[0])
     for low, high in SCALES:
         if low <= min(scores) and max(scores) <= high:
-            return (low, high) if 2 * (high - low) <= length else None
+            return (low, high) if 2 * (high - low) <= abs(ends[1] - ends[0]) else None
     return None
+
+
+def crowded(scores: Sequence[float], ends: tuple[float, float]) -> bool:
+    """Whether nine of ten scores fill less than a fifth of the scale from `ends`, most likely because it is another."""
+    low, high = np.percentile(scores, (5, 95))
+    return 5 * (high - low) < abs(ends[1] - ends[0])
 
 
 def refuse(what: str, problems: Collection[Problem]) -> None:

@@ -163,25 +163,32 @@ def _read(
 
 
 def _check_scale(path: Path, scores: Sequence[float], mos_worst: float, mos_best: float) -> None:
-    """Refuses scores that are all equal, and warns of those that seem to be on another scale than the one given.
+    """Refuses scores that are all equal (in float32), and warns of those that seem to be on another scale.
 
-    Refuses the latter as well if that is the default of 0 to 100 and there are more than a `FEW`.
+    Refuses the latter as well if they are on a usual one, the default of 0 to 100 was not changed, and there are more
+    than a `FEW`.
     """
-    lowest, highest = min(scores), max(scores)
-    if len(scores) > 1 and lowest == highest:
+    lowest, highest, ends = min(scores), max(scores), (mos_worst, mos_best)
+    if len(scores) > 1 and np.float32(lowest) == np.float32(highest):
         raise UserError(f"{path}: mos is {lowest:g} for all {len(scores)} images; there is nothing to learn or to test")
-    scale = label_file.other_scale(scores, (mos_worst, mos_best))
-    if scale is None:
-        return
-    worst, best = scale if mos_worst < mos_best else reversed(scale)
-    text = (
-        f"{path}: all mos are from {lowest:g} to {highest:g}, but their scale is from {mos_worst:g} (worst) to "
-        f"{mos_best:g} (best); give the ends of theirs, such as --config.dataset.mos_worst={worst} "
-        f"--config.dataset.mos_best={best}"
-    )
-    if {mos_worst, mos_best} == {0, 100} and len(scores) > FEW:
-        raise UserError(text)
-    logging.warning("%s", text)
+    scale = label_file.other_scale(scores, ends)
+    span = f"from {mos_worst:g} (worst) to {mos_best:g} (best)"
+    if scale is not None:
+        worst, best = scale if mos_worst < mos_best else reversed(scale)
+        text = (
+            f"{path}: all mos are from {lowest:g} to {highest:g}, but their scale is {span}; give the ends of theirs, "
+            f"such as --config.dataset.mos_worst={worst} --config.dataset.mos_best={best}"
+        )
+        if {*ends} == {0, 100} and len(scores) > FEW:
+            raise UserError(text)
+        logging.warning("%s", text)
+    elif len(scores) > FEW and label_file.crowded(scores, ends):
+        logging.warning(
+            "%s: most mos are close together on their scale %s; is it theirs? Give its ends with "
+            "--config.dataset.mos_worst and --config.dataset.mos_best",
+            path,
+            span,
+        )
 
 
 def _wrong_path(name: str, folder: Path) -> str:

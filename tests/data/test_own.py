@@ -160,7 +160,7 @@ def test_files_that_are_no_tables(folder, text, message):
         ((1, 9), 0, 100, (1, 10)),
         ((0, 10), 0, 100, (0, 10)),
         ((1.2, 4.9), 100, 0, (5, 1)),
-        ((1.2, 10.1), 0, 100, None),
+        ((1.2, 30), 0, 100, None),
         ((1.2, 4.9), 1, 5, None),
         ((1.2, 4.9), 0, 9, (1, 5)),
         ((0, 1), 0, 10, (0, 1)),
@@ -197,6 +197,30 @@ def test_scores_of_another_scale(tmp_path, caplog, scores, worst, best, suggeste
 
 
 @pytest.mark.parametrize(
+    "scores",
+    [
+        (0, 19),
+        (0, 14),
+        (1.2, 10.1),
+        (*np.linspace(0, 0.96, 23), 100),
+        (*np.linspace(1, 5, 23), 11),
+        (50, 50.001),
+        (20, 60),
+    ],
+    ids=range(7),
+)
+def test_scores_that_crowd_together_are_a_warning(tmp_path, caplog, scores):
+    lines = ["image,mos"]
+    for number, score in enumerate(np.linspace(*scores, 24) if len(scores) == 2 else scores):
+        Image.fromarray(pixels(number, 3, 4)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{score}")
+    write(tmp_path, "\n".join(lines))
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        own.load(tmp_path)
+    assert ("most mos are close together" in caplog.text) == (scores != (20, 60))
+
+
+@pytest.mark.parametrize(
     ("column", "value"), [("level", "1e19"), ("level", "3e9"), ("level", "inf"), ("std", "1e39"), ("std", "inf")]
 )
 def test_numbers_that_nothing_can_hold_are_named(folder, column, value):
@@ -208,7 +232,7 @@ def test_numbers_that_nothing_can_hold_are_named(folder, column, value):
 
 
 def test_scores_that_are_all_equal(folder):
-    write(folder, "image,mos\na.png,50\nb.bmp,50.0\n")
+    write(folder, "image,mos\na.png,50\nb.bmp,50.0000001\n")
     with pytest.raises(UserError, match=r"labels\.csv: mos is 50 for all 2 images"):
         own.load(folder)
 
