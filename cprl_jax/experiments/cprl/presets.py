@@ -1,11 +1,11 @@
 """What configs/tables.py and configs/defences.py run."""
 
-
 import ml_collections
 
 from cprl_jax.config.presets import cprl_experiment, parse_argument, parse_methods
 from cprl_jax.data import DATASETS
 from cprl_jax.experiments.cprl import paper_tables
+from cprl_jax.methods import METHODS
 from cprl_jax.models import NETWORKS
 
 SMALL = ("efficientnet_lite", "squeezenet", "compact")  # networks that train in minutes on two cores
@@ -72,5 +72,6 @@ def _experiment(argument, choices, *, network: str, dataset: str) -> tuple[ml_co
     for name in (*RIVALS, "sort_mask", "cprl_v1"):
         if schedule == "short":
             # From the plain model, for as many image gradients as CPRL: what differs is the method.
-            config[name].start_from, config[name].as_long_as = "plain", "cprl"
+            config[name].start_from = "plain"
+            config[name].as_long_as = "cprl" if METHODS[name].trains else ""
     return config, values
