@@ -22,24 +22,31 @@ of the last `cprl_jax.main`; what is missing for it is computed.
 Exit code: 0; 1 if an image or a file was rejected; 2 for a mistake in the command line.
 """
 
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; what was accepted before is kept")
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cprl_jax.runtime import program
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.memory import keep_freed_memory
+from cprl_jax.runtime.parser import Parser
 
 _SHOWN = 10  # reasons for a rejection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and does what it asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cprl_jax.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m cprl_jax.verify", description=__doc__)
     parser.add_argument("images", nargs="*", help=".npz files of attacked images")
     parser.add_argument("--run", required=True, help="the folder of a run (its --workdir)")
     parser.add_argument("--write_crops", default="", help="where to write the test crops, an .npz file")
@@ -47,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.images and not arguments.write_crops:
         parser.error("give .npz files of attacked images, or --write_crops")
     keep_freed_memory()
-    rejected: list[str] = []
-    return program.run(lambda: rejected.extend(_verify(arguments))) or int(bool(rejected))
+    return int(bool(_verify(arguments)))
 
 
 def _verify(arguments: argparse.Namespace) -> list[str]:
@@ -176,5 +182,4 @@ def _table(config, results, submissions, mos, run: Path):
 
 
 if __name__ == "__main__":
-    program.own_terminal("stopped; what was accepted before is kept")
     sys.exit(main())

@@ -251,5 +251,5 @@ def test_other_files_and_folders(run, crops, capsys, tmp_path):
         assert name in line and reason in line
     assert verify.main([f"--run={tmp_path / 'elsewhere'}", "x.npz"]) == 2
     assert "is not the folder of a run" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        verify.main([f"--run={run}"])
+    assert verify.main([f"--run={run}"]) == 2
+    assert "or --write_crops" in capsys.readouterr().err

@@ -5,7 +5,11 @@ trunk, as config.model.sort_mask.stages counts them; who publishes weights that 
 which licence.
 """
 
-import argparse
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":
+    program.own_terminal("stopped")
+
 import math
 import sys
 from collections.abc import Sequence
@@ -17,7 +21,7 @@ from cprl_jax.models import NETWORKS
 from cprl_jax.models.network import Network
 from cprl_jax.report.table import Column, Table
 from cprl_jax.report.values import Row
-from cprl_jax.runtime.program import show
+from cprl_jax.runtime.parser import Parser
 
 _SIZE = 224  # pixels a side that all networks take
 
@@ -52,13 +56,15 @@ def table() -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cprl_jax.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parses the command line and prints the table; returns the exit code."""
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    parser = Parser(prog="python -m cprl_jax.models", description=__doc__)
     parser.add_argument("--list", action="store_true", required=True, help="print the networks and their weights")
     parser.parse_args(argv)
-    show(table().text())
-    return 0
+    program.show(table().text())
 
 
 if __name__ == "__main__":

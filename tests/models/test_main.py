@@ -31,9 +31,8 @@ def test_every_variant_has_a_line(capsys, monkeypatch):
 
 
 def test_help(capsys):
-    for arguments in (["--help"], []):
-        with pytest.raises(SystemExit) as ended:
-            __main__.main(arguments)
-        assert ended.value.code == (0 if arguments else 2)
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(["--help"])
+    assert __main__.main([]) == 2
     output = capsys.readouterr()
     assert "config.model.weights" in output.out and "--list" in output.err
