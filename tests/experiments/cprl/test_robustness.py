@@ -59,9 +59,10 @@ def test_every_method_has_a_landscape_and_checks(found, networks):
         clean = models.score_fn(*networks[method])(CROPS[2] / np.float32(255))[0]
         np.testing.assert_allclose(shown["scores"][2][2], clean, rtol=1e-5)
         verdicts = {check["name"]: check["verdict"] for check in result["checks"]}
-        assert len(verdicts) == 8
+        assert tuple(verdicts) == trust.NAMES
         assert verdicts[trust.TRANSFER] != "not run"
-        assert (verdicts[trust.ADAPTIVE] == "not run") == (method == "plain"), "only CPRL masks here"
+        for name in (trust.ADAPTIVE, trust.GATELESS):
+            assert (verdicts[name] == "not run") == (method == "plain"), "only CPRL masks here"
 
 
 @pytest.mark.slow
@@ -106,6 +107,19 @@ def test_one_method_has_nothing_to_transfer_from(config, networks, tmp_path):
     verdicts = {check["name"]: check["verdict"] for check in result["checks"]}
     assert verdicts[trust.TRANSFER] == verdicts[trust.BLACK_BOX] == "not run"
     assert "landscape" not in result
+
+
+def test_the_network_without_masks_has_the_same_parameters(config, networks):
+    """It scores otherwise than the masked one, as a network made without masks does."""
+    module, variables = networks["cprl"]
+    bare = config.copy_and_resolve_references()
+    bare.model.sort_mask.rate = 0.0
+    images = CROPS[:2, 0] / np.float32(255)
+    found = np.asarray(evaluate_robustness._gateless_score_fn(module, variables)(images))
+    expected = models.score_fn(models.create(bare.model), variables)(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not np.allclose(found, models.score_fn(module, variables)(images), rtol=1e-6)
+    assert evaluate_robustness._gateless_score_fn(*networks["plain"]) is None
 
 
 def test_integrals_of_hand_cases():
