@@ -172,12 +172,7 @@ def check(
     else:
         checks.append(Check(TRANSFER, NOT_RUN, {}, "There was no other model to take attacked images from."))
     for name, label, other, reason in (
-        (
-            ADAPTIVE,
-            "adaptive",
-            adaptive_score_fn,
-            "The model has nothing that an adaptive attack would have to replace.",
-        ),
+        (ADAPTIVE, "adaptive", adaptive_score_fn, "The model has nothing that an adaptive attack would replace."),
         (GATELESS, "without the gate", gateless_score_fn, "The model has no gate that could be left out."),
     ):
         if other is not None:
