@@ -7,13 +7,17 @@
 The same command again resumes a run that was stopped, and prints the table of one that is finished.
 """
 
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; the same command resumes")
+
 import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cprl_jax.runtime import program
 from cprl_jax.runtime.errors import for_people
 from cprl_jax.runtime.memory import keep_freed_memory
 
@@ -80,5 +84,4 @@ def _job(name: str) -> Callable:
 
 
 if __name__ == "__main__":
-    program.own_terminal("stopped; the same command resumes")
     sys.exit(main())

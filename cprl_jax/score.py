@@ -16,26 +16,23 @@ Ctrl-C, 141 if the reader of the output went away.
 From Python: `scorer = load("runs/livec"); scorer(["photo.jpg"])`.
 """
 
-import argparse
-import contextlib
-import io
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; every score that was printed stands")
+
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.memory import keep_freed_memory
-from cprl_jax.runtime.program import discard, own_terminal
+from cprl_jax.runtime.parser import Parser
 
 if TYPE_CHECKING:  # JAX takes seconds to start: not for --help, and not where Ctrl-C would show a traceback
     from cprl_jax.evaluation.files import FileScorer
-
-_BREAKS_LINES = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def load(run: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
@@ -66,53 +63,54 @@ def load(run: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
         crop_size=evaluation.crop_size,
         seed=config.seed,
         batch_size=evaluation.batch_size,
-        resize=config.dataset.get("resize", 0),
+        resize=config.dataset.resize,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and prints the scores; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cprl_jax.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    keep_freed_memory()
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m cprl_jax.score", description=__doc__)
     parser.add_argument("images", nargs="+", help="image files (JPEG, PNG, BMP, WebP or TIFF), or folders of them")
     parser.add_argument("--checkpoint", required=True, help="the folder of a run (its --workdir)")
     parser.add_argument("--method", default="", help="which of its models, or updates (default: cprl, else the last)")
     parser.add_argument("--crops", type=int, default=0, help="crops per image (default: as in the run's evaluation)")
-    sys.stderr = sys.stderr or io.StringIO()  # where it is closed (2>&-)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="surrogateescape")  # names that are not text in this system's encoding
     arguments = parser.parse_args(argv)
-    keep_freed_memory()
-    try:
-        scorer = load(arguments.checkpoint, method=arguments.method, crops=arguments.crops)
-        return _print_scores(scorer, arguments.images)
-    except UserError as error:
-        _complain(error)
-        return 2
+    scorer = load(arguments.checkpoint, method=arguments.method, crops=arguments.crops)
+    return _print_scores(scorer, arguments.images)
 
 
 def _print_scores(scorer: "FileScorer", arguments: Sequence[str]) -> int:
+    from tqdm import tqdm
+
+    if sys.stdout is None:  # closed by who started the program
+        program.complain("the scores cannot be written: the output is closed")
+        return 1
     files, problems = _files(arguments)
     for problem in problems:
-        _complain(problem)
+        program.complain(problem)
     failed = bool(problems)
     # Lines on a terminal are progress enough.
-    hidden = len(files) < 20 or sys.stdout is None or sys.stdout.isatty() or not sys.stderr.isatty()
+    hidden = len(files) < 20 or sys.stdout.isatty() or not sys.stderr.isatty()
     with tqdm(total=len(files), desc="score", unit="image", dynamic_ncols=True, disable=hidden) as bar:
         for path, score in zip(files, scorer.each(files), strict=True):
             if isinstance(score, UserError):
                 bar.clear()
-                _complain(score)
+                program.complain(score)
                 failed = True
             else:
                 try:
-                    _write(sys.stdout, f"{score:.2f}\t{_one_line(path)}")
+                    print(f"{score:.2f}\t{program.one_line(path)}", flush=True)
                 except BrokenPipeError:  # `| head` has seen enough
+                    program.discard(sys.stdout)
                     return 141
                 except OSError as error:
-                    _complain(f"the scores cannot be written: {error.strerror}")
+                    program.discard(sys.stdout)
+                    program.complain(f"the scores cannot be written: {error.strerror}")
                     return 1
             bar.update()
     return int(failed)
@@ -133,38 +131,7 @@ def _files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, problems
 
 
-def _complain(problem: object) -> None:
-    with contextlib.suppress(OSError):  # a full disk behind stderr costs no score
-        _write(sys.stderr, f"error: {_one_line(str(problem))}")
-
-
-def _one_line(text: str) -> str:
-    return _BREAKS_LINES.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
-
-
-def _write(stream: TextIO | None, line: str) -> None:
-    """Writes a line now; characters that the stream's encoding lacks become escapes.
-
-    Raises:
-      OSError: it could not be written. Then the stream takes no more, so that the end of Python does not try again.
-    """
-    if stream is None:
-        raise OSError(None, "the output is closed")
-    encoding = stream.encoding or "utf-8"
-    try:
-        line.encode(encoding, "surrogateescape")
-    except UnicodeError:
-        line = line.encode(encoding, "backslashreplace").decode(encoding)
-    try:
-        stream.write(f"{line}\n")
-        stream.flush()
-    except OSError:
-        discard(stream)
-        raise
-
-
 if __name__ == "__main__":
-    own_terminal("stopped; every score that was printed stands")
     exit_code = main()
     if exit_code > 2:  # at once: a thread may be in the middle of a large photograph
         os._exit(exit_code)

@@ -68,8 +68,7 @@ def check_commands():
     from PIL import Image
 
     from cprl_jax.config import checks
-    from cprl_jax.data import synthesize
-    from cprl_jax.data.distortions import sheet
+    from cprl_jax.data import distortion_sheet, synthesize
 
     Path("photographs").mkdir()
     Image.fromarray(pictures()[0].repeat(3, 0).repeat(3, 1)).save("photographs/one.png")
@@ -83,8 +82,7 @@ def check_commands():
             assert synthesize.main([*arguments, "--workers=1"]) == 0
             assert len(list(Path("hazy/images").glob("one_weather-haze_?.png"))) == 5
         else:
-            sys.argv = [module, *arguments]
-            sheet.main()
+            assert distortion_sheet.main(arguments) == 0
             assert Image.open("weather.png").width > 300
     assert len(ran) == 3
 

@@ -173,11 +173,11 @@ def made(monkeypatch):
 
 @pytest.fixture
 def stdout(monkeypatch):
-    """Makes a standard output of an encoding; returns its bytes."""
+    """Makes a standard output of an encoding, as `program.own_terminal` does; returns its bytes."""
 
     def make(encoding):
         content = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding))
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding, "readable"))
         return content
 
     return make

@@ -84,14 +84,32 @@ def check_one_per_image(name: str, value: Any, images: jax.Array) -> jax.Array |
     """A number, or numbers [batch], as an array of its own dtype.
 
     Raises:
-      ValueError: another shape.
+      ValueError: another shape, or no numbers.
     """
     if not isinstance(value, jax.Array):
         value = np.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.number):
+        raise ValueError(f"{name} must be one number or one per image, such as 4 / 255 without quotes: got {value!r}.")
     batch = images.shape[0]
     if value.shape not in ((), (batch,)):
         raise ValueError(f"{name} must be one number or one per image: got shape {value.shape} for {batch} images.")
     return value
+
+
+def check_finite(name: str, value: Any) -> jax.Array:
+    """Numbers as a JAX array of their own dtype.
+
+    Raises:
+      ValueError: unless traced, numbers that are NaN or infinite: compared with a score they would decide something.
+    """
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        finite = np.isfinite(np.asarray(value, np.float64))
+        if not finite.ndim and not finite:
+            raise ValueError(f"{name} must be a finite number, got {value}.")
+        if not finite.all():
+            wrong = finite.size - finite.sum()
+            raise ValueError(f"{name} must be finite, {wrong} of {finite.size} are not: leave those images out.")
+    return jnp.asarray(value)
 
 
 def check_count(name: str, value: Any, *, at_least: int = 1) -> int:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
+
+from cprl_jax.attacks.arguments import check_finite
 
 
 def up() -> Partial:
@@ -40,9 +41,9 @@ def reflect(mos: Float[ArrayLike, " batch"], mid: float = 50.0) -> Partial:
       mid: the middle of that scale.
 
     Raises:
-      ValueError: unless traced, a label that is NaN.
+      ValueError: unless traced, a label or a middle that is not finite.
     """
-    return Partial(_reflect, check_labels("mos", mos), jnp.asarray(mid))
+    return Partial(_reflect, check_labels("mos", mos), check_finite("mid", mid))
 
 
 def target_free(mid: float = 50.0) -> Partial:
@@ -53,8 +54,11 @@ def target_free(mid: float = 50.0) -> Partial:
 
     Args:
       mid: the middle of the scale of the score function.
+
+    Raises:
+      ValueError: unless traced, a middle that is not finite.
     """
-    return Partial(_target_free, jnp.asarray(mid))
+    return Partial(_target_free, check_finite("mid", mid))
 
 
 def towards(target: Float[ArrayLike, " batch"] | Float[ArrayLike, ""]) -> Partial:
@@ -67,7 +71,7 @@ def towards(target: Float[ArrayLike, " batch"] | Float[ArrayLike, ""]) -> Partia
       target: scores to reach, on the scale of the score function; one per image, or one number for all.
 
     Raises:
-      ValueError: unless traced, a target that is NaN.
+      ValueError: unless traced, a target that is not finite.
     """
     return Partial(_towards, check_labels("target", target))
 
@@ -102,21 +106,23 @@ class Alternatives:
         return self.objective(scores, clean_scores)
 
 
+def checked(direction: Callable) -> Callable:
+    """The direction; raises ValueError for a function of this file that makes one and was not called."""
+    if direction in (up, down, reflect, target_free, towards, away):
+        raise ValueError(f"direction must be {direction.__name__}(...), what this function returns: call it.")
+    return direction
+
+
 def alternatives(direction: Callable) -> tuple[Callable, ...]:
-    """The directions to try: the alternatives of `direction`, or the direction itself."""
+    """The directions to try: the alternatives of `direction`, or the direction itself; raises as `checked`."""
+    direction = checked(direction)
     return direction.directions if isinstance(direction, Alternatives) else (direction,)
 
 
 def check_labels(name: str, values: ArrayLike) -> Array:
-    """Labels or targets as floats. Raises ValueError, unless traced, where one is NaN."""
-    values = jnp.asarray(values)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(jnp.float32)
-    if not isinstance(values, jax.core.Tracer):
-        missing = np.isnan(np.asarray(values)).sum()
-        if missing:  # compared with the middle, it would count as below
-            raise ValueError(f"{name} must be numbers, {missing} of {values.size} are NaN: leave those images out.")
-    return values
+    """Labels or targets as floats. Raises ValueError, unless traced, where one is not finite."""
+    values = check_finite(name, values)
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
 
 
 def _raise(scores, clean_scores):

@@ -1,5 +1,6 @@
 """Eigen-distortions: the changes of an image that a model notices most and least."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -170,7 +171,7 @@ def _product(function, images, direction):
 def _rayleigh(function, images, direction):
     """||J v||^2, which rounding cannot make negative, and how far v is from an eigenvector."""
     _, change = jax.jvp(function, (images,), (direction,))
-    change = change.reshape(change.shape[0], -1)
+    change = change.reshape(change.shape[0], math.prod(change.shape[1:]))
     value = dot(change, change).astype(images.dtype)
     rest = _product(function, images, direction) - per_image(value) * direction
     return value, jnp.sqrt(dot(rest, rest))
@@ -189,4 +190,4 @@ def _noise(keys, images):
 
 
 def _shifted(noise, shift):
-    return jnp.roll(noise.reshape(noise.shape[0], -1), shift, axis=1).reshape(noise.shape)
+    return jnp.roll(noise.reshape(noise.shape[0], math.prod(noise.shape[1:])), shift, axis=1).reshape(noise.shape)

@@ -52,7 +52,7 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "standard": Budget(),
-    "quick": Budget((10,), iterations=12, starts=2, averaged_starts=1, samples=1, queries=100, points=50),
+    "quick": Budget((10,), iterations=25, starts=2, averaged_starts=1, samples=1, queries=100, points=50),
 }
 
 
@@ -141,8 +141,8 @@ def ensemble(
     the attack has converged.
 
     All images are judged by `score_fn`, in one compiled program. For each image, `budget="standard"` costs 1110
-    gradients (1710 with an `adaptive_score_fn`) and 15 120 other evaluations (15 732); "quick", for laptops, 58 (94)
-    and 175 (217). A `stochastic_score_fn` costs 400 gradients more, or 12. `away()` costs all but the searches twice.
+    gradients (1710 with an `adaptive_score_fn`) and 15 120 other evaluations (15 732); "quick", for laptops, 110 (185)
+    and 188 (269). A `stochastic_score_fn` costs 400 gradients more, or 25. `away()` costs all but the searches twice.
 
     Args:
       score_fn: images [batch, height, width, 3] in [0, 1] to scores [batch], each a function of its image alone. Of a

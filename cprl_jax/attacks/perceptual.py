@@ -213,9 +213,11 @@ def select_counterexample(
         must then pass both.
 
     Raises:
-      ValueError: a threshold or verdicts of another shape.
+      ValueError: a threshold or verdicts of another shape; unless traced, a threshold that is NaN.
     """
     count, batch = result.distances.shape
+    if not isinstance(threshold, jax.core.Tracer) and np.isnan(np.asarray(threshold, np.float64)).any():
+        raise ValueError(f"threshold must be numbers, got {threshold}.")
     threshold = jnp.asarray(threshold, result.distances.dtype)
     if threshold.shape not in ((), (batch,)):
         raise ValueError(

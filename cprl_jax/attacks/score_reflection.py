@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax.attacks._radii import over_radii
-from cprl_jax.attacks.arguments import check_count, check_images
+from cprl_jax.attacks.arguments import check_count, check_finite, check_images
 from cprl_jax.attacks.pgd import ascend
 from cprl_jax.attacks.result import AttackResult, finish
 
@@ -48,11 +48,11 @@ def score_reflection(
       `AttackResult`. An image with a score of exactly `mid`, its own mirror image, comes back as it was.
 
     Raises:
-      ValueError: as `pgd`.
+      ValueError: as `pgd`; unless traced, a `mid` that is not finite.
     """
     images = check_images(images)
     steps = check_count("steps", steps)
-    direction = Partial(_mirror, jnp.asarray(mid))
+    direction = Partial(_mirror, check_finite("mid", mid))
 
     def attack(radius):
         return ascend(

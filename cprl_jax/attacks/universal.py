@@ -293,6 +293,8 @@ def _fit(score_fn, batches, direction, *, radius, epochs, step_size, step, size,
             count = 0
             for images in _one_epoch(batches):
                 images = lax.stop_gradient(check_images(images))
+                if not len(images):
+                    raise ValueError(f"batch {count + 1} of epoch {epoch + 1} has no images: leave it out.")
                 if perturbation is None:
                     perturbation, step_size = _start(images, size, radius, step_size, key)
                 perturbation, fraction = _step(score_fn, direction, perturbation, images, step_size, step=step)

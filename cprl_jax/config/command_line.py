@@ -62,6 +62,8 @@ def _flag_error(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, UserError):  # the innermost: the ones around it repeat it with a traceback
             text = str(cause)
+        elif isinstance(cause, SyntaxError) or (isinstance(cause, AttributeError) and cause.name == "get_config"):
+            text = "--config names no configuration, a Python file with a function get_config like those in configs/"
         cause = cause.__cause__ or cause.__context__
     if text:
         return text

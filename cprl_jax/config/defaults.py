@@ -11,6 +11,7 @@ import ml_collections
 
 from cprl_jax.config.field import Field
 from cprl_jax.config.fields import FIELDS, group_of, within
+from cprl_jax.methods import check_names
 from cprl_jax.runtime.errors import UserError
 
 _WITHOUT_MODELS = {
@@ -39,7 +40,9 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def read_config(run: Path, *, file: str = "config.json") -> ml_collections.ConfigDict:
-    """The configuration of a run, from the config.json in its folder; one of an earlier version may lack fields.
+    """The configuration of a run, from the config.json in its folder; fields that it lacks have their defaults.
+
+    An earlier version, or one without some plug, may not have known them.
 
     Args:
       run: its folder.
@@ -53,9 +56,10 @@ def read_config(run: Path, *, file: str = "config.json") -> ml_collections.Confi
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
-        if missing := [name for name in _ALWAYS if name not in content]:
+        if missing := [name for name in _ALWAYS if content.get(name) in (None, {}, [])]:
             raise ValueError(f"it has no {missing[0]}")
-        _check_types(FIELDS, content, "")
+        content = _completed(FIELDS, content, "")
+        check_names(content["methods"])
         return ml_collections.ConfigDict(content)
     except OSError as error:
         if splits := sorted(path.parent.name for path in run.glob("*/config.json")):
@@ -65,16 +69,18 @@ def read_config(run: Path, *, file: str = "config.json") -> ml_collections.Confi
         raise UserError(f"{path} is damaged ({error}); put back a copy, or give another --workdir") from None
 
 
-def _check_types(fields: Mapping[str, Field | Mapping], content: Mapping, prefix: str) -> None:
+def _completed(fields: Mapping[str, Field | Mapping], content: Mapping, prefix: str) -> dict:
+    """The content, checked, with the defaults of the fields that it lacks; raises ValueError for a wrong value."""
+    values = dict(content)
     for name, entry in fields.items():
-        if name not in content:
-            continue
         if isinstance(entry, Field):
-            entry.check_type(f"{prefix}{name}", content[name])
-        elif not isinstance(content[name], Mapping):
+            values.setdefault(name, entry.default)
+            entry.check(f"{prefix}{name}", values[name])
+        elif not isinstance(block := values.get(name, {}), Mapping):
             raise ValueError(f"{prefix}{name} is not a JSON object")
         else:
-            _check_types(entry, content[name], f"{prefix}{name}.")
+            values[name] = _completed(entry, block, f"{prefix}{name}.")
+    return values
 
 
 def method_of(config: ml_collections.ConfigDict, method: str, run: Path) -> str:
@@ -118,13 +124,12 @@ def check_same_run(
     Raises:
       UserError: naming the fields that differ.
     """
-    old, new, defaults = (json.loads(to_json(values)) for values in (read_config(path.parent), config, default()))
-    as_by_default = {line for line in differences(old, defaults) if ": (absent) -> " in line}
+    old, new = (json.loads(to_json(values)) for values in (read_config(path.parent), config))
     changed = []
     for line in differences(old, new):
         field = line.partition(":")[0]
         counts = (group_of(field) == "trains" or within(field, fixed)) and not within(field, free)
-        if counts and line not in as_by_default:
+        if counts:
             changed.append(line)
     if changed:
         raise UserError(

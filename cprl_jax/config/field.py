@@ -10,6 +10,7 @@ from typing import Any
 from cprl_jax.runtime.errors import UserError
 
 _TYPES = ((bool, "truth value"), (str, "text"), (numbers.Integral, "whole number"), (numbers.Real, "number"))
+LARGEST = 2**31 - 1  # of a whole number: devices count in int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Field:
             return
         if isinstance(item, bool | str) or (self.zero and item == 0):
             return
+        if isinstance(item, numbers.Integral) and abs(item) > LARGEST:
+            raise UserError(f"{name} is {value}; it must be at most {LARGEST:,}")
         if not math.isfinite(item):
             raise UserError(f"{name} is {value}; it must be a finite number")
         bounds = (

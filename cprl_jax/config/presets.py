@@ -93,7 +93,7 @@ def fine_tuning(argument: str | None) -> ml_collections.ConfigDict:
     config = default()
     config.dataset.name = values["dataset"]
     config.methods = parse_methods(values.get("methods", "plain"))
-    config.dataset.resize = source.dataset.get("resize", 0)
+    config.dataset.resize = source.dataset.resize
     config.model.update(source.model)
     config.model.weights = str(weights)
     config.train.update(source.train)

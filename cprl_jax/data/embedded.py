@@ -12,9 +12,15 @@ machines with another libjpeg, FreeType or NumPy single grey levels may differ, 
     python -m cprl_jax.data.embedded --out=sheet.png      draws a contact sheet to look at
 """
 
-import argparse
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped")
+
 import os
+import sys
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +31,8 @@ from cprl_jax.data.distortions import LEVELS, distort
 from cprl_jax.data.labels import quality
 from cprl_jax.data.scenes import View, make_views, scene_names
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path, writing
+from cprl_jax.runtime.parser import Parser
 
 # The recipe, by name: further entries of the registry of distortions do not change this dataset.
 DISTORTION_NAMES = ("gaussian-blur", "white-noise", "jpeg", "pixelation", "contrast", "color-noise")
@@ -142,32 +150,34 @@ def contact_sheet(dataset: QualityDataset, path: str | os.PathLike, *, blocks: i
                 sheet.paste(Image.fromarray(dataset.images[row]), (x, y))
                 text = f"{kind} {level}: {dataset.mos[row]:.0f}" if level else str(dataset.names[row])
                 pen.text((x, y + size), text, fill="black", font=font)
-    temporary = f"{os.fspath(path)}.partial"
-    sheet.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with writing(path) as file:
+        sheet.save(file, format="PNG")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws a contact sheet of the embedded dataset.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws a contact sheet as the command line says; returns the exit code."""
+    return program.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = Parser(
+        prog="python -m cprl_jax.data.embedded", description="Draws a contact sheet of the embedded dataset."
+    )
     parser.add_argument("--out", required=True, help="the PNG file to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--image_size", type=int, default=112, help="pixels, 32 to 256")
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--levels", type=int, default=5, help="1 to 5")
-    arguments = parser.parse_args()
-    try:
-        dataset = make_embedded(
-            seed=arguments.seed, image_size=arguments.image_size, scenes=arguments.scenes, levels=arguments.levels
-        )
-    except UserError as error:
-        parser.error(str(error))
-    contact_sheet(dataset, arguments.out)
+    options = vars(parser.parse_args(argv))
+    out = user_path(options.pop("out"), field="--out")
+    dataset = make_embedded(**options)
+    contact_sheet(dataset, out)
     counts, _ = np.histogram(dataset.mos, bins=10, range=(0, 100))
-    print(
+    program.show(
         f"{len(dataset)} images of {len(np.unique(dataset.references))} scenes; labels per ten points, from 0: "
-        f"{' '.join(map(str, counts))}; drawn to {arguments.out}"
+        f"{' '.join(map(str, counts))}; drawn to {out}"
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

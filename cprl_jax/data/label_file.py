@@ -3,10 +3,11 @@
 import csv
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
 from absl import logging
 
 from cprl_jax.data.dataset import listing
@@ -14,6 +15,8 @@ from cprl_jax.runtime.errors import UserError
 
 COLUMNS = ("image", "mos", "reference", "distortion", "level", "std", "split")
 MOST_PROBLEMS = 20  # named in one message
+
+SCALES = ((0, 1), (1, 5), (0, 5), (1, 10), (0, 10), (0, 100))  # of opinion scores
 
 Problem = tuple[int, str]  # the line it is in, for their order, and its text
 
@@ -83,9 +86,8 @@ def read(path: Path, *, known: Collection[str] = COLUMNS) -> tuple[list[Row], li
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(columns):
-            hint = (
-                f"; a decimal comma needs quotes, or another separator than {delimiter!r}" if delimiter == "," else ""
-            )
+            more = len(values) > len(columns) and delimiter == ","
+            hint = "; a decimal comma needs quotes, or another separator than ','" if more else ""
             problems.append((line, f"line {line}: {len(values)} values in {len(columns)} columns{hint}"))
             continue
         row = Row(line, {column: value.strip() for column, value in zip(columns, values, strict=True)}, delimiter)
@@ -101,6 +103,20 @@ def read(path: Path, *, known: Collection[str] = COLUMNS) -> tuple[list[Row], li
     if not rows and not problems:
         raise UserError(f"{path} names no image; write a line for each image below the line of the columns")
     return rows, problems
+
+
+def other_scale(scores: Sequence[float], ends: tuple[float, float]) -> tuple[int, int] | None:
+    """The first usual scale that holds all scores, if it is at most half as long as the one from `ends`; else None."""
+    for low, high in SCALES:
+        if low <= min(scores) and max(scores) <= high:
+            return (low, high) if 2 * (high - low) <= abs(ends[1] - ends[0]) else None
+    return None
+
+
+def crowded(scores: Sequence[float], ends: tuple[float, float]) -> bool:
+    """Whether nine of ten scores fill less than a fifth of the scale from `ends`, most likely because it is another."""
+    low, high = np.percentile(scores, (5, 95))
+    return 5 * (high - low) < abs(ends[1] - ends[0])
 
 
 def refuse(what: str, problems: Collection[Problem]) -> None:

@@ -8,7 +8,6 @@ Only `image` and `mos` are needed; docs/datasets.md says what the others mean.
 
 import hashlib
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,8 +25,9 @@ from cprl_jax.data.releases._common import NAN, Record, in_threads, one_line
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path
 
-SCALES = ((0, 1), (1, 5), (0, 5), (1, 10), (0, 10))  # of opinion scores, besides 0 to 100
 FEW = 10  # images that may all be very bad; that more of them are is not believed
+_LARGEST = 1e30  # of what is kept in float32
+_LARGEST_LEVEL = 10**9  # it is kept in int32
 
 
 def load(
@@ -70,13 +70,13 @@ def load(
 
     Raises:
       UserError: no folder or file, or anything in them that is not as above: all problems in one message, each with the
-        number of its line; scores that are all equal, or those of more than `FEW` images all at most 10 on a scale of
-        0 to 100, which seem to be on another one.
+        number of its line; scores that are all equal, or those of more than `FEW` images all at most 10 on the scale of
+        0 to 100, which seem to be on another one (where the ends of the scale were given, that is a warning).
       ValueError: an unknown `cache`, a negative `cache_gib`.
     """
     if cache not in ("memory", "disk") or not cache_gib >= 0:
         raise ValueError(f"cache={cache!r}, cache_gib={cache_gib}: must be 'memory' or 'disk', and 0 or more")
-    if not (math.isfinite(mos_worst) and math.isfinite(mos_best)) or mos_worst == mos_best:
+    if not max(abs(mos_worst), abs(mos_best)) <= _LARGEST or mos_worst == mos_best:
         raise UserError(
             f"mos_worst={mos_worst} and mos_best={mos_best} must be two different numbers, the ends of the scale of mos"
         )
@@ -89,7 +89,7 @@ def load(
     contents = in_threads(_digest, [*paths, *pristine.values()], "reading images")
 
     def decode(row: int) -> np.ndarray:
-        return decode_photograph(paths[row].read_bytes())
+        return decode_photograph(photographs.content(paths[row]))
 
     decoded, images = None, CachedImages(decode, len(paths), cache_bytes=int(cache_gib * 2**30))
     if cache == "disk":
@@ -119,7 +119,7 @@ def load(
         pristine=NamedImages(
             list(pristine),
             CachedImages(
-                lambda index: decode_photograph(references[index].read_bytes()),
+                lambda index: decode_photograph(photographs.content(references[index])),
                 len(references),
                 cache_bytes=int(cache_gib * 2**30),
             ),
@@ -163,25 +163,32 @@ def _read(
 
 
 def _check_scale(path: Path, scores: Sequence[float], mos_worst: float, mos_best: float) -> None:
-    """Refuses scores that are all equal, and warns of those that seem to be on another scale than 0 to 100.
+    """Refuses scores that are all equal (in float32), and warns of those that seem to be on another scale.
 
-    Refuses the latter as well where there are more than a `FEW`.
+    Refuses the latter as well if they are on a usual one, the default of 0 to 100 was not changed, and there are more
+    than a `FEW`.
     """
-    lowest, highest = min(scores), max(scores)
-    if len(scores) > 1 and lowest == highest:
+    lowest, highest, ends = min(scores), max(scores), (mos_worst, mos_best)
+    if len(scores) > 1 and np.float32(lowest) == np.float32(highest):
         raise UserError(f"{path}: mos is {lowest:g} for all {len(scores)} images; there is nothing to learn or to test")
-    scale = next(((low, high) for low, high in SCALES if low <= lowest and highest <= high), None)
-    if {mos_worst, mos_best} != {0, 100} or not scale:
-        return
-    worst, best = scale if mos_worst == 0 else reversed(scale)
-    text = (
-        f"{path}: all mos are from {lowest:g} to {highest:g}, but their scale is from {mos_worst:g} (worst) to "
-        f"{mos_best:g} (best); give the ends of theirs, such as --config.dataset.mos_worst={worst} "
-        f"--config.dataset.mos_best={best}"
-    )
-    if len(scores) > FEW:
-        raise UserError(text)
-    logging.warning("%s", text)
+    scale = label_file.other_scale(scores, ends)
+    span = f"from {mos_worst:g} (worst) to {mos_best:g} (best)"
+    if scale is not None:
+        worst, best = scale if mos_worst < mos_best else reversed(scale)
+        text = (
+            f"{path}: all mos are from {lowest:g} to {highest:g}, but their scale is {span}; give the ends of theirs, "
+            f"such as --config.dataset.mos_worst={worst} --config.dataset.mos_best={best}"
+        )
+        if {*ends} == {0, 100} and len(scores) > FEW:
+            raise UserError(text)
+        logging.warning("%s", text)
+    elif len(scores) > FEW and label_file.crowded(scores, ends):
+        logging.warning(
+            "%s: most mos are close together on their scale %s; is it theirs? Give its ends with "
+            "--config.dataset.mos_worst and --config.dataset.mos_best",
+            path,
+            span,
+        )
 
 
 def _wrong_path(name: str, folder: Path) -> str:
@@ -202,11 +209,11 @@ def _record(row: Row, folder: Path, mos_worst: float, mos_best: float) -> tuple[
     std = NAN
     if values.get("std", "").lower() not in ("", "nan"):
         std = row.number("std")
-        if not 0 <= std < math.inf:
-            wrong.append(f"std is {values['std']!r}, not a number of 0 or more")
+        if not 0 <= std <= _LARGEST:
+            wrong.append(f"std is {values['std']!r}, not a number from 0 to {_LARGEST:g}")
     level = row.number("level", "0")
-    if not (level >= 0 and level.is_integer()):
-        wrong.append(f"level is {values['level']!r}, not a whole number of 0 or more")
+    if not (0 <= level <= _LARGEST_LEVEL and level.is_integer()):
+        wrong.append(f"level is {values['level']!r}, not a whole number from 0 to {_LARGEST_LEVEL:,}")
         level = 0
     part = values.get("split", "")
     if part not in PARTS:
@@ -249,8 +256,8 @@ def _pristine(scenes: dict[str, int], folder: Path, problems: list[Problem]) -> 
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(photographs.content(path)).hexdigest()
+    except (OSError, ValueError) as error:
         return f"{path}: {error}"  # nothing else has this; decoding reports it
 
 
@@ -271,7 +278,7 @@ def _unreadable(records: Sequence[Record], images: Sequence) -> list[Problem]:
 def _unreadable_pristine(pristine: dict[str, Path]) -> list[Problem]:
     def problem(path: Path) -> Problem | None:
         try:
-            decode_photograph(path.read_bytes())
+            decode_photograph(photographs.content(path))
         except Exception as error:
             return 0, f"reference {path.name!r}: the image cannot be read: {one_line(error)}"
         return None

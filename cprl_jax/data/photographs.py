@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from cprl_jax.data.dataset import listing
-from cprl_jax.data.decode import PHOTOGRAPH_SUFFIXES, decode_photograph
+from cprl_jax.data.decode import PHOTOGRAPH_FORMATS, PHOTOGRAPH_SUFFIXES, decode_photograph
 from cprl_jax.data.labels import MIN_SIDE
 from cprl_jax.data.releases._common import in_threads, one_line
 from cprl_jax.runtime.errors import UserError
 
 MOST_PROBLEMS = 20  # named in one message
+_LARGE_FILE = 2**26  # bytes; such a file is looked at before it is read: it may be a film
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -36,6 +38,29 @@ def image_files(folder: Path) -> list[Path]:
         endings = ", ".join(PHOTOGRAPH_SUFFIXES)
         logging.warning("%s: files without %s are skipped: %d, %s", folder, endings, len(others), listing(others))
     return [path for path in entries if path.suffix.lower() in PHOTOGRAPH_SUFFIXES]
+
+
+def content(path: str | Path) -> bytes:
+    """The bytes of an image file; of a large one that is no image, the first alone.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is a folder, or a device, pipe or socket, whose end may never come.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
+    if not stat.S_ISREG(mode) and not str(path).startswith(("/dev/fd/", "/dev/stdin")):  # the shell's <(command)
+        raise ValueError("it is not a file, but a device, pipe or socket")
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _LARGE_FILE:
+            try:
+                Image.open(file, formats=PHOTOGRAPH_FORMATS)
+            except Exception:  # Pillow's for a file that it cannot identify, and others
+                file.seek(0)
+                return file.read(2**16)
+            file.seek(0)
+        return file.read()
 
 
 def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path, str]]:
@@ -59,13 +84,13 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
     def check(path: Path) -> tuple[str, str]:
         """The checksum and what is wrong."""
         try:
-            content = path.read_bytes()
-            height, width, _ = decode_photograph(content).shape
+            found = content(path)
+            height, width, _ = decode_photograph(found).shape
         except (OSError, ValueError) as error:
             return "", f"{path.name} cannot be read: {one_line(error)}"
         small = size is None and min(height, width) < MIN_SIDE
         wrong = f"{path.name} has {width}x{height} pixels, below {MIN_SIDE}" if small else ""
-        return hashlib.sha256(content).hexdigest(), wrong
+        return hashlib.sha256(found).hexdigest(), wrong
 
     checked = in_threads(check, paths, "reading photographs")
     problems = [wrong for _, wrong in checked if wrong]
@@ -92,7 +117,7 @@ def read(source: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, "heigh
     The last one is kept: it is asked for many times in a row. Raises UserError if it cannot be read (any more).
     """
     try:
-        pixels = decode_photograph(source.read_bytes())
+        pixels = decode_photograph(content(source))
     except (OSError, ValueError) as error:
         raise UserError(f"{source} cannot be read: {one_line(error)}") from error
     if size is not None:

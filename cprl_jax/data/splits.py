@@ -79,6 +79,28 @@ def choose(config_dataset: "ConfigDict", dataset: QualityDataset, seed: int) -> 
     raise UserError(f"config.dataset.split={config_dataset.split!r} is not allowed; choose one of {', '.join(SPLITS)}")
 
 
+def difference(split: Split, config_dataset: "ConfigDict", dataset: QualityDataset, *, seed: int) -> str:
+    """What a person has changed since `choose` made a split for the same arguments; '' for nothing.
+
+    Only where a person says which image is in which part: in `split_file`, which may be gone by now, or in the release
+    or CSV file (official). Raises as `choose`.
+    """
+    file = config_dataset.split_file
+    if not (os.path.exists(user_path(file, field="config.dataset.split_file")) if file else split.kind == "official"):
+        return ""
+    before, now = (
+        {name: part for part in PARTS for name in getattr(version, part)}
+        for version in (split, choose(config_dataset, dataset, seed=seed))
+    )
+    moved = sorted(name for name, part in now.items() if before.get(name) != part)
+    if not moved:
+        return ""
+    first = f"{moved[0]!r} is in the part {before.get(moved[0], 'none')}"
+    others = f" ({len(moved)} images in all)" if len(moved) > 1 else ""
+    source = f"config.dataset.split_file={file}" if file else "the official split, or the column split"
+    return f"{first}, and in {now[moved[0]]} by {source}{others}"
+
+
 def make_split(
     dataset: QualityDataset, *, seed: int, test_fraction: float = 0.2, validation_fraction: float = 0.1
 ) -> Split:

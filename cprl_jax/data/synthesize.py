@@ -18,7 +18,11 @@ each time, however many processes make them; with another libjpeg, OpenJPEG, Num
 folder is only ever continued with the versions that it was begun with.
 """
 
-import argparse
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped; the same command resumes")
+
 import dataclasses
 import difflib
 import functools
@@ -28,6 +32,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -50,6 +55,7 @@ from cprl_jax.data.releases._common import one_line
 from cprl_jax.data.weak_labels import RULES
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, write_file
+from cprl_jax.runtime.parser import Parser
 
 RECIPES = {
     "kadid": ("kadid",),
@@ -178,6 +184,10 @@ def _check(
         raise UserError(f"label {label!r} is not a rule; choose one of {', '.join(RULES)}")
     if size is not None and min(size) < MIN_SIDE:
         raise UserError(f"size {size[0]}x{size[1]} is not allowed; both sides need {MIN_SIDE} pixels or more")
+    if size is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"size {size[0]}x{size[1]} is not allowed; {Image.MAX_IMAGE_PIXELS:,} pixels can be opened again"
+        )
     if seed < 0 or workers < 0:
         raise UserError(f"seed={seed} and workers={workers} must be 0 or more")
     families = RECIPES.get(recipe, ())
@@ -224,8 +234,11 @@ def _run(function: Callable, tasks: Sequence[_Task], workers: int) -> Iterator[l
     # Started afresh, not forked: this process may have threads, which a fork would leave in the middle of things.
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_ignore_interrupts) as pool:
-            yield from pool.map(function, tasks)
+        with program.starting_processes():
+            pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_end_with_parent)
+            results = pool.map(function, tasks)
+        with pool:
+            yield from results
     except BrokenProcessPool:
         raise UserError(
             "a process was killed, most likely for lack of memory; give the same command with fewer --workers, or make "
@@ -233,9 +246,15 @@ def _run(function: Callable, tasks: Sequence[_Task], workers: int) -> Iterator[l
         ) from None
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to all processes; the main one stops the others."""
+def _end_with_parent() -> None:
+    """Lets a worker end when the main process has, however it did, and no sooner."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _make(settings: _Settings, task: _Task) -> list[Made]:
@@ -313,11 +332,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; --help lists all options")
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
@@ -332,19 +346,18 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes a set as the command line says; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Makes a set as the command line says; returns the exit code: 0, 1 (of the system) or 2 (a user's mistake)."""
+    return program.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> None:
     lines = [
         f"  {family + ':':10}{', '.join(name for name, entry in DISTORTIONS.items() if entry.family == family)}"
         for family in FAMILIES
     ]
     rules = [f"  {name + ':':10}{rule.text}" for name, rule in RULES.items()]
     epilog = "\n".join(["distortions, by family:", *lines, "", "label rules, 100 for equal images:", *rules])
-    parser = _Parser(
-        prog="python -m cprl_jax.data.synthesize",
-        description=__doc__,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m cprl_jax.data.synthesize", description=__doc__, epilog=epilog)
     parser.add_argument("--images", default="", metavar="DIR", help="the photographs (not with --recipe=embedded)")
     parser.add_argument("--out", required=True, metavar="DIR", help="new, empty, or begun by the same command")
     parser.add_argument(
@@ -365,21 +378,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of all noise (default: 0)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each core)")
     parser.add_argument("--scenes", type=int, default=64, help="number of scenes of --recipe=embedded (default: 64)")
-    try:
-        arguments = vars(parser.parse_args(argv))
-        if not arguments["images"] and (arguments["recipe"] != EMBEDDED or arguments["distortions"]):
-            raise UserError("--images=DIR is missing: the folder with the photographs")
-        count = synthesize(**arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    out = arguments["out"]
-    print(f"{count} images in {out}, with weak labels (computed, not human)")
-    print(f"To train on them: python -m cprl_jax.main --config=configs/own.py --config.dataset.manual_dir={out}")
-    return 0
+    arguments = vars(parser.parse_args(argv))
+    if not arguments["images"] and (arguments["recipe"] != EMBEDDED or arguments["distortions"]):
+        raise UserError("--images=DIR is missing: the folder with the photographs")
+    count, out = synthesize(**arguments), arguments["out"]
+    program.show(f"{count} images in {out}, with weak labels (computed, not human)")
+    program.show(f"To train on them: python -m cprl_jax.main --config=configs/own.py --config.dataset.manual_dir={out}")
 
 
 if __name__ == "__main__":

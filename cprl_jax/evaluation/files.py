@@ -4,7 +4,6 @@ import functools
 import itertools
 import math
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,19 +12,17 @@ from pathlib import Path
 import flax.linen as nn
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 from tqdm import tqdm
 
-from cprl_jax.data import combined
+from cprl_jax.data import combined, photographs
 from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import CachedImages, QualityDataset
-from cprl_jax.data.decode import PHOTOGRAPH_FORMATS, decode_photograph
+from cprl_jax.data.decode import decode_photograph
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 
 _THREADS = min(8, os.cpu_count() or 1)  # each may hold a photograph of some hundred MB
-_LARGE_FILE = 2**26  # bytes; such a file is looked at before it is read: it may be a film
 
 Cut = UInt8[np.ndarray, "crops size size 3"] | UserError
 
@@ -93,7 +90,7 @@ class FileScorer:
                 return crops[row]
             except (OSError, ValueError, MemoryError) as error:
                 reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-                return UserError(f"{files[row]} cannot be read: {reason}")
+                return UserError(f"{files[row] or repr('')} cannot be read: {reason}")
 
         def scores(group: list[Cut]) -> list[float | UserError]:
             good = [crops_of_image for crops_of_image in group if not isinstance(crops_of_image, UserError)]
@@ -141,7 +138,7 @@ def _dataset(files: Sequence[str | Path], *, resize: int) -> QualityDataset:
     unknown = np.zeros(count, np.float32)
     dataset = QualityDataset(
         name="files",
-        images=CachedImages(lambda row: decode_photograph(_content(files[row])), count, cache_bytes=0),
+        images=CachedImages(lambda row: decode_photograph(photographs.content(files[row])), count, cache_bytes=0),
         names=names,
         mos=unknown,
         mos_raw=unknown,
@@ -151,24 +148,6 @@ def _dataset(files: Sequence[str | Path], *, resize: int) -> QualityDataset:
         levels=[0] * count,
     )
     return combined.resize(dataset, resize, cache_gib=0) if resize else dataset
-
-
-def _content(path: str | Path) -> bytes:
-    """The bytes of a file; of a large one that is no image, the first alone."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise ValueError("it is a folder")
-    if not stat.S_ISREG(mode) and not str(path).startswith(("/dev/fd/", "/dev/stdin")):  # the shell's <(command)
-        raise ValueError("it is not a file, but a device, pipe or socket")  # whose end may never come
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size > _LARGE_FILE:
-            try:
-                Image.open(file, formats=PHOTOGRAPH_FORMATS)
-            except Exception:  # Pillow's for a file that it cannot identify, and others
-                file.seek(0)
-                return file.read(2**16)
-            file.seek(0)
-        return file.read()
 
 
 def _images(group: Sequence[Cut]) -> int:

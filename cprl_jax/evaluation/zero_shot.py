@@ -38,7 +38,10 @@ def load_dataset(config: ml_collections.ConfigDict, name: str) -> QualityDataset
     options.name, _, folder = name.partition(":")
     if folder:
         options.manual_dir, options.labels = folder, ""
-    return parallel.main_process_first(lambda: data.load(options))
+    try:
+        return parallel.main_process_first(lambda: data.load(options))
+    except UserError as error:  # which speaks of config.dataset
+        raise UserError(f"config.evaluation.datasets, {name}: {error}") from None
 
 
 def evaluate(

@@ -4,10 +4,11 @@ Images are RGB in [0, 1], [batch, height, width, 3]. Each measure is differentia
 reference itself, and pure, so that it works under `jit`, `vmap` and `grad`. `distance` gives any of them as a distance,
 by the name under which a file of this package declares it; docs/extending.md shows how to add one.
 
-Called with values, a measure refuses those outside [0, 1], such as 0..255 or [-1, 1], and integers, with a ValueError
-that names the remedy. While they are traced (inside `jit`, `vmap` or `grad`), values are unknown and nothing is
-checked: images of another range then give numbers that mean nothing. Where an image or its reference holds NaN or an
-infinite value, its measure is NaN, and that of no other image of the batch.
+Called with values, a measure refuses those outside [0, 1] by more than 0.001 (float error of a resize, say), such as
+0..255 or [-1, 1], and integers, with a ValueError that names the remedy. While they are traced (inside `jit`, `vmap`
+or `grad`), values are unknown and nothing is checked: images of another range then give numbers that mean nothing.
+Where an image or its reference holds NaN or an infinite value, its measure is NaN, and that of no other image of the
+batch.
 
     fidelity.ssim(images, references)                                # a similarity, [batch]
     fidelity.distance("ssim")(images, references)                    # 1 - SSIM

@@ -8,6 +8,7 @@ from cprl_jax.fidelity._fidelity import Fidelity
 from cprl_jax.fidelity._images import average_squares, check_pair, luma, not_finite_is_nan, safe_sqrt
 
 _CONSTANT = 170 / 255**2  # T of the paper's Eq. 4, which is for values in [0, 255]
+SMALLEST_SIDE = 6  # pixels
 
 
 def gmsd(
@@ -28,9 +29,16 @@ def gmsd(
       references: the same shape.
 
     Raises:
-      ValueError: different shapes, another rank, dtype or range, neither 3 channels nor 1.
+      ValueError: different shapes, another rank, dtype or range, neither 3 channels nor 1, or a side below 6 pixels:
+        no gradient of smaller images is free of the black outside, so that black and white can look the same.
     """
-    return _gmsd(*check_pair(images, references, channels=(3, 1)))
+    images, references = check_pair(images, references, channels=(3, 1))
+    if min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"GMSD's 3x3 gradients at half size need at least {SMALLEST_SIDE} pixels on each side, got "
+            f"{images.shape[1]}x{images.shape[2]}."
+        )
+    return _gmsd(images, references)
 
 
 @jax.jit

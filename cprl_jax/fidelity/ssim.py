@@ -144,9 +144,9 @@ def _blur(maps, border):
     blocks = _overlapping_blocks(maps, axis=2)
     # Given for each block, because XLA otherwise reorders the axes of the blocks in memory.
     maps = jnp.matmul(jnp.broadcast_to(band, (*blocks.shape[:3], *band.shape)), blocks, precision=lax.Precision.HIGHEST)
-    maps = maps.reshape(*maps.shape[:2], -1, maps.shape[-1])[:, :, :height]
+    maps = maps.reshape(*maps.shape[:2], maps.shape[2] * _BLOCK, maps.shape[-1])[:, :, :height]
     maps = jnp.matmul(_overlapping_blocks(maps, axis=3), band.T, precision=lax.Precision.HIGHEST)
-    maps = maps.reshape(*maps.shape[:3], -1)[..., :width]
+    maps = maps.reshape(*maps.shape[:3], maps.shape[3] * _BLOCK)[..., :width]
     return jnp.moveaxis(maps, 1, -1)
 
 

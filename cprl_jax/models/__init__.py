@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ from absl import logging
 from jaxtyping import Array, Float, Key
 
 from cprl_jax.config.field import Field, listed, near
+from cprl_jax.fidelity import tensor_files
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
 from cprl_jax.models import weights
 from cprl_jax.models.change import NetworkChange, check_change
@@ -41,6 +43,7 @@ __all__ = [
     "network_of",
     "save_weights",
     "score_fn",
+    "weights_file",
 ]
 
 
@@ -142,10 +145,21 @@ def load_weights(
       UserError: no such file; not a file of weights; a tensor is missing, unknown, not finite or of a wrong shape; the
         connection or a package would be needed and is not there.
     """
+    path = weights_file(source, config_model=config_model, field=field)
+    return weights.load(network_of(config_model), variables, path, config_model=config_model)
+
+
+def weights_file(
+    source: str | os.PathLike, *, config_model: ml_collections.ConfigDict, field: str = "config.model.weights"
+) -> Path:
+    """The file that `load_weights` reads for the same arguments; raises UserError if there is none."""
     network = network_of(config_model)
     if str(source) == "imagenet":
         source = weights.packaged(NETWORKS, network.name, network.variant(config_model.backbone))
-    return weights.load(network, variables, source, config_model=config_model, field=field)
+    try:
+        return tensor_files.find(source)
+    except ValueError as error:
+        raise UserError(f"{field}: {error}") from error
 
 
 def initialize(module: nn.Module, key: Key[Array, ""], image_size: int) -> dict:

@@ -22,19 +22,8 @@ from cprl_jax.runtime.files import write_arrays
 _WRONG_NETWORK = "(is config.model the network of this file?)"
 
 
-def load(
-    network: Network,
-    variables: Mapping,
-    source: str | os.PathLike,
-    *,
-    config_model: ml_collections.ConfigDict,
-    field: str,
-) -> dict:
-    """`models.load_weights` for a network; `source` is a path or a name on Hugging Face."""
-    try:
-        path = tensor_files.find(source)
-    except ValueError as error:
-        raise UserError(f"{field}: {error}") from error
+def load(network: Network, variables: Mapping, path: Path, *, config_model: ml_collections.ConfigDict) -> dict:
+    """`models.load_weights` for a network and a file."""
     ours = _flat(variables)
     keys = _torch_keys(network, ours)
     tensors, beside = _read(path, {*ours, *keys.values(), *_without_prefix(network, keys).values()})

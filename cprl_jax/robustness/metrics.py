@@ -47,12 +47,12 @@ def r_robustness(
             f"the scores before the attack have a median of {np.median(before):g}, outside of the scale "
             f"{lowest:g}..{highest:g}: give lowest and highest of their scale (100 for MOS on 0..100)."
         )
-    if smallest_change < 0:
-        raise ValueError(f"smallest_change must be at least 0, got {smallest_change}.")
+    if not 0 <= smallest_change < np.inf:
+        raise ValueError(f"smallest_change must be finite and at least 0, got {smallest_change}.")
     change = np.maximum(np.abs(before - after), smallest_change)
     with np.errstate(divide="ignore"):
         ratios = np.maximum(highest - before, before - lowest) / change
-    if base != "e" and (isinstance(base, str) or not base > 1):
+    if base != "e" and (isinstance(base, str) or not 1 < base < np.inf):
         raise ValueError(f"base must be 'e' or a number above 1 (10 for the decimal logarithm), got {base!r}.")
     return float(np.mean(np.log(ratios)) / (1.0 if base == "e" else np.log(base)))
 
@@ -158,8 +158,8 @@ def _checked(before, after) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_scale(lowest: float, highest: float) -> None:
-    if not lowest < highest:
-        raise ValueError(f"highest must be above lowest, got lowest={lowest:g}, highest={highest:g}.")
+    if not -np.inf < lowest < highest < np.inf:
+        raise ValueError(f"highest must be above lowest, both finite, got lowest={lowest:g}, highest={highest:g}.")
 
 
 def _scaled(before, after, lowest, highest) -> tuple[np.ndarray, np.ndarray]:

@@ -71,4 +71,4 @@ def cached(path: Path, stamp: str, compute_one: Callable[[], Arrays]) -> Arrays:
 def file_name(name: str) -> str:
     """A name as a file name; one that had to be changed gets a checksum, so that two never meet."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"

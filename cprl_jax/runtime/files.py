@@ -23,9 +23,11 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 def user_path(text: str | os.PathLike, *, field: str) -> Path:
     """The path that a person typed, with `~` replaced by the home folder; it need not exist.
 
-    Raises UserError, which names `field` and the text, if the system cannot even ask whether it exists: `~` without a
-    home, a NUL, a name that is too long, a folder that may not be entered.
+    Raises UserError, which names `field` and the text, if that is empty or the system cannot even ask whether it
+    exists: `~` without a home, a NUL, a name that is too long, a folder that may not be entered.
     """
+    if not os.fspath(text):
+        raise UserError(f"{field} is empty; give a path")
     try:
         path = Path(text).expanduser()
         # Asked for first: below a folder that is missing, the system would not notice before it has made that one.

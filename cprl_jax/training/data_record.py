@@ -1,4 +1,4 @@
-"""What images and labels a run was trained with, so that a later command cannot go on with others unnoticed."""
+"""What images, labels and weights a run was trained with, so that no later command goes on with others unnoticed."""
 
 import hashlib
 import json
@@ -11,19 +11,29 @@ from cprl_jax.data.dataset import QualityDataset, each_image
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
 
+_WEIGHTS = "config.model.weights"
 
-def check_training_data(path: Path, dataset: QualityDataset, parts: Mapping[str, Sequence[int]]) -> None:
-    """Writes part, MOS and a hash of the pixels of each image, or compares them with those of an earlier call.
+
+def check_training_data(
+    path: Path, dataset: QualityDataset, parts: Mapping[str, Sequence[int]], *, weights: Path | None
+) -> None:
+    """Writes what a run is trained with, or compares it with what an earlier call wrote.
+
+    That is part, MOS and a hash of the pixels of each image, and a hash of the file of weights.
 
     Args:
       path: the file, JSON.
       dataset: holds the images.
       parts: the rows of each part that trains or validates, by its name.
+      weights: the file that config.model.weights means, if there is one.
 
     Raises:
-      UserError: naming the first image that is another one now.
+      UserError: the weights are others now, or the first image that is another one now, which is named.
     """
     described = {}
+    if weights is not None:
+        with open(weights, "rb") as file:
+            described[_WEIGHTS] = hashlib.file_digest(file, "sha256").hexdigest()[:32]
     for part, rows in parts.items():
         for row, content in zip(rows, each_image(_hash, dataset.images, rows), strict=True):
             described[str(dataset.names[row])] = [part, float(dataset.mos[row]), content]
@@ -32,11 +42,19 @@ def check_training_data(path: Path, dataset: QualityDataset, parts: Mapping[str,
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(name for name in before.keys() | described if before.get(name) != described.get(name))
-        if changed:
+        before.setdefault(_WEIGHTS, described.get(_WEIGHTS))  # which a version before this one did not write
+        changed = [name for name in before.keys() | described if before.get(name) != described.get(name)]
+        changed.sort(key=lambda name: (name != _WEIGHTS, name))
+        if changed and changed[0] != _WEIGHTS:
             what = _change(before.get(changed[0]), described.get(changed[0]))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to go on with the images as they are now") from None
+    if changed and changed[0] == _WEIGHTS:
+        raise UserError(
+            f"{weights} no longer holds the weights that the run in {path.parent} started from; put those back, train "
+            "in a new --workdir, judge the models as they are with --config.job=evaluate, or delete "
+            f"{path.name} there to go on"
+        )
     if changed:
         others = f" ({len(changed)} images in all)" if len(changed) > 1 else ""
         raise UserError(

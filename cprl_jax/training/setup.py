@@ -93,6 +93,11 @@ def start_variables(config: ml_collections.ConfigDict, method: str, *, seed: int
     return with_values_of(variables, models.load_weights(unchanged, config.model.weights, config_model=config.model))
 
 
+def weights_file(config: ml_collections.ConfigDict) -> Path | None:
+    """The file that config.model.weights means; None without weights. Raises UserError if there is none."""
+    return models.weights_file(config.model.weights, config_model=config.model) if config.model.weights else None
+
+
 def variables_after(config: ml_collections.ConfigDict, method: str, folder: Path, *, start: str) -> dict:
     """The variables before a training that goes on from another method's, `start`, in its `folder`.
 

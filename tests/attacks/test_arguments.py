@@ -66,3 +66,11 @@ def test_a_finished_result_is_constant():
         return sum(jnp.sum(leaf) for leaf in result)
 
     np.testing.assert_array_equal(jax.grad(total)(IMAGES), np.zeros_like(IMAGES))
+
+
+def test_what_is_no_number_is_named():
+    for wrong in ("4/255", None, True, ["1", "2", "3"]):
+        with pytest.raises(
+            ValueError, match="radius must be one number or one per image, such as 4 / 255 without quotes"
+        ):
+            check_distance("radius", wrong, IMAGES)

@@ -104,11 +104,34 @@ def test_directions_are_pytrees_that_compile_once():
     assert len(traces) == 6
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["mos", "target"])
-def test_labels_that_are_nan_are_refused_and_whole_numbers_are_taken(name):
+def test_labels_that_are_not_finite_are_refused_and_whole_numbers_are_taken(name, value):
     make = {"mos": attacks.reflect, "target": attacks.towards}[name]
-    with pytest.raises(ValueError, match=f"{name} must be numbers, 1 of 3 are NaN"):
-        make([1.0, np.nan, 2.0])
+    with pytest.raises(ValueError, match=f"{name} must be finite, 1 of 3 are not"):
+        make([1.0, value, 2.0])
     scores = jnp.array([10.0, 60.0, 90.0])
     with jax.numpy_dtype_promotion("strict"):
         np.testing.assert_array_equal(make([20, 60, 95])(scores, scores), make([20.0, 60.0, 95.0])(scores, scores))
+
+
+@pytest.mark.parametrize("mid", [np.nan, np.inf, np.float32(np.nan), jnp.asarray(np.nan)], ids=range(4))
+def test_a_middle_that_is_not_finite_is_refused(mid):
+    """Nothing is above it: every score would go up."""
+    images = np.full((1, 4, 4, 3), 0.5, np.float32)
+    for use in (
+        lambda: attacks.target_free(mid),
+        lambda: attacks.reflect([50.0], mid),
+        lambda: attacks.score_reflection(linear, images, radius=0.1, mid=mid),
+        jax.jit(lambda: attacks.target_free(mid)(SCORES, CLEAN)),
+    ):
+        with pytest.raises(ValueError, match="mid must be a finite number, got"):
+            use()
+    jax.jit(lambda mid: attacks.target_free(mid)(SCORES, CLEAN))(mid)  # a traced value passes
+
+
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.square], ids=lambda attack: attack.__name__)
+def test_a_direction_that_was_not_made_is_named(attack):
+    images, options = np.full((1, 4, 4, 3), 0.5, np.float32), {"key": jax.random.key(0)}
+    with pytest.raises(ValueError, match=r"direction must be up\(\.\.\.\), .*: call it"):
+        attack(linear, images, radius=0.1, direction=attacks.up, **options)

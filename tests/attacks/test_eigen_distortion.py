@@ -161,3 +161,8 @@ def test_no_gradient_flows():
 def test_mistakes_are_named(function, steps, message):
     with pytest.raises(ValueError, match=message):
         eigen_distortion(function, photographs().astype(np.float32), key=jax.random.key(0), steps=steps)
+
+
+def test_no_images_have_no_distortions():
+    result = eigen_distortion(lambda x: x[:, :2, :2], np.zeros((0, 4, 4, 3), np.float32), key=jax.random.key(0))
+    assert result.most_noticeable.shape == (0, 4, 4, 3)

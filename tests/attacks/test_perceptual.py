@@ -336,6 +336,7 @@ def test_selection_under_vmap_and_with_scores_that_are_not_numbers():
 @pytest.mark.parametrize(
     ("threshold", "imperceptible", "message"),
     [
+        (np.nan, None, "threshold must be numbers, got nan"),
         ([0.1, 0.2], None, r"threshold must be one number or one per image: got shape \(2,\) for 4 images"),
         (0.1, np.ones((4, 5), bool), r"bool of shape \(5, 4\)"),
         (0.1, np.ones((5, 4)), "bool of shape"),

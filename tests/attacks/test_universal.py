@@ -465,3 +465,11 @@ def test_a_function_that_gives_the_same_iterator_twice_is_found_out():
 def test_apply_refuses_a_radius(radius):
     with pytest.raises(ValueError, match="radius"):
         PATTERN.apply(images_of(), radius)
+
+
+def test_a_batch_without_images_is_named():
+    """It would make the mean over it, and so the pattern, NaN."""
+    images = np.full((2, 4, 4, 3), 0.5, np.float32)
+    for batches, number in (([images[:0]], 1), ([images, images[:0]], 2)):
+        with pytest.raises(ValueError, match=f"batch {number} of epoch 1 has no images"):
+            attacks.universal(lambda x: jnp.mean(x, axis=(1, 2, 3)), batches, radius=0.1, epochs=1)

@@ -193,7 +193,20 @@ def test_another_mid_is_another_training(tmp_path):
         config_lib.check_same_run(tmp_path / "config.json", config)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", "3", "cut", "methods", "radii", "block"])
+BROKEN = (
+    "cut",
+    "methods",
+    "no methods",
+    "unknown method",
+    "radii",
+    "block",
+    "no model",
+    "no evaluation",
+    "below a bound",
+)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", "3", *BROKEN])
 def test_a_broken_config_of_a_run_is_named(tmp_path, text):
     whole = json.loads(config_lib.to_json(config_lib.default()))
     broken = {
@@ -201,6 +214,11 @@ def test_a_broken_config_of_a_run_is_named(tmp_path, text):
         "methods": json.dumps(whole | {"methods": "plain"}),
         "radii": json.dumps(whole | {"evaluation": {"radii": [None]}}),
         "block": json.dumps(whole | {"train": 3}),
+        "no methods": json.dumps(whole | {"methods": []}),
+        "unknown method": json.dumps(whole | {"methods": ["magic"]}),
+        "no model": json.dumps(whole | {"model": {}}),
+        "no evaluation": json.dumps(whole | {"evaluation": {}}),
+        "below a bound": json.dumps(whole | {"dataset": whole["dataset"] | {"resize": -5}}),
     }
     (tmp_path / "config.json").write_text(broken.get(text, text))
     with pytest.raises(UserError, match=r"config\.json is damaged .*; put back a copy, or give another") as caught:
@@ -253,6 +271,38 @@ def test_a_mistake_ends_in_one_line_with_exit_code_2(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: there is no config file 'configs/nope.py'")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_config_of_an_earlier_version_lacks_has_its_default(tmp_path):
+    whole = json.loads(config_lib.to_json(config_lib.default()))
+    del whole["dataset"]["resize"], whole["evaluation"]["trust_images"], whole["perceptual"]
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    config = config_lib.default()
+    assert config_lib.to_json(config_lib.read_config(tmp_path)) == config_lib.to_json(config)
+    config_lib.check_same_run(tmp_path / "config.json", config)
+    config.dataset.resize = 48
+    with pytest.raises(UserError, match="dataset.resize: 0 -> 48"):
+        config_lib.check_same_run(tmp_path / "config.json", config)
+
+
+@pytest.mark.parametrize("text", ["value = 3", "# A page\n", "def get_config(:", "it's"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, monkeypatch, text):
+    (tmp_path / "file.py").write_text(text)
+    arguments = ["main", f"--config={tmp_path / 'file.py'}"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # another file of this process
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    with pytest.raises(UserError, match="--config names no configuration, a Python file with a function get_config"):
+        command_line.parse(values, arguments, usage="")
+
+
+def test_whole_numbers_fit_into_what_devices_count_in():
+    for name, field in ALL.items():
+        if type(field.default) is int and not field.choices:
+            with pytest.raises(UserError, match=f"config.{name} is 9+; it must be "):
+                field.check(f"config.{name}", 99999999999999999999)
 
 
 def test_help_says_what_there_is():

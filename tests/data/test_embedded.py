@@ -140,15 +140,12 @@ def test_contact_sheet(dataset, tmp_path):
         assert np.asarray(sheet).std() > 20
 
 
-def test_command(tmp_path, monkeypatch, capsys):
+def test_command(tmp_path, capsys):
     out = tmp_path / "sheet.png"
-    monkeypatch.setattr(sys, "argv", ["embedded", f"--out={out}", "--image_size=32", "--scenes=2", "--levels=1"])
-    embedded.main()
+    assert embedded.main([f"--out={out}", "--image_size=32", "--scenes=2", "--levels=1"]) == 0
     assert out.is_file() and "2 scenes" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["embedded", f"--out={out}", "--levels=9"])
-    with pytest.raises(SystemExit) as stopped:
-        embedded.main()
-    assert stopped.value.code == 2
+    assert embedded.main([f"--out={out}", "--levels=9"]) == 2
+    assert capsys.readouterr().err.startswith("error: levels=9")
 
 
 @pytest.mark.slow

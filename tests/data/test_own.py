@@ -160,9 +160,14 @@ def test_files_that_are_no_tables(folder, text, message):
         ((1, 9), 0, 100, (1, 10)),
         ((0, 10), 0, 100, (0, 10)),
         ((1.2, 4.9), 100, 0, (5, 1)),
-        ((1.2, 10.1), 0, 100, None),
+        ((1.2, 30), 0, 100, None),
         ((1.2, 4.9), 1, 5, None),
-        ((1.2, 4.9), 0, 10, None),
+        ((1.2, 4.9), 0, 9, (1, 5)),
+        ((0, 1), 0, 10, (0, 1)),
+        ((0, 1), 1.5, 0, None),
+        ((0, 1), 2, 0, (1, 0)),
+        ((0, 90), 0, 1000, (0, 100)),
+        ((1, 9), 0, 10, None),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else str(value),
 )
@@ -184,12 +189,50 @@ def test_scores_of_another_scale(tmp_path, caplog, scores, worst, best, suggeste
         return
     text = f"--config.dataset.mos_worst={suggested[0]} --config.dataset.mos_best={suggested[1]}"
     assert text in caplog.text
+    if {worst, best} != {0, 100}:  # given by a person
+        assert len(own.load(tmp_path, mos_worst=worst, mos_best=best)) == own.FEW + 1
+        return
     with pytest.raises(UserError, match=rf"labels\.csv: all mos are from .*{text}"):
         own.load(tmp_path, mos_worst=worst, mos_best=best)
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [
+        (0, 19),
+        (0, 14),
+        (1.2, 10.1),
+        (*np.linspace(0, 0.96, 23), 100),
+        (*np.linspace(1, 5, 23), 11),
+        (50, 50.001),
+        (20, 60),
+    ],
+    ids=range(7),
+)
+def test_scores_that_crowd_together_are_a_warning(tmp_path, caplog, scores):
+    lines = ["image,mos"]
+    for number, score in enumerate(np.linspace(*scores, 24) if len(scores) == 2 else scores):
+        Image.fromarray(pixels(number, 3, 4)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{score}")
+    write(tmp_path, "\n".join(lines))
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        own.load(tmp_path)
+    assert ("most mos are close together" in caplog.text) == (scores != (20, 60))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("level", "1e19"), ("level", "3e9"), ("level", "inf"), ("std", "1e39"), ("std", "inf")]
+)
+def test_numbers_that_nothing_can_hold_are_named(folder, column, value):
+    write(folder, f"image,mos,{column}\na.png,20,{value}\nb.bmp,30,1\n")
+    with pytest.raises(UserError, match=rf"line 2 \('a\.png'\): {column} is '{value}', not a (whole )?number"):
+        own.load(folder)
+    with pytest.raises(UserError, match="mos_best=1e[+]39"):
+        own.load(folder, mos_best=1e39)
+
+
 def test_scores_that_are_all_equal(folder):
-    write(folder, "image,mos\na.png,50\nb.bmp,50.0\n")
+    write(folder, "image,mos\na.png,50\nb.bmp,50.0000001\n")
     with pytest.raises(UserError, match=r"labels\.csv: mos is 50 for all 2 images"):
         own.load(folder)
 
@@ -217,7 +260,7 @@ def test_paths_that_the_system_does_not_take(folder, monkeypatch):
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr(own.photographs, "content", refuse)
     with pytest.raises(UserError, match="line 2 .*Permission denied.*line 3"):
         own.load(folder)
     monkeypatch.setattr("pathlib.Path.read_text", refuse)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -48,6 +49,17 @@ def test_image_files(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
     with pytest.raises(UserError, match="the folder .* cannot be read: Permission denied"):
         photographs.image_files(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_among_the_photographs_is_named(tmp_path):
+    """Whoever opens it would wait for ever."""
+    save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"b\.png cannot be read: it is not a file, but a device, pipe or socket"):
+        photographs.find(tmp_path, size=None)
+    with pytest.raises(UserError, match=r"b\.png cannot be read: it is not a file"):
+        photographs.read(tmp_path / "b.png", None)
 
 
 def test_a_photograph_that_is_gone_is_named(tmp_path):

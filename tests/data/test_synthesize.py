@@ -1,8 +1,12 @@
 """Made sets: the bytes that the recipe says, again and again, whatever interrupts or shares the work."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -20,6 +24,8 @@ from cprl_jax.runtime.errors import UserError
 NAMES = ("kadid/jpeg", "white-noise", "kadid/brighten")
 OPTIONS = {"distortions": NAMES, "levels": (1, 5), "workers": 1, "progress": False}
 COUNT = 2 * 3 * 2
+ROOT = Path(synthesize.__file__).parents[2]
+STOPPED = "stopped; the same command resumes"
 
 
 def photograph(seed, height=32, width=48):
@@ -85,7 +91,7 @@ def test_a_second_run_makes_nothing(images, made, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in made.glob("*/*.png")} == times
 
 
-def test_interruption(images, made, tmp_path, monkeypatch, capsys):
+def test_interruption(images, made, tmp_path, monkeypatch):
     command = [f"--images={images}", f"--out={tmp_path / 'set'}", f"--distortions={','.join(NAMES)}", "--levels=1,5"]
     command += ["--workers=1"]
     written = []
@@ -99,8 +105,8 @@ def test_interruption(images, made, tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(synthesize, "write_file", interrupt)
-        assert synthesize.main(command) == 130
-    assert "the same command resumes" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            synthesize.main(command)
     out = tmp_path / "set"
     assert len(list(out.glob("*/*.png"))) == 6 and not (out / "labels.csv").exists()
     # What a process leaves that is killed while it writes: a file under its temporary name, half a line in the journal.
@@ -133,10 +139,38 @@ def test_several_processes_and_the_command(images, made, tmp_path):
     out = tmp_path / "set"
     command = [sys.executable, "-m", "cprl_jax.data.synthesize", f"--images={images}", f"--out={out}", "--workers=2"]
     command += [f"--distortions={','.join(NAMES)}", "--levels=5,1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(synthesize.__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"{COUNT} images in {out}" in done.stdout and "image/s" in done.stderr
     assert contents(out) == contents(made)
+
+
+def test_ctrl_c_ends_all_processes_and_the_same_command_resumes(images, made, tmp_path):
+    out = tmp_path / "set"
+    command = [sys.executable, "-m", "cprl_jax.data.synthesize", f"--images={images}", f"--out={out}", "--workers=2"]
+    command += [f"--distortions={','.join(NAMES)}", "--levels=1,5"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, cwd=ROOT, text=True
+    )
+    while not (out / ".made.jsonl").exists():  # until workers start
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, errors = process.communicate(timeout=60)  # until no process is left that could write
+    assert (process.returncode, output) == (130, "")
+    said = [line for line in re.split("[\r\n]", errors) if line and "| " not in line and "are skipped" not in line]
+    assert said == [STOPPED]
+    assert synthesize.main([*command[3:-3], "--workers=1", *command[-2:]]) == 0
+    assert contents(out) == contents(made)
+
+
+def test_the_command_on_a_terminal_that_lacks_letters(images, tmp_path):
+    command = [sys.executable, "-m", "cprl_jax.data.synthesize", f"--images={images}", "--out=日\udce9", "--workers=1"]
+    command += ["--distortions=kadid/brighten", "--levels=1"]
+    environment = dict(os.environ, PYTHONIOENCODING="cp1252", PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert b" images in \\u65e5\xe9, with" in done.stdout
 
 
 def test_embedded(tmp_path):
@@ -210,6 +244,8 @@ def test_a_folder_that_cannot_be_written(images):
         (["--out=x", "--images=IMAGES", "--label=vmaf"], "choose one of ours, ssim, gmsd, psnr"),
         (["--out=x", "--images=IMAGES", "--size=512"], "--size"),
         (["--out=x", "--images=IMAGES", "--size=8x64"], "size 8x64 is not allowed"),
+        (["--out=x", "--images=IMAGES", "--size=100000x100000"], "size 100000x100000 is not allowed"),
+        (["--out=", "--images=IMAGES"], "--out is empty"),
         (["--out=x", "--images=IMAGES", "--seed=-1"], "0 or more"),
         (["--out=x", "--images=IMAGES", "--colour=red"], "unrecognized arguments: --colour=red; --help"),
         (["--out=x", "--images=EMPTY"], "no photographs in"),

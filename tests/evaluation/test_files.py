@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax.data import photographs
 from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import files as files_lib
@@ -98,6 +99,8 @@ def test_bad_files_are_named_in_their_places(make, pictures, tmp_path):
             assert result == pytest.approx(alone[path], abs=1e-3)
     with pytest.raises(UserError, match="missing.png cannot be read"):
         scorer([good[0], tmp_path / "missing.png"])
+    with pytest.raises(UserError, match="^'' cannot be read: No such file"):
+        scorer([""])
 
 
 @pytest.mark.parametrize("options", [{"crops": -1}, {"crop_size": 0}, {"seed": -1}])
@@ -160,12 +163,12 @@ def test_a_call_compiles_once(network, pictures):
 
 
 def test_a_large_file_is_read_if_it_is_an_image(make, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(files_lib, "_LARGE_FILE", 2**17)
+    monkeypatch.setattr(photographs, "_LARGE_FILE", 2**17)
     image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "large.bmp")
     Image.fromarray(image).save(tmp_path / "small.png")
     with open(tmp_path / "film.mp4", "wb") as file:
         file.truncate(2**18)
-    assert len(files_lib._content(tmp_path / "film.mp4")) == 2**16
+    assert len(photographs.content(tmp_path / "film.mp4")) == 2**16
     large, small, film = make().each([tmp_path / name for name in ("large.bmp", "small.png", "film.mp4")])
     assert large == small and "film.mp4 cannot be read: not an image" in str(film)

@@ -117,3 +117,8 @@ def test_the_training_set_is_no_other_set(config):
     config.dataset.name = "koniq+livec"
     with pytest.raises(UserError, match="names 'livec', on which the models are trained"):
         zero_shot.load_datasets(config)
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_field_that_names_it(config):
+    with pytest.raises(UserError, match=r"config\.evaluation\.datasets, own:nowhere: there is no folder nowhere"):
+        zero_shot.load_dataset(config, "own:nowhere")

@@ -106,8 +106,10 @@ def test_vmap_and_half_precision():
     assert fidelity.gmsd(jnp.asarray(images, jnp.bfloat16), references).dtype == jnp.float32
 
 
-def test_one_pixel_and_mistakes():
-    pixel = np.full((1, 1, 1, 3), 0.5, np.float32)
-    np.testing.assert_array_equal(fidelity.gmsd(pixel, pixel), [0])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (4, 4), (3, 3), (5, 40), (40, 5)])
+def test_images_that_are_too_small_and_mistakes(shape):
+    pixels = np.full((1, *shape, 3), 0.5, np.float32)
+    with pytest.raises(ValueError, match=rf"at least 6 pixels on each side, got {shape[0]}x{shape[1]}"):
+        fidelity.gmsd(pixels, pixels)
     with pytest.raises(ValueError, match=r"3 channels \(RGB\) or 1 channel, got 2"):
-        fidelity.gmsd(pixel[..., :2], pixel[..., :2])
+        fidelity.gmsd(pixels[..., :2], pixels[..., :2])

@@ -1,5 +1,7 @@
 """What all measures make of images that are none: NaN, infinite values, other ranges."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +99,22 @@ def test_range_is_checked_of_known_values_alone_and_with_a_tolerance():
     traced = jax.vmap(fidelity.mse)(255 * images[None], references[None])
     assert np.all(traced > 1)
     assert fidelity.mse(images[:0], references[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 11])
+@pytest.mark.parametrize("name", MEASURES)
+def test_black_and_white_are_never_equal(name, size):
+    """However small: else the image is refused with the smallest side that the measure can judge."""
+    for shape in ((size, size), (size, 16)):
+        black, white = np.zeros((1, *shape, 3), np.float32), np.ones((1, *shape, 3), np.float32)
+        try:
+            equal, value = MEASURES[name](black, black), MEASURES[name](black, white)
+        except ValueError as error:
+            assert re.search(rf"at least \d+ pixels on each side, got {shape[0]}x{shape[1]}", str(error))
+        else:
+            assert abs(float(value[0] - equal[0])) > 0.1
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_no_images_have_no_distances(name):
+    assert MEASURES[name](*(batch[:0] for batch in pairs())).shape == (0,)

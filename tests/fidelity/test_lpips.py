@@ -85,7 +85,9 @@ def literal_lpips(torch, network, backbone, heads, images, references):
     return total.numpy()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=[pytest.mark.slow] * (name == "vgg16")) for name in NETWORKS]
+)
 def test_equals_the_literal_formula_in_torch(network):
     torch = pytest.importorskip("torch")
     images, references = pairs()

@@ -166,6 +166,7 @@ def test_bilinear_pooling_of_nothing_is_finite():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_image_gradients(random_variables, check_image_gradients):
     check_image_gradients(DBCNN(), random_variables(DBCNN()), 16)
 

@@ -15,6 +15,8 @@ from cprl_jax.config.field import Field
 from cprl_jax.models.network import ScoreNetwork
 from cprl_jax.runtime.errors import UserError
 
+LARGE = ("dbcnn", "hyperiqa", "metaiqa", "mobilenet_v2", "nima", "paq2piq", "unique")  # seconds to trace
+
 
 def test_networks_take_the_configuration(config_model):
     for name in ("hyperiqa", "resnet", "squeezenet", "compact", "ma19"):
@@ -31,7 +33,7 @@ def test_networks_take_the_configuration(config_model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "squeezenat"}, r"model.name is 'squeezenat' \(did you mean 'squeezenet'\?\); allowed: compact"),
+        ({"name": "squeezenat"}, r"model.name is 'squeezenat' \(did you mean 'squeezenet'\?\); allowed: cnniqa"),
         ({"backbone": "resnet101"}, r"backbone is 'resnet101' \(did you mean 'resnet1?.*allowed for resnet: resnet50,"),
         ({"dtype": "float16"}, r"config.model.dtype is 'float16' \(did you mean 'bfloat16'\?\); allowed: float32"),
         ({"dropout": 1.0}, "config.model.dropout is 1.0"),
@@ -225,7 +227,9 @@ def test_score_functions_refuse(config_model, random_variables):
         models.score_fn(nn.Dense(1), {}, masks="random")
 
 
-@pytest.mark.parametrize("name", models.NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in models.NETWORKS]
+)
 def test_networks_and_their_gradients_take_strict_types(config_model, name):
     """Traced only: where types would be promoted is known before anything is computed."""
     network = models.NETWORKS[name]

@@ -136,3 +136,9 @@ def test_scales_are_checked():
         metrics.relative_gain([-10.0, 5.0], [1.0, 3.0], lowest=0, highest=10)
     with pytest.raises(ValueError, match="highest must be above lowest"):
         metrics.r_robustness([2.0], [1.0], lowest=3, highest=3)
+    for ends in ((0, math.inf), (-math.inf, 10), (math.nan, 10)):
+        with pytest.raises(ValueError, match="highest must be above lowest, both finite"):
+            metrics.r_robustness([2.0], [1.0], lowest=ends[0], highest=ends[1])
+    for wrong in (math.nan, math.inf, -1):
+        with pytest.raises(ValueError, match="smallest_change must be finite"):
+            metrics.r_robustness([2.0], [1.0], smallest_change=wrong)

@@ -60,6 +60,20 @@ def test_a_full_disk_behind_the_output_is_one_line():
     assert errors.startswith("error: the standard output: No space left on device") and errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("shell", ["2> /dev/full", "2>&-", "2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}"])
+def test_where_messages_and_progress_go_costs_no_work(shell):
+    body = "import tqdm\nfor i in tqdm.tqdm(range(3), mininterval=0): print('x' * 9999, file=sys.stderr)\n"
+    code, output, _ = finish(body + "print('done')", shell=shell)
+    assert (code, output) == (0, "" if "true" in shell else "done\n")
+
+
+def test_a_byte_of_a_name_that_is_no_text_stays_that_byte():
+    text = "caf\udce9 \u65e5\udce9"
+    assert text.encode("utf-8", "readable") == b"caf\xe9 \xe6\x97\xa5\xe9"
+    assert text.encode("ascii", "readable") == b"caf\xe9 \\u65e5\xe9"
+    assert text.encode("utf-16-le", "readable").decode("utf-16-le") == "caf\\udce9 \u65e5\\udce9"
+
+
 def test_a_closed_output_is_none():
     assert finish("sys.exit(program.run(lambda: program.show('table')))", shell=">&-")[0] == 0
 

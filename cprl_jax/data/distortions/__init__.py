@@ -30,8 +30,7 @@ _FIRST = ("embedded", "kadid", "tid2013", "mlive")
 
 
 def _declared() -> dict[str, Distortion]:
-    # `sheet` is a program that imports this package.
-    names = [file.name for file in pkgutil.iter_modules(__path__) if file.name != "sheet" and file.name[0] != "_"]
+    names = [file.name for file in pkgutil.iter_modules(__path__) if file.name[0] != "_"]
     names.sort(key=lambda name: (*_FIRST, name).index(name))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return {name: entry for module in modules for name, entry in getattr(module, "DISTORTIONS", {}).items()}

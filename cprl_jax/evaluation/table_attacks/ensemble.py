@@ -75,8 +75,8 @@ ATTACK = TableAttack(
     settings={
         "budgets": Field(
             ("quick",),
-            "work for an image: 58 gradients (94 with gates) and 175 other evaluations, or 1110 (1710) and 15120; each "
-            "has its own rows",
+            "work for an image: 110 gradients (185 with gates) and 188 other evaluations, or 1110 (1710) and 15120; "
+            "each has its own rows",
             choices=tuple(sorted(BUDGETS)),
         ),
         "standard_images": Field(

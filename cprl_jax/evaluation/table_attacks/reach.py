@@ -31,6 +31,6 @@ ATTACK = TableAttack(
         "restarts": Field(1, "1: from the image itself; more: the best of as many random starts", at_least=1),
     },
     direction="away",
-    restarts=lambda settings: settings["restarts"],
+    restarts=lambda settings, variant: settings["restarts"],
     variants=lambda settings: (LOW, HIGH),
 )

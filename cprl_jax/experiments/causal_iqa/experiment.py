@@ -37,6 +37,7 @@ from cprl_jax.runtime.cells import cached
 from cprl_jax.runtime.files import check_workdir, user_path, write_arrays, write_file
 from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
+from cprl_jax.training import setup
 from cprl_jax.training.data_record import check_training_data
 
 
@@ -168,7 +169,7 @@ def _write(
     if parallel.is_main_process():
         if split is not None:
             subsets = {name: np.flatnonzero(division.subsets == index) for index, name in enumerate(division.names)}
-            check_training_data(workdir / "training.json", dataset, subsets)
+            check_training_data(workdir / "training.json", dataset, subsets, weights=setup.weights_file(config))
             if not (workdir / "split.json").exists():
                 splits.save_split(split, workdir / "split.json")
         write_file(workdir / "config.json", config_lib.to_json(config))

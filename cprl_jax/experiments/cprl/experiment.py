@@ -26,6 +26,7 @@ from cprl_jax.experiments.cprl.activations import activations
 from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
 from cprl_jax.experiments.cprl.training import train
+from cprl_jax.methods import METHODS
 from cprl_jax.methods import title as method_title
 from cprl_jax.report.values import Row
 from cprl_jax.runtime import parallel
@@ -34,7 +35,7 @@ from cprl_jax.runtime.files import check_workdir, user_path, write_file
 from cprl_jax.runtime.program import show
 from cprl_jax.training.data_record import check_training_data
 from cprl_jax.training.history import read_history
-from cprl_jax.training.setup import describe_budget, start_variables, trained_model
+from cprl_jax.training.setup import describe_budget, start_variables, trained_model, weights_file
 
 JOBS = ("train_and_evaluate", "train", "evaluate")
 
@@ -60,7 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if config.job != "evaluate":
             parts = {part: splits.rows(dataset, getattr(split, part)) for part in ("train", "validation")}
-            check_training_data(workdir / "training.json", dataset, parts)
+            check_training_data(workdir / "training.json", dataset, parts, weights=weights_file(config))
         if not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
         _write_config(config, workdir / "config.json")
@@ -98,7 +99,9 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"{workdir} holds a run of an earlier version, whose crops.json has the test crops at other places; give "
             "another --workdir"
         )
-    config_lib.check_same_run(path, config, free=("methods",))
+    known = config_lib.read_config(workdir).methods
+    fixed = {*known, *(config[method].as_long_as for method in known)}
+    config_lib.check_same_run(path, config, free=("methods", *(method for method in METHODS if method not in fixed)))
 
 
 def _write_config(config: ml_collections.ConfigDict, path: Path) -> None:
@@ -114,10 +117,19 @@ def load_split(config: ml_collections.ConfigDict, dataset: QualityDataset, workd
     """The split of a run: the one in its folder, or a new one, as config.dataset says.
 
     Raises:
-      UserError: a split that does not fit the data set, or has too few test images.
+      UserError: a split that does not fit the data set, has too few test images, or is no longer what config.dataset
+        says (a warning for the job 'evaluate': the models are judged by the split that they were trained with).
     """
-    if (workdir / "split.json").exists():
-        split = splits.load_split(workdir / "split.json", dataset)
+    path = workdir / "split.json"
+    if path.exists():
+        split = splits.load_split(path, dataset)
+        if changed := splits.difference(split, config.dataset, dataset, seed=config.seed):
+            if config.job != "evaluate":
+                raise UserError(
+                    f"{path}: {changed}; put it back, train in a new --workdir, or judge the models by the split that "
+                    "they were trained with: --config.job=evaluate"
+                )
+            logging.warning("%s: %s; that of the run's folder counts", path, changed)
     else:
         split = splits.choose(config.dataset, dataset, seed=config.seed)
         if parallel.is_main_process():

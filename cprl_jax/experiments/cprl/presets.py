@@ -1,14 +1,9 @@
 """What configs/tables.py and configs/defences.py run."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import ml_collections
-from absl import logging
 
 from cprl_jax.config.presets import cprl_experiment, parse_argument, parse_methods
 from cprl_jax.data import DATASETS
-from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.experiments.cprl import paper_tables
 from cprl_jax.methods import METHODS
 from cprl_jax.models import NETWORKS
@@ -43,7 +38,7 @@ def paper_table(argument: str | None) -> ml_collections.ConfigDict:
     config.paper_table.rows = tuple(filter(None, values.get("rows", "").split("+")))
     paper_tables.rows(config)  # refuses one that the table does not have
     config.model.nima.output = "scalar"  # not all of the data sets have distributions of opinions
-    config.evaluation.attacks = _declared((*PRINTED[config.paper_table.number], *BEYOND), ATTACKS)
+    config.evaluation.attacks = (*PRINTED[config.paper_table.number], *BEYOND)
     return config
 
 
@@ -56,8 +51,8 @@ def defences(argument: str | None) -> ml_collections.ConfigDict:
     config, values = _experiment(argument, {"methods": None}, network="efficientnet_lite", dataset="own")
     named = values.get("methods", "all")
     asked = {"core": CORE, "all": DEFENCES}.get(named)
-    config.methods = _declared(asked, METHODS) if asked else parse_methods(named)
-    config.evaluation.attacks = _declared(ATTACKED, ATTACKS)
+    config.methods = asked or parse_methods(named)
+    config.evaluation.attacks = ATTACKED
     config.evaluation.radii = (1.0, 2.0)
     config.evaluation.crops = 1
     return config
@@ -75,14 +70,8 @@ def _experiment(argument, choices, *, network: str, dataset: str) -> tuple[ml_co
         config.model.weights = "imagenet"
         config.model.efficientnet_lite.fold_batch_norm = True
     for name in (*RIVALS, "sort_mask", "cprl_v1"):
-        if schedule == "short" and name in METHODS:
+        if schedule == "short":
             # From the plain model, for as many image gradients as CPRL: what differs is the method.
-            config[name].start_from, config[name].as_long_as = "plain", "cprl"
+            config[name].start_from = "plain"
+            config[name].as_long_as = "cprl" if METHODS[name].trains else ""
     return config, values
-
-
-def _declared(names: Sequence[str], declared: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of which there is a declaration; the others are told."""
-    if missing := [name for name in names if name not in declared]:
-        logging.warning("left out, because this version has none of that name: %s", ", ".join(missing))
-    return tuple(name for name in names if name in declared)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
@@ -89,11 +90,11 @@ def _folder(options: ml_collections.ConfigDict) -> tuple[list[str], Callable[[in
     paths = photographs.image_files(folder)
     if not paths:
         raise UserError(f"config.perceptual.images: no image files in {folder} ({', '.join(PHOTOGRAPH_SUFFIXES)})")
-    names = [path.name for path in paths]
+    names = [path.name.encode(errors="backslashreplace").decode() for path in paths]  # bytes that are no text: escaped
 
     def decode(row: int) -> np.ndarray:
         try:
-            return decode_photograph(paths[row].read_bytes())
+            return decode_photograph(photographs.content(paths[row]))
         except (OSError, ValueError) as error:
             raise UserError(f"{paths[row]} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -115,6 +116,15 @@ def _read_labels(path: Path) -> dict[str, float]:
         if not 0 <= labels[row.values["image"]] <= 100
     ]
     label_file.refuse(f"config.perceptual.labels: {path}", problems)
+    if scale := label_file.other_scale(list(labels.values()), (0, 100)):
+        logging.warning(
+            "config.perceptual.labels: %s: all mos are from %g to %g, but their scale is from 0 to 100; stretch them, "
+            "such as from %d..%d",
+            path,
+            min(labels.values()),
+            max(labels.values()),
+            *scale,
+        )
     return labels
 
 

@@ -5,15 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax import models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.experiments.cprl import experiment, robustness, training
 from cprl_jax.robustness.landscape import Landscape
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.setup import start_variables
 
 PARTS = {"train": range(4), "validation": range(4, 7), "test": range(7, 11)}
 SIZE = 12
@@ -168,17 +171,31 @@ def move(name, to):
     return change
 
 
+def column(name, part):
+    """The column `split` of the labels."""
+
+    def change(folder, config):
+        path = folder / "own" / "labels.csv"
+        lines = path.read_text().splitlines()
+        path.write_text(
+            "\n".join(f"{line.rpartition(',')[0]},{part}" if line.startswith(name) else line for line in lines)
+        )
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (change_pixel("own/1.png"), r"'1\.png' has other pixels; put them back"),
         (change_pixel("own/5.png"), r"'5\.png' has other pixels"),
         (change_label("own/2.png"), r"'2\.png' had MOS \d+ and has 95; put them back"),
-        (move("9.png", "train"), r"'9\.png' was in no part and is in train"),
-        (move("1.png", "test"), r"'1\.png' was in train and is in no part"),
+        (move("9.png", "train"), r"split\.json: '9\.png' is in the part train, and in test by the official split"),
+        (move("1.png", "test"), r"'1\.png' is in the part test, and in train by the official split"),
+        (column("7.png", "train"), r"'7\.png' is in the part test, and in train by the official split.*; put it back"),
         (lambda folder, config: (folder / "run" / "training.json").write_text("[1"), r"training\.json is damaged .*"),
     ],
-    ids=["pixel", "pixel that validates", "label", "into training", "out of training", "damaged"],
+    ids=["pixel", "pixel that validates", "label", "into training", "out of training", "column", "damaged"],
 )
 def test_other_training_data_are_refused_and_named(run, change, message):
     repeat, folder = run
@@ -190,3 +207,41 @@ def test_other_training_data_are_refused_and_named(run, change, message):
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
     config.job = "evaluate"  # the models are what they are
     repeat(config)
+
+
+def test_a_split_file_that_was_edited_is_refused_and_one_that_is_gone_is_not_needed(run):
+    repeat, folder = run
+    config = make_config()
+    config.dataset.split_file = "mine.json"
+    shutil.copy(folder / "run" / "split.json", folder / "mine.json")
+    experiment.run(config, folder / "with file")
+    split = json.loads((folder / "mine.json").read_text())
+    split["train"].append(split["test"].pop())
+    (folder / "mine.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match=r"'\d+\.png' is in the part test, and in train by .*split_file=mine\.json"):
+        experiment.run(config, folder / "with file")
+    (folder / "mine.json").unlink()
+    experiment.run(config, folder / "with file")
+
+
+def test_other_weights_under_the_same_path_are_refused(run):
+    """Whatever they are called: a file, or an old record without them."""
+    repeat, folder = run
+    config = make_config()
+    variables = start_variables(config, "plain", seed=0)
+    models.save_weights(folder / "w.npz", variables)
+    config.model.weights = "w.npz"
+    experiment.run(config, folder / "with weights")
+    record = folder / "with weights" / "training.json"
+    written = record.read_text()
+    experiment.run(config, folder / "with weights")
+    assert record.read_text() == written
+    models.save_weights(folder / "w.npz", jax.tree.map(lambda array: array + 0.5, variables))
+    with pytest.raises(UserError, match=r"w\.npz no longer holds the weights that the run in .*with weights started"):
+        experiment.run(config, folder / "with weights")
+    config.job = "evaluate"
+    experiment.run(config, folder / "with weights")
+    config.job = "train_and_evaluate"
+    kept = {name: entry for name, entry in json.loads(written).items() if isinstance(entry, list)}
+    record.write_text(json.dumps(kept))  # as a version wrote it that did not know of weights
+    experiment.run(config, folder / "with weights")

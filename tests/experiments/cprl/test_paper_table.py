@@ -247,11 +247,14 @@ def test_the_notes_say_what_is_compared(config):
 
 def test_the_methods_of_a_run_may_grow(monkeypatch, tmp_path):
     config = config_lib.default()
-    for methods in (("plain",), ("plain", "nt"), ("nt",)):
+    for methods in (("plain", "plain_longer"), ("plain", "nt"), ("nt",)):
         config.methods = methods
-        experiment._check_workdir(config, tmp_path)
+        config.nt.weight = 7.0  # as long as none is trained, its settings are free
+        experiment.check_run(config, tmp_path)
         experiment._write_config(config, tmp_path / "config.json")
-    assert tuple(config_lib.read_config(tmp_path).methods) == ("plain", "nt")
-    config.train.steps = 7
-    with pytest.raises(UserError, match="train.steps: 0 -> 7"):
-        experiment._check_workdir(config, tmp_path)
+    assert tuple(config_lib.read_config(tmp_path).methods) == ("plain", "plain_longer", "nt")
+    for field, value in (("train.steps", 7), ("nt.weight", 8.0), ("cprl.steps", 9)):  # cprl: plain_longer is as long
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: value})
+        with pytest.raises(UserError, match=f"{field}: .* -> {value}"):
+            experiment.check_run(changed, tmp_path)

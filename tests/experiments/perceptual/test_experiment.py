@@ -1,8 +1,11 @@
 """The perceptual attack as a job: what it leaves, that it resumes, its numbers against hand-made ones, user errors."""
 
 import csv
+import io
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -244,3 +247,15 @@ def test_a_small_image_or_another_folder_is_refused_before_anything_is_written(c
     config.job = "perceptual_attack"
     with pytest.raises(UserError, match="holds a run of the job 'leave_one_out'; give another --workdir"):
         experiment.run(config, leave_one_out)
+
+
+def test_a_name_that_is_not_utf_8_costs_nothing(weights, folder, tmp_path, monkeypatch):
+    for stream in ("stdout", "stderr"):  # as `program.own_terminal` leaves them
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), "utf-8", "readable"))
+    (tmp_path / "images").mkdir()
+    shutil.copy(folder / "image 0.png", tmp_path / "images" / os.fsdecode(b"caf\xe9.png"))
+    config = tiny(weights, tmp_path / "images")
+    config.perceptual.labels = ""
+    experiment.run(config, tmp_path / "run")
+    assert "caf\\udce9.png" in (tmp_path / "run" / "report" / "candidates.csv").read_text(encoding="utf-8")
+    assert "image" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 """Images, models and fidelities by name: what is read, how it is sized, and one line for whatever is wrong."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -68,6 +70,15 @@ def test_images_are_taken_as_a_viewer_shows_them_and_other_files_are_passed_over
     np.testing.assert_array_equal(turned.pixels, np.rot90(pixels, -1))
     assert np.all(transparent.pixels == 255) and np.all(deep.pixels == 90)
     assert "skipped: 2, 8.heic, notes.txt" in caplog.text
+
+
+def test_labels_of_another_scale_are_a_warning(config, tmp_path, caplog):
+    labels = tmp_path / "mos.csv"
+    labels.write_text("image,mos\n0.png,0.5\n1.png,0.1\n2.png,0.9\n3.png,0.2\n4.png,1\n")
+    config.perceptual.labels = str(labels)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        inputs.read_pictures(config)
+    assert "all mos are from 0.1 to 1, but their scale is from 0 to 100" in caplog.text
 
 
 def test_labels_may_come_from_a_spreadsheet(config, tmp_path):

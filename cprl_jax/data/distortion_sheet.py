@@ -1,14 +1,19 @@
 """Draws every distortion at every level on one photograph, to look at.
 
-    python -m cprl_jax.data.distortions.sheet --out=sheet.png [--image=FILE] [--family=tid2013]
+    python -m cprl_jax.data.distortion_sheet --out=sheet.png [--image=FILE] [--family=tid2013]
 
 The picture in docs/images is made with `--out=docs/images/distortions.webp`.
 """
 
-import argparse
+from cprl_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
+    program.own_terminal("stopped")
+
 import io
 import os
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,9 +22,11 @@ from tqdm import tqdm
 
 from cprl_jax.data.decode import decode_photograph
 from cprl_jax.data.distortions import DISTORTIONS, FAMILIES, LEVELS, distort
+from cprl_jax.data.photographs import content
 from cprl_jax.data.scenes import photograph_path
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import user_path, write_file
+from cprl_jax.runtime.parser import Parser
 
 _GAP, _CAPTION = 3, 12  # pixels between tiles, and for the line above a row
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -64,18 +71,22 @@ def contact_sheet(
     return sheet
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws every distortion at its five levels.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws a sheet as the command line says; returns the exit code."""
+    return program.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = Parser(
+        prog="python -m cprl_jax.data.distortion_sheet", description="Draws every distortion at its five levels."
+    )
     parser.add_argument("--out", required=True, help=f"the file to write, {', '.join(_FORMATS)}")
     parser.add_argument("--image", default="", help="a photograph; otherwise a face from scikit-image")
     parser.add_argument("--family", default="all", choices=("all", *FAMILIES))
     parser.add_argument("--size", type=int, default=160, help="height and width of the image in pixels, 32 to 512")
     parser.add_argument("--shrink", type=int, default=2, help="how many times smaller it is drawn, 1 to 4")
-    arguments = parser.parse_args()
-    try:
-        _draw(arguments.out, arguments.image, arguments.family, arguments.size, arguments.shrink)
-    except UserError as error:
-        parser.error(str(error))
+    arguments = parser.parse_args(argv)
+    _draw(arguments.out, arguments.image, arguments.family, arguments.size, arguments.shrink)
 
 
 def _draw(out: str, file: str, family: str, size: int, shrink: int) -> None:
@@ -89,16 +100,16 @@ def _draw(out: str, file: str, family: str, size: int, shrink: int) -> None:
     image = _square(file, size)
     names = [name for name, distortion in DISTORTIONS.items() if family in ("all", distortion.family)]
     sheet = contact_sheet(image, names, shrink=shrink, progress=True)
-    content = io.BytesIO()
-    sheet.save(content, _FORMATS[suffix], quality=80)  # PNG takes no notice of the quality
-    write_file(out, content.getvalue())
-    print(f"{len(names)} distortions drawn to {out}")
+    picture = io.BytesIO()
+    sheet.save(picture, _FORMATS[suffix], quality=80)  # PNG takes no notice of the quality
+    write_file(user_path(out, field="--out"), picture.getvalue())
+    program.show(f"{len(names)} distortions drawn to {out}")
 
 
 def _square(file: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The middle of a photograph, shrunk to a tile; without a file the head of scikit-image's astronaut."""
     try:
-        picture = Image.fromarray(decode_photograph(Path(file or photograph_path("astronaut.png")).read_bytes()))
+        picture = Image.fromarray(decode_photograph(content(file or photograph_path("astronaut.png"))))
     except (OSError, ValueError) as error:
         raise UserError(f"--image={file} cannot be read ({error}): give a photograph as JPEG, PNG, ...") from error
     side = min(picture.size)
@@ -108,4 +119,4 @@ def _square(file: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
