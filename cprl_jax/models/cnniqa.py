@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, grid_patches, linear, torch_default, torch_default_bias
+from cprl_jax.models.common import Dropout, global_max, grid_patches, linear, torch_default, torch_default_bias
 from cprl_jax.models.network import MaskableModule, Network, PublishedWeights, ScoreNetwork
 from cprl_jax.models.torch_names import TorchNames
 
@@ -52,7 +52,7 @@ class CNNIQATrunk(MaskableModule):
         options = dict(kernel_init=torch_default, bias_init=torch_default_bias(KERNEL_SIZE**2))
         x = self.conv(x, KERNELS, KERNEL_SIZE, name="conv1", train=train, **options)
         x = self.end_stage(x, stage=0, train=train)
-        features = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.min(x, axis=(1, 2))], axis=-1)
+        features = jnp.concatenate([global_max(x), -global_max(-x)], axis=-1)
         return features.reshape(*patches.shape[:2], -1)
 
 

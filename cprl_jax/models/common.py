@@ -256,6 +256,16 @@ def global_mean(x: Float[Array, "batch height width channels"]) -> Float[Array, 
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
+def global_max(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
+    """The maximum over all pixels; the gradient of a tie goes to its first pixel in reading order.
+
+    By `max_pool`: the gradient of `jnp.max` is NaN where compiled code computes x twice, with different roundings.
+    """
+    height, width = x.shape[1:3]
+    side = max(height, width)
+    return max_pool(x, window=side, stride=1, padding=((0, side - height), (0, side - width)))[:, 0, 0]
+
+
 def global_std(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
     """The standard deviation over all pixels, in float32, of at least 0.01: the gradient at a flat x is 0, not NaN."""
     x = x.astype(jnp.float32)

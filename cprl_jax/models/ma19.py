@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.layers.gdn import GDN
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, flatten_channels_first, linear, max_pool, torch_default_bias
+from cprl_jax.models.common import Dropout, flatten_channels_first, global_max, linear, max_pool, torch_default_bias
 from cprl_jax.models.network import MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors, linear_head
 from cprl_jax.models.torch_names import TorchNames
 
@@ -46,14 +46,15 @@ def pyramid_max(
 
 
 def _cell_maxima(x: Array, level: int) -> Array:
-    padding, shape = [(0, 0)], [x.shape[0]]
-    for pixels in x.shape[1:3]:
-        cell = math.ceil(pixels / level)
+    batch, channels = x.shape[0], x.shape[-1]
+    cells = [math.ceil(pixels / level) for pixels in x.shape[1:3]]
+    padding = []
+    for pixels, cell in zip(x.shape[1:3], cells, strict=True):
         before = (cell * level - pixels + 1) // 2
         padding.append((before, cell * level - pixels - before))
-        shape += [level, cell]
-    x = jnp.pad(x, (*padding, (0, 0)), constant_values=-np.inf)
-    return jnp.max(x.reshape(*shape, x.shape[-1]), axis=(2, 4))
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-np.inf)
+    x = x.reshape(batch, level, cells[0], level, cells[1], channels).swapaxes(2, 3)
+    return global_max(x.reshape(-1, *cells, channels)).reshape(batch, level, level, channels)
 
 
 class Ma19Trunk(MaskableModule):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import Dropout, batch_norm, global_mean, linear, max_pool
+from cprl_jax.models.common import Dropout, batch_norm, global_max, global_mean, linear
 from cprl_jax.models.network import TORCHVISION, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.resnet import TORCH_RULES, ResNet
 from cprl_jax.models.torch_names import TorchNames
@@ -46,15 +46,8 @@ def region_maxima(
 
 
 def _maximum(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
-    """The maximum over all pixels; 0 where there are none.
-
-    By `max_pool`: the gradient of `jnp.max` is NaN where compiled code computes x twice, with different roundings.
-    """
-    height, width = x.shape[1:3]
-    if min(height, width) == 0:
-        return jnp.zeros((x.shape[0], x.shape[3]), x.dtype)
-    side = max(height, width)
-    return max_pool(x, window=side, stride=1, padding=((0, side - height), (0, side - width)))[:, 0, 0]
+    """The maximum over all pixels; 0 where there are none."""
+    return global_max(x) if min(x.shape[1:3]) else jnp.zeros((x.shape[0], x.shape[3]), x.dtype)
 
 
 class PaQ2PiQ(ScoreNetwork):
@@ -68,7 +61,7 @@ class PaQ2PiQ(ScoreNetwork):
         """Scores of RGB images in [0, 1], the higher the better; float32."""
         maps = self.trunk(ResNet, images, train, architecture="resnet18")
         cells = region_maxima(maps[-1].astype(jnp.float32), images.shape[1:3])
-        x = jnp.concatenate([_maximum(cells), global_mean(cells)], axis=-1)
+        x = jnp.concatenate([global_max(cells), global_mean(cells)], axis=-1)
         norm = dict(train=train, dtype=jnp.float32, axis_name=self.axis_name)
         x = batch_norm(x, name="head_norm1", **norm)
         x = Dropout(self.dropout / 2, self.axis_name)(x, train)

@@ -4,23 +4,26 @@ An attack that follows gradients finds nothing where the gradient is zero, usele
 looks like robustness. Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018, section 3.1,
 and Carlini et al., "On Evaluating Adversarial Robustness", 2019, section 5, list what cannot happen when gradients are
 what they should be; each check here is one of those, carried over from success rates of classifiers to changes of
-scores.
+scores. The later ones ask of the attack what they ask too: has it converged, did it need luck or an earlier iterate?
 """
 
-import itertools
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial, reduce
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax import attacks
-from cprl_jax.attacks.gradients import evaluate
-from cprl_jax.attacks.loop import as_pytree
+from cprl_jax.attacks.arguments import check_distance, per_image_keys
+from cprl_jax.attacks.ascent import climb
+from cprl_jax.attacks.gradients import as_constant, evaluate, value_and_gradient
+from cprl_jax.attacks.pgd import ascend, better, random_start
+from cprl_jax.robustness.verdicts import NOT_RUN, SMALLEST, Check, Judge, gradients_exist, neighbours_agree
 
-PASSED, SUSPICIOUS, NOT_RUN = "passed", "suspicious", "not run"
+__all__ = ["NAMES", "NOT_STRENGTHS", "SMALLEST", "Check", "check"]
 
 ZERO_GRADIENTS = "gradients exist"
 RADIUS = "strength grows with the radius"
@@ -30,31 +33,31 @@ ITERATED = "many steps beat one"
 BLACK_BOX = "black box does not beat white box"
 TRANSFER = "transfer does not beat white box"
 ADAPTIVE = "adaptive does not beat plain"
+GATELESS = "transfer without the gate does not beat white box"
+CONVERGED = "the strongest attack has converged"
+LAST = "the best iterate does not beat the last"
+RESTARTS = "restarts do not beat one start"
+FLOOR = "strength grows on to the floor"
+NOISE = "noise does not move scores as attacks do"
+NEIGHBOURS = "neighbours agree on the gradient"
+SAME_SCORE = "the same image has the same score"
+SATURATED = "the head is not saturated"
 
-# A difference between two attacks counts when its mean over the images exceeds both of these.
-MARGIN = 0.05  # share of the strength of the attack that ought to be the stronger one
-STANDARD_ERRORS = 2.0  # how many standard errors of the mean paired difference
+NAMES = (
+    *(ZERO_GRADIENTS, RADIUS, UNBOUNDED, STEPS, ITERATED, BLACK_BOX, TRANSFER, ADAPTIVE, GATELESS),
+    *(CONVERGED, LAST, RESTARTS, FLOOR, NOISE, NEIGHBOURS, SAME_SCORE, SATURATED),
+)
+"""All checks, in the order in which they are returned."""
 
-VANISHED = 0.5  # mean share of values without gradient from which the check of the gradients fails
+NOT_STRENGTHS = (ZERO_GRADIENTS, UNBOUNDED, FLOOR, NOISE, NEIGHBOURS, SAME_SCORE, SATURATED)
+"""The checks whose numbers are not, or not only, strengths of attacks at radii near the one that is asked for."""
+
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)  # times the radius
-LONGER = 5  # times the steps, for the long attack
-
-
-class Check(NamedTuple):
-    """One check.
-
-    Attributes:
-      name: what must hold, one of the constants above.
-      verdict: "passed", "suspicious" or "not run".
-      numbers: what it is judged by. For `ZERO_GRADIENTS` shares of an image's values and a number of images; for all
-        others the mean strength of each attack by its name, in score points.
-      explanation: a sentence for a reader who knows what an attack is.
-    """
-
-    name: str
-    verdict: str
-    numbers: dict[str, float]
-    explanation: str
+LARGE_RADII = (8 / 255, 16 / 255)  # where a model is at its floor, or nearer to it; if larger than those
+LONGER = 5  # times the steps, for the long attacks
+STARTS = 3  # random ones
+DRAWS = 4  # of noise
+NEAR = 0.1  # distance of a neighbour, as a share of the radius
 
 
 def check(
@@ -68,17 +71,24 @@ def check(
     key: Key[Array, ""],
     transfer_images: Float[ArrayLike, "batch height width 3"] | None = None,
     adaptive_score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]] | None = None,
+    gateless_score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]] | None = None,
 ) -> list[Check]:
     """Attacks the images in ways whose strengths must come in a certain order, and says where they do not.
 
     The strength of an attack on an image is how far it raises the direction's objective above its value at the clean
     image, in score points. One attack counts as stronger than another when the mean over the images of their difference
     exceeds 5 % of the mean strength of the one that should be stronger, a thousandth of the standard deviation of the
-    clean scores, and two standard errors of that mean (paired by image). With few images only large differences count:
-    "passed" means that there was no sign of masking, not that there is no masking.
+    clean scores, and two standard errors of that mean (paired by image). With few images only large differences count;
+    each comparison says from which on (`SMALLEST` in its numbers). "passed" means that there was no sign of masking,
+    not that there is no masking.
 
-    All attacks are in l-inf. They compile two programs (a step, an evaluation) and the black box's, and cost at most
-    15 * steps + 1 gradients of the batch. Runs on concrete values, not under `jit`.
+    All attacks are in l-inf. The white box is the strongest for each image of FGSM, PGD by its last iterate and by its
+    best one, PGD with five times the steps, and `attacks.ascent` with as many, all from the image itself. To see
+    whether it has converged, an ascent goes on from there for as many steps again.
+
+    The cost is at most 32 * steps + 3 gradients of the batch (with `away()`, twice that), some 30 evaluations, and the
+    queries. Six programs are compiled for the model (an evaluation, a gradient, three steps of PGD, one of the ascent),
+    two for each other score function, and the black box's. Runs on concrete values, not under `jit`.
 
     Args:
       score_fn: the model; images [batch, height, width, 3] in [0, 1] to scores [batch].
@@ -88,14 +98,15 @@ def check(
       radius: the one that the model is judged at, in [0, 1] pixel units.
       steps: PGD steps; the long attacks take five times as many.
       queries: images that the black box (`attacks.square`) scores; 0 leaves it out.
-      key: random key of the black box.
+      key: random key of the black box, of random starts and of noise.
       transfer_images: these images attacked on another model within `radius`; None leaves that check out.
       adaptive_score_fn: the model with its masks and randomness replaced by something that has a useful gradient
         (`attacks.adaptive`); it is attacked, and `score_fn` scores what comes out. None leaves that check out.
+      gateless_score_fn: the network with the same parameters but without masks or gates; attacked and scored likewise.
+        None leaves that check out.
 
     Returns:
-      The checks, in this order: `ZERO_GRADIENTS`, `RADIUS`, `UNBOUNDED`, `STEPS`, `ITERATED`, `BLACK_BOX`, `TRANSFER`,
-      `ADAPTIVE`.
+      The checks, in the order of `NAMES`.
 
     Raises:
       ValueError: a radius that is not in (0, 1], transferred images of another shape or farther away than the radius,
@@ -107,94 +118,116 @@ def check(
     if transfer_images is not None:
         _check_transfer(transfer_images, images, radius)
 
-    def pgd(radius, steps, score_fn=score_fn):
+    def run(attack, score_fn=score_fn, radius=radius, **options):
         with warnings.catch_warnings():  # the check of the gradients reports it instead
             warnings.filterwarnings("ignore", message=".*no gradient", category=UserWarning)
-            return attacks.pgd(score_fn, images, radius=radius, steps=steps, direction=direction)
+            return attack(score_fn, images, radius=radius, direction=direction, **options)
 
     def strength(scores):
         return np.asarray(direction(scores, clean) - direction(clean, clean), np.float64)
 
-    plain = pgd(radius, steps)
+    model, objective, long = as_constant(score_fn), as_constant(direction), LONGER * steps
+    plain = run(attacks.pgd, steps=steps)
     clean = plain.before
-    judge = _Judge(np.asarray(clean, np.float64))
-    radii = dict.fromkeys(min(multiple * radius, 1.0) for multiple in MULTIPLES)
-    at_radii = {r: strength((plain if r == radius else pgd(r, steps)).after) for r in radii}
+    radii = sorted({min(multiple * radius, 1.0) for multiple in MULTIPLES})
+    radii += [large for large in LARGE_RADII if large > radii[-1]]
+    at_radii = {r: plain if r == radius else run(attacks.pgd, radius=r, steps=steps) for r in radii}
+    at_radii = {255 * r: strength(result.after) for r, result in at_radii.items()}
     # One step of 2.5 times the radius, brought back into the ball, is FGSM.
-    single, long = (strength(pgd(radius, count).after) for count in (1, LONGER * steps))
-    iterated = at_radii[radius]
-    white_box = np.max([single, iterated, long], axis=0)  # per image, so that no accident of one attack decides
-    unlimited = strength(pgd(1.0, LONGER * steps).after)
+    single, longer = (run(attacks.pgd, steps=count) for count in (1, long))
+    best = run(ascend, steps=steps, step_size=None, norm="linf", key=None, keep_best=True)
+    restarted = run(attacks.pgd, steps=steps, restarts=STARTS, key=jax.random.fold_in(key, 1))
+    climbed = run(attacks.ascent, iterations=long)
+    # Per image, so that no accident of one attack decides. Random starts are left out: they need no gradient.
+    strongest = reduce(partial(better, objective), (plain, single, longer, best, climbed))
+    ball = {"radius": check_distance("radius", radius, images, highest=1), "direction": objective}
+    doubled = climb(model, images, clean, **ball, start=strongest.images, iterations=long, by_sign=False)
+    unbounded = run(attacks.pgd, radius=1.0, steps=long)
 
-    checks = [
-        _gradients(np.asarray(plain.zero_gradient_fraction, np.float64)),
-        judge.grows(RADIUS, {f"PGD at {255 * r:g}/255": gain for r, gain in at_radii.items()}),
-        # At radius 1 every other image is within reach, with its score.
-        judge.grows(UNBOUNDED, {"best of the other images": _reachable(direction, clean), "PGD at 255/255": unlimited}),
-        judge.grows(STEPS, {f"PGD-{steps}": iterated, f"PGD-{LONGER * steps}": long}),
-        judge.grows(ITERATED, {"FGSM": single, f"PGD-{steps}": iterated}),
-    ]
+    judge = Judge(np.asarray(clean, np.float64))
+    pgd, iterated, white_box = f"PGD-{steps}", strength(plain.after), strength(strongest.after)
+    reach = _reachable(direction, clean)
 
     def against_white_box(name, label, scores):
-        checks.append(judge.grows(name, {label: strength(scores), "white box": white_box}, must_move=False))
+        return judge.grows(name, {label: strength(scores), "white box": white_box}, must_move=False)
 
-    def leave_out(name, reason):
-        checks.append(Check(name, NOT_RUN, {}, reason))
+    def from_images(name, label, attacked):
+        return against_white_box(name, label, evaluate(model, attacked))
 
+    checks = [
+        gradients_exist(ZERO_GRADIENTS, np.asarray(plain.zero_gradient_fraction, np.float64)),
+        judge.grows(RADIUS, {f"PGD at {r:g}/255": gain for r, gain in at_radii.items()}),
+        # At radius 1 every other image is within reach, with its score.
+        judge.grows(UNBOUNDED, {"best of the other images": reach, "PGD at 255/255": strength(unbounded.after)}),
+        judge.grows(STEPS, {pgd: iterated, f"PGD-{long}": strength(longer.after)}),
+        judge.grows(ITERATED, {"FGSM": strength(single.after), pgd: iterated}),
+    ]
     if queries:
-        square = attacks.square(score_fn, images, radius=radius, direction=direction, queries=queries, key=key)
-        against_white_box(BLACK_BOX, f"Square, {queries} queries", square.after)
+        square = run(attacks.square, queries=queries, key=key)
+        checks.append(against_white_box(BLACK_BOX, f"Square, {queries} queries", square.after))
     else:
-        leave_out(BLACK_BOX, "No queries were allowed for a black-box attack.")
+        checks.append(Check(BLACK_BOX, NOT_RUN, {}, "No queries were allowed for a black-box attack."))
     if transfer_images is not None:
-        scores = evaluate(as_pytree(score_fn), jnp.asarray(transfer_images, images.dtype))
-        against_white_box(TRANSFER, "transfer", scores)
+        checks.append(from_images(TRANSFER, "transfer", jnp.asarray(transfer_images, images.dtype)))
     else:
-        leave_out(TRANSFER, "There was no other model to take attacked images from.")
-    if adaptive_score_fn is not None:
-        adapted = pgd(radius, steps, adaptive_score_fn).images
-        against_white_box(ADAPTIVE, "adaptive", evaluate(as_pytree(score_fn), adapted))
-    else:
-        leave_out(ADAPTIVE, "The model has nothing that an adaptive attack would have to replace.")
-    return checks
+        checks.append(Check(TRANSFER, NOT_RUN, {}, "There was no other model to take attacked images from."))
+    for name, label, other, reason in (
+        (ADAPTIVE, "adaptive", adaptive_score_fn, "The model has nothing that an adaptive attack would replace."),
+        (GATELESS, "without the gate", gateless_score_fn, "The model has no gate that could be left out."),
+    ):
+        if other is not None:
+            checks.append(from_images(name, label, run(attacks.pgd, other, steps=steps).images))
+        else:
+            checks.append(Check(name, NOT_RUN, {}, reason))
+
+    promise, kept, noise = _around(model, images, clean, radius, jax.random.fold_in(key, 2))
+    return [
+        *checks,
+        judge.converged(CONVERGED, white_box, np.maximum(white_box, strength(doubled.after))),
+        judge.grows(LAST, {f"{pgd}, best iterate": strength(best.after), pgd: iterated}, must_move=False),
+        judge.grows(
+            RESTARTS,
+            {f"{pgd}, {STARTS} more starts": np.maximum(iterated, strength(restarted.after)), pgd: iterated},
+            must_move=False,
+        ),
+        judge.reaches(FLOOR, at_radii, reach),
+        judge.quiet(NOISE, noise, white_box, promise),
+        neighbours_agree(NEIGHBOURS, kept, 255 * NEAR * radius),
+        judge.deterministic(SAME_SCORE, *_differences(model, images)),
+        judge.spread(SATURATED, promise),
+    ]
 
 
-class _Judge:
-    """Orders attacks by their strengths on images with these clean scores."""
-
-    def __init__(self, clean: np.ndarray):
-        # What counts as no strength at all: far below what matters, far above float32's rounding.
-        self._floor = 1e-3 * max(float(clean.std()), 1e-3 * float(np.abs(clean).max()))
-
-    def stronger(self, first: np.ndarray, second: np.ndarray) -> bool:
-        """Whether the first attack, which should not be the stronger one, noticeably is."""
-        difference = first - second
-        error = difference.std(ddof=1) / np.sqrt(difference.size) if difference.size > 1 else 0.0
-        return bool(difference.mean() > max(MARGIN * abs(second.mean()), self._floor, STANDARD_ERRORS * error))
-
-    def grows(self, name: str, gains: dict[str, np.ndarray], *, must_move: bool = True) -> Check:
-        """Suspicious if one attack is noticeably stronger than the next, or the last one achieves nothing."""
-        numbers = {label: float(gain.mean()) for label, gain in gains.items()}
-        listed = ", ".join(f"{label} {mean:.3g}" for label, mean in numbers.items())
-        if not np.isfinite(list(numbers.values())).all():
-            return Check(name, SUSPICIOUS, numbers, "Attacked images have scores that are not finite numbers.")
-        pairs = itertools.pairwise(gains)
-        if broken := [f"{a} moves scores farther than {b}" for a, b in pairs if self.stronger(gains[a], gains[b])]:
-            text = f"{' and '.join(broken)}, although it should not ({listed} points)."
-            return Check(name, SUSPICIOUS, numbers, text)
-        if must_move and list(numbers.values())[-1] <= self._floor:
-            return Check(name, SUSPICIOUS, numbers, f"None of these attacks moves any score ({listed} points).")
-        return Check(name, PASSED, numbers, f"{listed} points.")
+@jax.jit
+def _gradient(model, images):
+    return value_and_gradient(model, images)[1]
 
 
-def _gradients(fractions: np.ndarray) -> Check:
-    blind = int(np.count_nonzero(fractions == 1))
-    numbers = {"mean share": float(fractions.mean()), "largest share": float(fractions.max()), "blind images": blind}
-    share = f"{100 * fractions.mean():.3g} %"
-    text = f"{share} of the values have no gradient; {blind} of {fractions.size} images have none at all"
-    if fractions.mean() > VANISHED or blind:
-        return Check(ZERO_GRADIENTS, SUSPICIOUS, numbers, f"{text}. Attacks are blind there.")
-    return Check(ZERO_GRADIENTS, PASSED, numbers, f"{text}.")
+def _around(model, images, clean, radius, key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the gradient promises, how much of that a neighbour's keeps, and the mean change under noise; per image."""
+
+    def noisy(number, size):
+        keys = per_image_keys(jax.random.fold_in(key, number), len(images))
+        return random_start(keys, images, jnp.asarray(size, images.dtype).reshape(1, 1, 1, 1), norm="linf")
+
+    gradient, near = (np.asarray(_gradient(model, x), np.float64) for x in (images, noisy(0, NEAR * radius)))
+    total = np.abs(gradient).sum(axis=(1, 2, 3))
+    kept = (gradient * np.sign(near)).sum(axis=(1, 2, 3)) / np.where(total > 0, total, 1)
+    scores = [evaluate(model, noisy(draw, radius)) for draw in range(1, DRAWS + 1)]
+    noise = np.mean(np.abs(np.asarray(scores, np.float64) - np.asarray(clean, np.float64)), axis=0)
+    return radius * total, kept, noise
+
+
+def _differences(model, images) -> tuple[np.ndarray, np.ndarray]:
+    """How much the scores of the images differ when they are scored again, and in other places of other batches."""
+    scores, again = (np.asarray(evaluate(model, images), np.float64) for _ in range(2))
+    elsewhere = np.zeros_like(scores)
+    for parity in range(2):
+        stay = np.arange(len(images)) % 2 == parity
+        company = jnp.where(stay.reshape(-1, 1, 1, 1), images, 1 - images)
+        moved = np.roll(np.asarray(evaluate(model, jnp.roll(company, 1, axis=0)), np.float64), -1)
+        elsewhere[stay] = np.abs(moved - scores)[stay]
+    return np.abs(again - scores), elsewhere
 
 
 def _reachable(direction, clean) -> np.ndarray:

@@ -162,6 +162,17 @@ def test_global_statistics():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_global_max_and_its_gradient():
+    """One pixel of each channel has the gradient, the first in reading order."""
+    x = np.random.default_rng(0).integers(-2, 2, size=(2, 3, 5, 4)).astype(np.float32)  # full of ties
+    np.testing.assert_array_equal(common.global_max(x), x.max((1, 2)))
+    gradient = np.asarray(jax.grad(lambda x: jnp.sum(common.global_max(x)))(x)).reshape(2, 15, 4)
+    np.testing.assert_array_equal(gradient.argmax(1), x.reshape(2, 15, 4).argmax(1))
+    np.testing.assert_array_equal(
+        np.sort(gradient, axis=1)[:, -2:].transpose(1, 0, 2), [np.zeros((2, 4)), np.ones((2, 4))]
+    )
+
+
 # --- Parts of the heads ---
 
 

@@ -151,6 +151,19 @@ def test_pyramid(getkey):
         pyramid_max(x[:, :2])
 
 
+def test_the_gradient_of_the_pyramid_is_one_pixel_of_each_cell(getkey):
+    """Also of cells of one pixel, and not by comparing with a maximum that compiled code may round differently."""
+    x = jnp.round(2 * jax.random.normal(getkey(), (2, 3, 4, 5)))  # with ties
+
+    def total(x):
+        return jnp.sum(pyramid_max(x))
+
+    gradient = np.asarray(jax.jit(jax.grad(total))(x))
+    np.testing.assert_array_equal(gradient.sum(axis=(1, 2)), 1 + 4 + 9)
+    np.testing.assert_array_equal(gradient, np.round(gradient))
+    assert "reduce_max" not in str(jax.make_jaxpr(jax.grad(total))(x))
+
+
 @pytest.mark.slow
 def test_initial_variables_and_training(getkey):
     module = Ma19(score_mean=5.0, score_std=2.0, dropout=0.5)

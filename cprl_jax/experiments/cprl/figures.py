@@ -11,8 +11,6 @@ from cprl_jax.robustness import trust
 
 # How the file names of figures begin, those of `report.figures.training` among them.
 NAMES = ("activations_", "change", "example_", "landscape_", "scatter_", "srcc_", "training_", "trust_")
-# Shares of pixels, and a radius at which every attack wins: not on one scale with the rest.
-_NOT_STRENGTHS = (trust.ZERO_GRADIENTS, trust.UNBOUNDED)
 
 
 @styled
@@ -138,8 +136,9 @@ def strengths(results: Results) -> list[Panel]:
     """How far each attack of the trust checks moves the scores on average: a row per attack, a mark per method."""
     moved: dict[str, dict[str, float]] = {}
     for row in results.checks:
-        if row["name"] not in _NOT_STRENGTHS:
+        if row["name"] not in trust.NOT_STRENGTHS:
             numbers = {label: number(strength) for label, strength in row["numbers"].items()}
+            numbers.pop(trust.SMALLEST, None)
             moved.setdefault(row["method"], {}).update(numbers)
     labels = list(dict.fromkeys(label for attacks in moved.values() for label in attacks))
     if not labels:

@@ -168,7 +168,7 @@ def _masked(results: Results, method: str) -> str:
         return ""
     return (
         f"{method} does not pass every check for masked gradients: {listed(doubts)}. Its attacked scores may hold "
-        "because the attacks were misled, not because it is robust."
+        "because the attacks were misled or too weak, not because it is robust."
     )
 
 

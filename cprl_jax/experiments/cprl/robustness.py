@@ -1,5 +1,6 @@
 """What stands behind a model's robustness in a run: landscape, trust checks and the area under its radius curves."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,6 +79,7 @@ def robustness(
         names=[names[row] for row in landscape_rows],
         mos=mos[rows],
         settings={name: evaluation[name] for name in SETTINGS},
+        checks=trust.NAMES if len(rows) else (),
     )
     if (kept := read_cache(cache, result_stamp)) is not None:
         return json.loads(str(kept["result"]))
@@ -115,7 +117,16 @@ def robustness(
             key=jax.random.key(config.seed),
             transfer_images=transferred,
             adaptive_score_fn=adaptive,
+            gateless_score_fn=_gateless_score_fn(*networks[method]),
         )
         result["checks"] = [check._asdict() for check in checks]
     write_cache(cache, result_stamp, {"result": np.array(json.dumps(result))})
     return result
+
+
+def _gateless_score_fn(module: nn.Module, variables: Mapping):
+    """The network with the same parameters and nothing masked; None where SortMask masks nothing anyway."""
+    sort_mask = getattr(module, "sort_mask", None)
+    if not sort_mask or sort_mask.rate == 0:
+        return None
+    return models.score_fn(module.clone(sort_mask=dataclasses.replace(sort_mask, rate=0.0)), variables)

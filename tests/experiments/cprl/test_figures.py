@@ -8,6 +8,7 @@ from PIL import Image
 
 from cprl_jax.experiments.cprl import figures as pictures
 from cprl_jax.report import figures
+from cprl_jax.robustness import trust
 
 NAMES = ["plain", "cprl"]
 PGD = ("pgd", 2.0)
@@ -108,9 +109,10 @@ def test_strengths_without_checks(made, found):
     assert pictures.strengths(made.results(robustness=found)) == []
 
 
-def test_strengths_leave_out_what_is_not_finite(made):
+def test_strengths_leave_out_what_is_not_finite_or_no_strength(made):
     found = made.robustness("plain")
-    found["checks"][1]["numbers"]["FGSM"] = math.nan
+    found["checks"][1]["numbers"] |= {"FGSM": math.nan, trust.SMALLEST: 3.0}
+    found["checks"].append({**found["checks"][0], "name": trust.NOISE, "numbers": {"noise": 2.0}})
     (panel,) = pictures.strengths(made.results(robustness=[found]))
     np.testing.assert_allclose(panel.figure.axes[0].lines[0].get_xydata(), [(5, 1)])
     drawn(panel)

@@ -59,9 +59,10 @@ def test_every_method_has_a_landscape_and_checks(found, networks):
         clean = models.score_fn(*networks[method])(CROPS[2] / np.float32(255))[0]
         np.testing.assert_allclose(shown["scores"][2][2], clean, rtol=1e-5)
         verdicts = {check["name"]: check["verdict"] for check in result["checks"]}
-        assert len(verdicts) == 8
+        assert tuple(verdicts) == trust.NAMES
         assert verdicts[trust.TRANSFER] != "not run"
-        assert (verdicts[trust.ADAPTIVE] == "not run") == (method == "plain"), "only CPRL masks here"
+        for name in (trust.ADAPTIVE, trust.GATELESS):
+            assert (verdicts[name] == "not run") == (method == "plain"), "only CPRL masks here"
 
 
 @pytest.mark.slow
@@ -99,13 +100,28 @@ def test_both_can_be_turned_off(config, networks, tmp_path):
         assert evaluate(off, networks, "plain", tmp_path / "robustness.npz") == {"method": "plain"}
 
 
-def test_one_method_has_nothing_to_transfer_from(config, networks, tmp_path):
+def test_one_method_has_nothing_to_transfer_from(config, networks, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(trust, "check", lambda *_, **options: given.update(options) or [])
     alone = config.copy_and_resolve_references()
     alone.evaluation.landscape_points = alone.evaluation.trust_queries = 0
     result = evaluate(alone, {"plain": networks["plain"]}, "plain", tmp_path / "robustness.npz")
-    verdicts = {check["name"]: check["verdict"] for check in result["checks"]}
-    assert verdicts[trust.TRANSFER] == verdicts[trust.BLACK_BOX] == "not run"
-    assert "landscape" not in result
+    assert given["transfer_images"] is given["adaptive_score_fn"] is given["gateless_score_fn"] is None
+    assert given["queries"] == 0
+    assert result == {"method": "plain", "checks": []}
+
+
+def test_the_network_without_masks_is_the_plain_one_with_the_same_parameters(config, networks, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(trust, "check", lambda *_, **options: given.update(options) or [])
+    alone = config.copy_and_resolve_references()
+    alone.evaluation.landscape_points = 0
+    evaluate(alone, {"cprl": networks["cprl"]}, "cprl", tmp_path / "robustness.npz")
+    variables = networks["cprl"][1]
+    expected = models.score_fn(networks["plain"][0], variables)
+    assert given["gateless_score_fn"].func is expected.func, "the same module"
+    assert given["gateless_score_fn"].args[0] is variables
+    assert jax.eval_shape(expected, CROPS[:2, 0] / np.float32(255)).shape == (2,)
 
 
 def test_integrals_of_hand_cases():
