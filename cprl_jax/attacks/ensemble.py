@@ -188,7 +188,8 @@ def ensemble(
 
     found = finish(over_radii(attack, radius), images)
     converged = has_converged(*(direction(scores, before) for scores in (found.before, found.settled, found.after)))
-    spent = _cost(budget, len(alternatives(direction)), adaptive is not None, stochastic is not None)
+    ways = len(alternatives(direction))
+    spent = cost(budget, ways=ways, has_adaptive=adaptive is not None, is_stochastic=stochastic is not None)
     return EnsembleResult(**found._asdict(), converged=converged, spent=spent)
 
 
@@ -343,7 +344,7 @@ def _try_point(score_fn, direction, images, radius, before, keys, index, best):
     return choose(won, point, attacked), jnp.where(won, after, scores)
 
 
-def _cost(budget: Budget, ways: int, has_adaptive: bool, is_stochastic: bool) -> Spent:
+def cost(budget: Budget, *, ways: int, has_adaptive: bool, is_stochastic: bool) -> Spent:
     """The work for each image with a direction that has this many alternatives."""
     averaged = budget.averaged_starts * (1 + is_stochastic)
     straight, guided = budget.starts + 1, has_adaptive * (budget.starts + 1) + averaged  # ascents, with the doubling

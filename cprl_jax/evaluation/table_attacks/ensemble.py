@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cprl_jax import attacks
-from cprl_jax.attacks.ensemble import BUDGETS, has_converged
+from cprl_jax.attacks.ensemble import BUDGETS, cost, has_converged
 from cprl_jax.config.field import Field, listed
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 from cprl_jax.runtime.errors import UserError
@@ -41,6 +41,11 @@ def _run(score_fn, batch, condition, prepared):
 
 def _budget(variant):
     return BUDGETS[variant or "quick"]
+
+
+def _gradients(settings, variant):
+    spent = cost(_budget(variant), ways=1, has_adaptive=True, is_stochastic=False)
+    return spent.gradients + spent.queries / 3
 
 
 def _images(settings, variant):
@@ -85,6 +90,7 @@ ATTACK = TableAttack(
     },
     steps=lambda settings, variant: _budget(variant).iterations,
     restarts=lambda settings, variant: _budget(variant).starts,
+    gradients=_gradients,
     variants=lambda settings: tuple("" if budget == "quick" else budget for budget in settings["budgets"]),
     prepare=lambda context, condition: context.adaptive,
     depends_on=lambda context, condition: context.adaptive,

@@ -20,4 +20,5 @@ ATTACK = TableAttack(
     source="Andriushchenko et al., ECCV 2020",
     settings={"queries": Field(200, "changed images that are scored", at_least=1)},
     steps=lambda settings, variant: settings["queries"],
+    gradients=lambda settings, variant: settings["queries"] / 3,
 )

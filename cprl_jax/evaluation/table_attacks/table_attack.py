@@ -69,6 +69,8 @@ class TableAttack:
         (nowhere).
       steps: `(settings, variant)`: gradient steps, or queries of a black box.
       restarts: `(settings, variant)`: starts.
+      gradients: `(settings, variant)`: how many gradients of a crop its work is worth, a query being a third of one;
+        None: steps times starts. For estimates of time.
       has_radius: attacks at config.evaluation.radii. Otherwise its settings say how far it goes.
       variants: `(settings)`: the variants to run, each with separate rows; '' is the attack itself.
       prepare: `(context, condition) -> prepared`, a pytree that is the same for all images.
@@ -90,6 +92,7 @@ class TableAttack:
     direction: str = "reflect"
     steps: Callable[[Settings, str], int] = lambda settings, variant: settings["steps"]
     restarts: Callable[[Settings, str], int] = lambda settings, variant: 1
+    gradients: Callable[[Settings, str], float | None] = lambda settings, variant: None
     has_radius: bool = True
     variants: Callable[[Settings], Sequence[str]] = lambda settings: ("",)
     prepare: Callable[[Context, "Condition"], Any] = lambda context, condition: ()
@@ -136,6 +139,12 @@ class Condition:
     def title(self) -> str:
         """'PGD', or with its variant 'Perceptual (ssim)'."""
         return f"{self.attack.title} ({self.variant})" if self.variant else self.attack.title
+
+    @property
+    def gradients(self) -> float:
+        """How many gradients of a crop the attack's work is worth, at least 1."""
+        gradients = self.attack.gradients(self.settings, self.variant)
+        return max(1, self.columns["steps"] * self.columns["restarts"] if gradients is None else gradients)
 
     @property
     def columns(self) -> dict[str, Any]:

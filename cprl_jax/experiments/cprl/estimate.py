@@ -34,7 +34,7 @@ from cprl_jax.training.checkpoints import Checkpoints
 TIMED = 2  # batches
 HOW = (
     "Time: gradients left to compute, each as long as in one of {timed} batches of random crops that were timed just "
-    "now, on one device of this machine; an attack's steps and queries count as gradients. Not in it: compiling, "
+    "now, on one device of this machine; an attack's step counts as one, a query as a third. Not in it: compiling, "
     "reading images, validation, trust checks, landscapes, and what SortMask's random masks cost in training. A kept "
     "cell counts as done; whether what it depends on has changed is only seen when it is read."
 )
@@ -127,14 +127,14 @@ def left(config: ml_collections.ConfigDict, method: str, train: int, test: int, 
     gradients = METHODS[method].gradients(config[method]) * setup.batch_size(config, method)
     asked = [] if config.job == "train" else table_attacks.conditions(config.evaluation)
     missing = [condition for condition in asked if not _file(condition, folder).exists()]
-    attack = sum(_gradients(condition) for condition in missing)
+    attack = sum(condition.gradients * _images(condition, test) for condition in missing)
     return Work(
         max(0, steps - done),
         steps,
         max(0, steps - done) * gradients,
         len(missing),
         len(asked),
-        attack * test * config.evaluation.crops,
+        attack * config.evaluation.crops,
     )
 
 
@@ -142,9 +142,9 @@ def _file(condition: Condition, folder: Path) -> Path:
     return folder / "evaluation" / f"{cells.file_name(f'{condition.label}-{condition.radius:g}')}.npz"
 
 
-def _gradients(condition: Condition) -> int:
-    """Of one crop: steps or queries, times the starts; at least 1."""
-    return max(1, condition.columns["steps"] * condition.columns["restarts"])
+def _images(condition: Condition, test: int) -> int:
+    """How many of the test images an attack is for."""
+    return min(condition.attack.images(condition.settings, condition.variant) or test, test)
 
 
 def measured_speed() -> Speed:

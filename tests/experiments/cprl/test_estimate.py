@@ -100,3 +100,12 @@ def test_rows_without_a_run_are_told(monkeypatch, tmp_path, capsys):
     estimate.run(config, tmp_path)
     said = capsys.readouterr().out
     assert "odd cannot be computed: there is no method 'atlas'" in said and "squeezenet" in said
+
+
+def test_an_ensemble_counts_what_it_spends_and_on_how_many_images(config, tmp_path):
+    evaluation = config.evaluation
+    evaluation.attacks, evaluation.radii, evaluation.crops = ("ensemble", "square"), (1.0,), 1
+    evaluation.ensemble.budgets, evaluation.ensemble.standard_images = ("quick", "standard"), 4
+    work = estimate.left(config, "plain", 100, 7, tmp_path)
+    queries = 269 * 7 + 15732 * 4 + 200 * 7  # of attacks.ensemble's budgets, and Square's
+    assert work.attack_gradients == pytest.approx(185 * 7 + 1710 * 4 + queries / 3)
