@@ -18,8 +18,9 @@ def lowest_columns(
     """`lowest_srcc` and `lowest_srcc_bound` for the rows of 'reach:low'; nothing for those of other attacks.
 
     The score of an image, which is the mean over its crops, can be anything between the means of both ends: it changes
-    continuously on the way from one attacked image to the other, which stays inside the radius. An attack that ends on
-    the wrong side of the clean score has found nothing, and that score is the end.
+    continuously on the way from one attacked image to the other, which stays inside the radius (but for small jumps
+    where a network has gates, as SortMask's). An attack that ends on the wrong side of the clean score has found
+    nothing, and that score is the end.
 
     Args:
       results: `evaluation.table.Results` of a method.
