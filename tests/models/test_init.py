@@ -209,7 +209,7 @@ def test_scores_are_computed_in_float32(config_model, getkey, random_variables, 
     exact, coarse = (models.create(config_model("compact", dtype=dtype)) for dtype in ("float32", "bfloat16"))
     variables, images = random_variables(exact, 16), jax.random.uniform(getkey(), (2, 16, 16, 3))
     expected, scores, rounded = (
-        models.score_fn(module, variables, masks=masks, **options)(images)
+        jax.jit(models.score_fn(module, variables, masks=masks, **options))(images)
         for module, options in ((exact, {}), (coarse, {}), (coarse, {"dtype": "bfloat16"}))
     )
     np.testing.assert_array_equal(scores, expected)
