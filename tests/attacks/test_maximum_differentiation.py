@@ -62,6 +62,7 @@ def test_l2_at_fixed_l1_on_two_pixels():
     np.testing.assert_allclose(result.after, np.stack([level, level / np.sqrt(2)]), rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_many_values_against_lagrange():
     """At a fixed sum of squares, the sum of cubes is smallest for equal changes and largest for a single one."""
     rng = np.random.default_rng(0)

@@ -155,6 +155,7 @@ def test_candidates_are_8_bit_images_exactly():
     assert np.any(result.after != result.after_unquantized)
 
 
+@pytest.mark.slow
 def test_halves_round_to_even_and_other_images_are_rounded_too():
     images = np.full((1, 2, 2, 3), [0.5 / 255, 127.5 / 255, 2.5 / 255], np.float32)
     result = perceptual(

@@ -28,7 +28,7 @@ def spearman(scores, mos=MOS):
     return stats.spearmanr(scores, mos).statistic
 
 
-@pytest.mark.parametrize("count", [2, 5, 300])
+@pytest.mark.parametrize("count", [2, 300])
 def test_ranks_are_those_of_scipy_where_nothing_is_soft(count):
     scores = np.random.default_rng(count).integers(0, 40, count).astype(np.float32)
     scores[0], mos = 41, np.random.default_rng(1).integers(0, 5, count) + np.arange(count) % 2

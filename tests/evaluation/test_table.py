@@ -64,6 +64,7 @@ EVERY_ATTACK = BY_LABEL | OTHER | SELF | FREE
 EVERYTHING = EVERY_ATTACK | {("none", 0.0)}
 
 
+@pytest.mark.slow
 def test_what_depends_on_a_changed_input_is_computed_again_and_the_rest_is_not(setting, network):
     evaluation = setting.config.evaluation
 

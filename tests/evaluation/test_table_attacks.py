@@ -204,6 +204,7 @@ def test_the_ensemble_is_the_one_of_attacks(network, crops, mos, crop_keys, smal
     np.testing.assert_allclose(shares, found["won"].mean(axis=0))
 
 
+@pytest.mark.slow
 def test_the_standard_budget_is_for_some_images(config, network, crops, mos, tmp_path, small_budgets, monkeypatch):
     evaluation = config.evaluation
     evaluation.attacks, evaluation.radii, evaluation.resamples = ("ensemble",), (3.0,), 10

@@ -111,5 +111,6 @@ def test_its_budget_and_its_row(settings, gradients, title):
     assert methods.title("at_pgd", config.at_pgd) == f"adversarial training ({title})"
 
 
+@pytest.mark.slow
 def test_a_step_on_a_network(one_step):
     one_step("at_pgd", attack_steps=1)

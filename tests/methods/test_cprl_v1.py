@@ -78,6 +78,7 @@ def test_the_loss_has_the_largest_change_of_a_linear_score(relative):
     np.testing.assert_allclose(loss, np.mean((clean - 1) ** 2) + 2 * metrics["necessity_loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_on_the_compact_network(one_step):
     before, after, metrics = one_step("cprl_v1", direction_steps=1)
     assert metrics["necessity_loss"] > 0 and np.isfinite(metrics["direction_agreement"])

@@ -140,6 +140,7 @@ def test_a_filter_is_in_front_of_every_convolution_but_the_first(name, backbone)
     assert names == {f"{name}_input_filter" for name in convolutions - {"backbone/conv1"}}
 
 
+@pytest.mark.slow
 def test_a_step_on_a_network_moves_the_scale_of_the_blocks(one_step):
     before, after, _ = one_step("denoise", stages=(2, 3))
     scales = [tree.params["backbone"]["stage2_end_norm"]["scale"] for tree in (before, after)]

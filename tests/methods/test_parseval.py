@@ -60,6 +60,7 @@ def test_kernels_count_but_neither_the_layer_of_the_score_nor_biases():
     assert penalty({"scale": jnp.ones(3)}) == 0
 
 
+@pytest.mark.slow
 def test_a_step_on_the_compact_network_lowers_the_penalty(one_step):
     before, after, metrics = one_step("parseval", weight=1.0)
     np.testing.assert_allclose(metrics["parseval_loss"], penalty(before.params), rtol=1e-4)

@@ -60,7 +60,7 @@ class Noisy(NetworkChange):
 
 def score(module, variables, size, seed=0):
     images = np.random.default_rng(seed).random((2, size, size, 3), np.float32)
-    return np.asarray(models.score_fn(module, variables)(images))
+    return np.asarray(jax.jit(models.score_fn(module, variables))(images))
 
 
 @pytest.mark.parametrize("name", ["compact", "squeezenet", "ma19"])
@@ -80,7 +80,15 @@ def test_zeros_in_every_such_place_hide_the_image(place, config_model, random_va
     np.testing.assert_array_equal(score(module, variables, 64, seed=0), score(module, variables, 64, seed=1))
 
 
-@pytest.mark.parametrize("name", [name for name in models.NETWORKS if name not in ("ma19", "cnniqa", "hyperiqa")])
+LARGE = ("dbcnn", "metaiqa", "mobilenet_v2", "nima", "paq2piq", "unique")  # their trunks take seconds to trace
+REPLACEABLE = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE))
+    for name in models.NETWORKS
+    if name not in ("ma19", "cnniqa", "hyperiqa")
+]
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
 def test_every_activation_of_a_trunk_can_be_replaced(name, config_model, monkeypatch):
     """Ma19 and CNNIQA have none; what is called beside the change acts on vectors, in heads. HyperIQA has ResNet's."""
     called = []

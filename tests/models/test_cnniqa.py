@@ -69,12 +69,13 @@ def test_local_contrast(getkey):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("size", [32, 65])
+@pytest.mark.parametrize("size", [32, pytest.param(65, marks=pytest.mark.slow)])
 def test_image_gradients(random_variables, check_image_gradients, size):
     module = CNNIQA(contrast_constant=1 / 255)
     check_image_gradients(module, random_variables(module), size)
 
 
+@pytest.mark.slow
 def test_initial_scores_and_training(getkey):
     module = CNNIQA(score_mean=50.0, score_std=20.0, dropout=0.5)
     variables = models.initialize(module, getkey(), 32)

@@ -15,7 +15,17 @@ from cprl_jax.config.field import Field
 from cprl_jax.models.network import ScoreNetwork
 from cprl_jax.runtime.errors import UserError
 
-LARGE = ("dbcnn", "hyperiqa", "metaiqa", "mobilenet_v2", "nima", "paq2piq", "unique")  # seconds to trace
+LARGE = (
+    "dbcnn",
+    "hyperiqa",
+    "metaiqa",
+    "mobilenet_v2",
+    "nima",
+    "paq2piq",
+    "resnet",
+    "unique",
+    "wadiqam",
+)  # seconds to trace
 
 
 def test_networks_take_the_configuration(config_model):

@@ -36,6 +36,7 @@ def network(torch_network):
     return Network()
 
 
+@pytest.mark.slow
 def test_scores_and_deviations_are_torch_s(network, loaded):
     import torch
 

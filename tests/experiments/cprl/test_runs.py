@@ -211,7 +211,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "moment", ["training", pytest.param("writing a checkpoint", marks=SLOW), pytest.param("second method", marks=SLOW)]
+    "moment", [pytest.param(moment, marks=SLOW) for moment in ("training", "writing a checkpoint", "second method")]
 )
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(reference, tmp_path, moment):
     workdir = tmp_path / "run"
@@ -293,6 +293,7 @@ def test_losses_do_not_depend_on_the_number_of_devices(reference, tmp_path, kind
             )
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_with_step_and_cause(tmp_path):
     extra = ["--config.train.head_learning_rate=1e30", "--config.job=train"]
     done = subprocess.run(
