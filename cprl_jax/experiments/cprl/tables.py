@@ -27,6 +27,8 @@ def numbers(results: Results, note: agreement.Note = interval) -> Table:
     if any(map(_rounded, results.rows)):
         columns.insert(1, Column("srcc_8bit", "8 bit", group="against MOS", of="mos", text=_rounded))
         legend += " 8 bit: SRCC after the attacked images were rounded to 8 bits, where it differs."
+    if any(math.isfinite(value(row, "r")) for row in results.rows):
+        legend += " R: mean logarithm of the largest change of a score that its scale allows over the one made."
     if any(math.isfinite(value(row, "lowest_srcc")) for row in results.rows):
         legend += (
             " Lowest SRCC: of any order that the scores' reachable intervals allow; one that was reached, and a bound "
@@ -57,12 +59,17 @@ def numbers(results: Results, note: agreement.Note = interval) -> Table:
 def beyond_the_paper(rows: Sequence[Row]) -> list[Column]:
     """What is measured of attacked images besides the paper's measures: a column for each that some row has."""
     columns = [
-        Column("r", "R", group="attacked", digits=2),
+        Column("r", "R", group="attacked", text=_r),
         Column("converged", "converged", group="attacked", text=_converged),
         Column("lowest_srcc", "reached", group="lowest SRCC"),
         Column("lowest_srcc_bound", "bound", group="lowest SRCC"),
     ]
     return [column for column in columns if any(math.isfinite(value(row, column.key)) for row in rows)]
+
+
+def _r(row: Row) -> str:
+    """R, which is infinite where nothing was attacked."""
+    return "–" if condition(row) == CLEAN else decimals(value(row, "r"), 2)
 
 
 def _converged(row: Row) -> str:
