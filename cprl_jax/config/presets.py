@@ -15,6 +15,9 @@ from cprl_jax.runtime.files import user_path
 COMPARED = "plain+plain_longer+cprl_loss+cprl"
 """The default methods of CPRL's experiments: a control for the length of training, and one for each part of CPRL."""
 
+BACKBONES = (*(name for name in NETWORKS if name != "resnet"), *NETWORKS["resnet"].variants)
+"""What the argument `backbone` of a configuration can name."""
+
 
 def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.ConfigDict:
     """The experiment of CPRL's Table 3 on one data set; `argument` chooses backbone, methods and schedule.
@@ -27,15 +30,13 @@ def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.Config
     Raises:
       UserError: an unknown key or value.
     """
-    resnets = NETWORKS["resnet"].variants
-    backbones = (*(name for name in NETWORKS if name != "resnet"), *resnets)
-    values = parse_argument(argument, {"backbone": backbones, "methods": None, "schedule": ("paper", "short")})
+    values = parse_argument(argument, {"backbone": BACKBONES, "methods": None, "schedule": ("paper", "short")})
     backbone = values.get("backbone", "hyperiqa")
     config = default()
     config.dataset.name = dataset
     config.methods = parse_methods(values.get("methods", COMPARED))
     config.model.name = backbone
-    if backbone in resnets:
+    if backbone in NETWORKS["resnet"].variants:
         config.model.name, config.model.backbone = "resnet", backbone
     if backbone == "hyperiqa":
         # As published: labels as they are, L2 decay. The normalisation of the scores is learned by the head.

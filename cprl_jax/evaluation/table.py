@@ -83,23 +83,22 @@ def evaluate(
 
     def cell(condition: Condition) -> _Cell:
         attack = condition.attack
-        name = cells.file_name(f"{condition.label}-{condition.radius:g}")
         used = attack.used(condition.settings, condition.variant)
         attack_stamp = stamp(
             model=model,
             attack=[attack.name, condition.variant, condition.radius, used],
             mid=evaluation.mid,
             seed=config.seed,
-            mos=mos if attack.direction == "reflect" or attack.images(condition.settings, condition.variant) else None,
+            mos=mos if attack.direction == "reflect" or condition.images else None,
             prepared_from=attack.depends_on(context, condition),
         )
-        return _Cell(condition, folder / f"{name}.npz", attack_stamp)
+        return _Cell(condition, folder / condition.file, attack_stamp)
 
     def compute(cell: _Cell) -> Arrays:
         if condition := cell.condition:
             options = {"prepared": condition.attack.prepare(context, condition), "progress": str(cell)}
-            if count := condition.attack.images(condition.settings, condition.variant):
-                rows = images_over_mos_range(mos, min(count, len(mos)))
+            if condition.images:
+                rows = images_over_mos_range(mos, min(condition.images, len(mos)))
                 return scorer.attack(variables, crops, mos, condition, rows=rows, **options) | {"rows": rows}
             return scorer.attack(variables, crops, mos, condition, **options)
         clean = scorer.scores(variables, crops, progress=str(cell))

@@ -38,6 +38,7 @@ __all__ = [
     "NETWORKS",
     "create",
     "initialize",
+    "last_map",
     "load_weights",
     "masked_convolutions",
     "network_of",
@@ -210,6 +211,20 @@ def masked_convolutions(module: nn.Module, image_size: int) -> list[str]:
         keys = dict.fromkeys(("params", "change"), jax.random.key(0))
         jax.eval_shape(lambda: module.init(keys, jnp.zeros((1, image_size, image_size, 3))))
     return names
+
+
+def last_map(
+    module: nn.Module, variables: Mapping, images: Float[Array, "batch height width 3"]
+) -> Float[Array, "batch *places channels"] | None:
+    """The last map, or vectors, that a network's submodule `backbone` returns, in evaluation mode; None without one."""
+
+    def keep(submodule: nn.Module, method: str) -> bool:
+        return submodule.path == ("backbone",) and method == "__call__"
+
+    kept = module.apply(variables, images, train=False, capture_intermediates=keep, mutable=["intermediates"])[1]
+    outputs = kept.get("intermediates", {}).get("backbone", {})
+    maps = [leaf for leaf in jax.tree.leaves(outputs) if jnp.ndim(leaf) > 1]
+    return maps[-1] if maps else None
 
 
 def score_fn(

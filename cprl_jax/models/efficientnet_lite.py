@@ -19,16 +19,7 @@ from jaxtyping import Array, Float
 
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import (
-    SIGNED,
-    Dropout,
-    Standardization,
-    global_mean,
-    global_std,
-    kaiming_normal,
-    kaiming_normal_fan_out,
-    linear,
-)
+from cprl_jax.models.common import SIGNED, global_mean, global_std, kaiming_normal, kaiming_normal_fan_out
 from cprl_jax.models.network import MaskableModule, Network, PackagedFile, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 
@@ -193,10 +184,7 @@ class EfficientNetLiteScore(ScoreNetwork):
         maps = self.trunk(EfficientNetLite, images, train, **options)
         pooled = [pool(maps[stage - 1]) for stage in POOLED_STAGES for pool in (global_mean, global_std)]
         features = jnp.concatenate(pooled, axis=-1)
-        features = Standardization(self.axis_name, name="head_standardization")(features, train)
-        features = Dropout(self.dropout, self.axis_name)(features, train)
-        output = linear(features, 1, name="head", kernel_init=nn.initializers.normal(0.1))
-        return self.score(output[:, 0])
+        return self.standardized_score(features, train)
 
 
 # The batch normalisation behind each convolution, by their names in the published file.

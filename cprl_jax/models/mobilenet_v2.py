@@ -15,14 +15,11 @@ from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.common import (
     IMAGENET,
-    Dropout,
     Normalization,
-    Standardization,
     global_mean,
     global_std,
     kaiming_normal,
     kaiming_normal_fan_out,
-    linear,
 )
 from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
@@ -175,10 +172,7 @@ class MobileNetV2Score(ScoreNetwork):
         maps = self.trunk(MobileNetV2, images, train, convention=self.convention)
         pooled = [pool(maps[stage - 1]) for stage in POOLED_STAGES for pool in (global_mean, global_std)]
         features = jnp.concatenate(pooled, axis=-1)
-        features = Standardization(self.axis_name, name="head_standardization")(features, train)
-        features = Dropout(self.dropout, self.axis_name)(features, train)
-        output = linear(features, 1, name="head", kernel_init=nn.initializers.normal(0.1))
-        return self.score(output[:, 0])
+        return self.standardized_score(features, train)
 
 
 def from_tensorflow(tensors: Tensors, settings: Mapping[str, Any]) -> Tensors:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from cprl_jax.config.field import Field, listed, near
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.change import NetworkChange, Place
-from cprl_jax.models.common import Normalization, batch_norm, conv
+from cprl_jax.models.common import Dropout, Normalization, Standardization, batch_norm, conv, linear
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
 
@@ -135,6 +135,13 @@ class ScoreNetwork(MaskableModule, kw_only=True):
             )
         images = self.change.images(images)
         return trunk(**self.shared, **options, name="backbone")(self.normalization.normalize(images), train)
+
+    def standardized_score(self, features: Float[Array, "batch features"], train: bool) -> Float[Array, " batch"]:
+        """The score of pooled features: standardised, with dropout, and a linear layer; called in a compact method."""
+        features = Standardization(self.axis_name, name="head_standardization")(features, train)
+        features = Dropout(self.dropout, self.axis_name)(features, train)
+        output = linear(features, 1, name="head", kernel_init=nn.initializers.normal(0.1))
+        return self.score(output[:, 0])
 
     def score(self, output: Float[Array, " batch"]) -> Float[Array, " batch"]:
         """score_mean + score_std * output."""

@@ -9,17 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.common import (
-    Dropout,
-    InputNormalization,
-    Standardization,
-    ceil_padding,
-    global_mean,
-    global_std,
-    kaiming_uniform,
-    linear,
-    max_pool,
-)
+from cprl_jax.models.common import InputNormalization, ceil_padding, global_mean, global_std, kaiming_uniform, max_pool
 from cprl_jax.models.network import TORCHVISION, MaskableModule, Network, PublishedWeights, ScoreNetwork, Tensors
 from cprl_jax.models.torch_names import TorchNames
 from cprl_jax.runtime.errors import UserError
@@ -116,10 +106,7 @@ class SqueezeNetScore(ScoreNetwork):
         features = jnp.concatenate(
             [STATISTICS[name](maps[stage]) for stage in self.pooled_stages for name in self.statistics], axis=-1
         )
-        features = Standardization(self.axis_name, name="head_standardization")(features, train)
-        features = Dropout(self.dropout, self.axis_name)(features, train)
-        output = linear(features, 1, name="head", kernel_init=nn.initializers.normal(0.1))
-        return self.score(output[:, 0])
+        return self.standardized_score(features, train)
 
 
 # Of RGB in [0, 1]: the Caffe model was trained on 0..255 minus these means.

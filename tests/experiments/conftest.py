@@ -23,7 +23,6 @@ class Small(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     dropout: float = 0.0
-    change: NetworkChange = NetworkChange()
 
     @nn.compact
     def __call__(self, images, train=False):

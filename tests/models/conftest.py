@@ -308,3 +308,26 @@ def loaded(tmp_path, config_model, random_variables):
         return module, models.load_weights(random_variables(module, image_size), path, config_model=config)
 
     return load
+
+
+@pytest.fixture
+def check_start(getkey):
+    """Checks that random variables give scores near the middle of the scale, and that all of them learn."""
+
+    def check(module, *, within):
+        variables = models.initialize(module, getkey(), 32)
+        images = jax.random.uniform(getkey(), (2, 64, 32, 3))
+
+        @jax.jit
+        def train(params):
+            def total(params):
+                scores = module.apply({"params": params}, images, train=True, rngs={"dropout": jax.random.key(0)})
+                return jnp.sum(scores), scores
+
+            return jax.grad(total, has_aux=True)(params)
+
+        gradients, scores = train(variables["params"])
+        np.testing.assert_allclose(scores, 50.0, atol=within)
+        assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+
+    return check

@@ -76,22 +76,8 @@ def test_image_gradients(random_variables, check_image_gradients, size):
 
 
 @pytest.mark.slow
-def test_initial_scores_and_training(getkey):
-    module = CNNIQA(score_mean=50.0, score_std=20.0, dropout=0.5)
-    variables = models.initialize(module, getkey(), 32)
-    images = jax.random.uniform(getkey(), (2, 64, 32, 3))
-
-    @jax.jit
-    def train(params):
-        def total(params):
-            scores = module.apply({"params": params}, images, train=True, rngs={"dropout": jax.random.key(0)})
-            return jnp.sum(scores), scores
-
-        return jax.grad(total, has_aux=True)(params)
-
-    gradients, scores = train(variables["params"])
-    np.testing.assert_allclose(scores, 50.0, atol=20.0)
-    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+def test_initial_scores_and_training(check_start):
+    check_start(CNNIQA(score_mean=50.0, score_std=20.0, dropout=0.5), within=20.0)
 
 
 @pytest.mark.slow

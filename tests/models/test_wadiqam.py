@@ -94,23 +94,9 @@ def test_image_gradients(random_variables, check_image_gradients):
 
 
 @pytest.mark.slow
-def test_initial_scores_and_training(getkey):
-    module = WaDIQaM(score_mean=50.0, score_std=20.0, dropout=0.5)
-    variables = models.initialize(module, getkey(), 32)
-    images = jax.random.uniform(getkey(), (2, 64, 32, 3))
-
-    @jax.jit
-    def train(params):
-        def total(params):
-            scores = module.apply({"params": params}, images, train=True, rngs={"dropout": jax.random.key(0)})
-            return jnp.sum(scores), scores
-
-        return jax.grad(total, has_aux=True)(params)
-
-    gradients, scores = train(variables["params"])
-    np.testing.assert_allclose(scores, 50.0, atol=40.0)
-    # The weights' head learns as well.
-    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+def test_initial_scores_and_training(check_start):
+    # The weights' head learns, too.
+    check_start(WaDIQaM(score_mean=50.0, score_std=20.0, dropout=0.5), within=40.0)
 
 
 def test_masks_cover_its_middle(config_model):

@@ -2,21 +2,15 @@
 
 from cprl_jax import attacks
 from cprl_jax.config.field import Field
+from cprl_jax.evaluation.table_attacks.pgd import RESTARTS, towards
 from cprl_jax.evaluation.table_attacks.table_attack import TableAttack
 
 LOW, HIGH = "low", "high"
 
 
 def _run(score_fn, batch, condition, prepared):
-    return attacks.pgd(
-        score_fn,
-        batch.images,
-        radius=batch.radius,
-        direction=attacks.down() if condition.variant == LOW else attacks.up(),
-        steps=condition.settings["steps"],
-        restarts=condition.settings["restarts"],
-        key=batch.keys if condition.settings["restarts"] > 1 else None,
-    )
+    direction = attacks.down() if condition.variant == LOW else attacks.up()
+    return towards(direction, score_fn, batch, condition.settings)
 
 
 ATTACK = TableAttack(
@@ -26,10 +20,7 @@ ATTACK = TableAttack(
     "can reach, from which the lowest SRCC of the whole set follows.",
     _run,
     source="Madry et al., ICLR 2018, each way",
-    settings={
-        "steps": Field(20, "gradient steps", at_least=1),
-        "restarts": Field(1, "1: from the image itself; more: the best of as many random starts", at_least=1),
-    },
+    settings={"steps": Field(20, "gradient steps", at_least=1), "restarts": RESTARTS},
     direction="away",
     restarts=lambda settings, variant: settings["restarts"],
     variants=lambda settings: (LOW, HIGH),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from cprl_jax.attacks import AttackResult
 from cprl_jax.config.field import Field
 from cprl_jax.methods.method import ScoreFn
+from cprl_jax.runtime.cells import file_name
 
 Settings = Mapping[str, Any]
 
@@ -136,9 +137,19 @@ class Condition:
         return f"{self.attack.name}:{self.variant}" if self.variant else self.attack.name
 
     @property
+    def file(self) -> str:
+        """The name of the file, in a method's folder `evaluation`, that keeps the result."""
+        return f"{file_name(f'{self.label}-{self.radius:g}')}.npz"
+
+    @property
     def title(self) -> str:
         """'PGD', or with its variant 'Perceptual (ssim)'."""
         return f"{self.attack.title} ({self.variant})" if self.variant else self.attack.title
+
+    @property
+    def images(self) -> int:
+        """How many test images it is for; 0 is all."""
+        return self.attack.images(self.settings, self.variant)
 
     @property
     def gradients(self) -> float:

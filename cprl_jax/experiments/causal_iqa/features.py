@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from cprl_jax import models
 from cprl_jax.models.common import global_mean
 
 
@@ -42,18 +43,9 @@ def backbone_features(
 
     @jax.jit
     def extract(variables, pixels):
-        scaled = pixels.astype(jnp.float32) / 255.0
-        _, captured = module.apply(
-            variables,
-            scaled,
-            train=False,
-            capture_intermediates=lambda submodule, method: submodule.path == ("backbone",) and method == "__call__",
-            mutable=["intermediates"],
-        )
-        outputs = captured.get("intermediates", {}).get("backbone", {}).get("__call__")
-        if outputs is None:
+        last = models.last_map(module, variables, pixels.astype(jnp.float32) / 255.0)
+        if last is None:
             raise ValueError(f"{type(module).__name__} has no submodule 'backbone'; take a network that has one")
-        last = outputs[0][-1] if isinstance(outputs[0], tuple) else outputs[0]
         if last.ndim not in (2, 4):
             raise ValueError(
                 f"the backbone of {type(module).__name__} gives an array of shape {last.shape}; it must give maps "

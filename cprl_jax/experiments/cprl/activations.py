@@ -25,22 +25,8 @@ def channel_means(
 
     Empty for a network without a submodule `backbone`.
     """
-    last = jax.jit(functools.partial(last_map, module))(variables, images)
+    last = jax.jit(functools.partial(models.last_map, module))(variables, images)
     return np.zeros(0, np.float32) if last is None else np.asarray(jnp.mean(last, axis=range(last.ndim - 1)))
-
-
-def last_map(
-    module: nn.Module, variables: Mapping, images: Float[Array, "batch height width 3"]
-) -> Float[Array, "batch *places channels"] | None:
-    """The last map that a network's submodule `backbone` returns."""
-
-    def keep(module, method):
-        return module.name == "backbone" and method == "__call__"
-
-    kept = module.apply(variables, images, train=False, capture_intermediates=keep, mutable=["intermediates"])[1]
-    outputs = kept.get("intermediates", {}).get("backbone", {})
-    maps = [leaf for leaf in jax.tree.leaves(outputs) if jnp.ndim(leaf) > 1]
-    return maps[-1] if maps else None
 
 
 def activations(

@@ -17,14 +17,13 @@ from cprl_jax import data, models
 from cprl_jax.data import splits
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import table_attacks
-from cprl_jax.evaluation.table_attacks import Condition
 from cprl_jax.experiments import repeats
 from cprl_jax.experiments.cprl import paper_tables
 from cprl_jax.experiments.cprl.experiment import JOBS
 from cprl_jax.methods import METHODS
 from cprl_jax.report import page
 from cprl_jax.report.table import Column, Table
-from cprl_jax.runtime import cells, parallel
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path
 from cprl_jax.runtime.program import show
@@ -126,8 +125,8 @@ def left(config: ml_collections.ConfigDict, method: str, train: int, test: int, 
                 done = checkpoints.latest_step() or 0
     gradients = METHODS[method].gradients(config[method]) * setup.batch_size(config, method)
     asked = [] if config.job == "train" else table_attacks.conditions(config.evaluation)
-    missing = [condition for condition in asked if not _file(condition, folder).exists()]
-    attack = sum(condition.gradients * _images(condition, test) for condition in missing)
+    missing = [condition for condition in asked if not (folder / "evaluation" / condition.file).exists()]
+    attack = sum(condition.gradients * min(condition.images or test, test) for condition in missing)
     return Work(
         max(0, steps - done),
         steps,
@@ -136,15 +135,6 @@ def left(config: ml_collections.ConfigDict, method: str, train: int, test: int, 
         len(asked),
         attack * config.evaluation.crops,
     )
-
-
-def _file(condition: Condition, folder: Path) -> Path:
-    return folder / "evaluation" / f"{cells.file_name(f'{condition.label}-{condition.radius:g}')}.npz"
-
-
-def _images(condition: Condition, test: int) -> int:
-    """How many of the test images an attack is for."""
-    return min(condition.attack.images(condition.settings, condition.variant) or test, test)
 
 
 def measured_speed() -> Speed:

@@ -2,11 +2,10 @@
 
 import ml_collections
 
-from cprl_jax.config.presets import cprl_experiment, parse_argument, parse_methods
+from cprl_jax.config.presets import BACKBONES, cprl_experiment, parse_argument, parse_methods
 from cprl_jax.data import DATASETS
 from cprl_jax.experiments.cprl import paper_tables
 from cprl_jax.methods import METHODS
-from cprl_jax.models import NETWORKS
 
 SMALL = ("efficientnet_lite", "squeezenet", "compact")  # networks that train in minutes on two cores
 PRINTED = {
@@ -60,8 +59,7 @@ def defences(argument: str | None) -> ml_collections.ConfigDict:
 
 def _experiment(argument, choices, *, network: str, dataset: str) -> tuple[ml_collections.ConfigDict, dict[str, str]]:
     """CPRL's experiment with the rivals beside it, on the data set and network that the argument names."""
-    backbones = (*(name for name in NETWORKS if name != "resnet"), *NETWORKS["resnet"].variants)
-    shared = {"dataset": tuple(DATASETS), "network": backbones, "schedule": ("paper", "short")}
+    shared = {"dataset": tuple(DATASETS), "network": BACKBONES, "schedule": ("paper", "short")}
     values = parse_argument(argument, shared | choices)
     network = values.get("network", network)
     schedule = values.get("schedule", "short" if network in SMALL else "paper")

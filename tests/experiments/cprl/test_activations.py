@@ -80,6 +80,6 @@ def test_of_every_network_with_a_trunk_a_late_map_is_taken(name):
     module = create_model(config, "plain")
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(images.shape)))
-    last = jax.eval_shape(functools.partial(activations.last_map, module), variables, images)
+    last = jax.eval_shape(functools.partial(models.last_map, module), variables, images)
     if "backbone" in variables["params"]:
         assert last.ndim > 1 and last.shape[-1] >= 16 and math.prod(last.shape[1:-1]) <= 28**2

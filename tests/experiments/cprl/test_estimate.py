@@ -30,7 +30,7 @@ def test_what_is_left_of_a_method(config, tmp_path):
     (tmp_path / "evaluation").mkdir()
     for name in ("pgd-2.npz", "fgsm-4.npz"):
         (tmp_path / "evaluation" / name).touch()
-    kept = {estimate._file(found, tmp_path).name for found in estimate.table_attacks.conditions(config.evaluation)}
+    kept = {found.file for found in estimate.table_attacks.conditions(config.evaluation)}
     assert {"fgsm-1.npz", "fgsm-2.npz", "pgd-1.npz", "pgd-2.npz"} < kept
     (perceptual,) = (name for name in kept if name.startswith("perceptual"))
     (tmp_path / "evaluation" / perceptual).touch()
