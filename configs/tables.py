@@ -12,7 +12,7 @@ rate; 6: ablation. The printed numbers are in cprl_jax/experiments/cprl/publishe
 The same command again computes the cells that are missing and prints the table of those that are there. Tables with
 one --workdir share the models that they have in common. --config.dry_run says what would be computed, and how long it
 takes.
-Expect the printed schedule (16 epochs of 25 crops of 224 pixels) to take an accelerator days for all rows of Table 3.
+The printed schedule (16 epochs of 25 crops of 224 pixels) is for an accelerator.
 
 Arguments (--config=configs/tables.py:key=value,key=value):
   table      3 (default), 4, 5 or 6

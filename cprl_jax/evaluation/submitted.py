@@ -1,4 +1,4 @@
-"""Adversarial images that somebody else made, checked, scored and set beside the attacks of the tables.
+"""Adversarial images made elsewhere: checked, scored, and set beside the attacks of the tables.
 
 A file is an .npz with the arrays
 
