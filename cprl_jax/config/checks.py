@@ -4,6 +4,7 @@ What a single field allows stands at its declaration (`Field`); here is what dep
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ml_collections
 
@@ -56,6 +57,14 @@ def _validate_dataset(config: ml_collections.ConfigDict) -> None:
             f"config.dataset.repeats is {dataset.repeats}, which draws random splits; use it with "
             "config.dataset.split=random and without config.dataset.split_file"
         )
+    if dataset.split_files and (dataset.repeats > 1 or dataset.split_file or dataset.fold < 0):
+        raise UserError(
+            "config.dataset.split_files runs each of its splits in turn; use it without config.dataset.split_file, "
+            "repeats and fold=-1"
+        )
+    stems = [Path(file).stem for file in dataset.split_files]
+    if len(set(stems)) < len(stems):
+        raise UserError(f"config.dataset.split_files is {dataset.split_files}; give each file a name of its own")
     _check_names(config, "evaluation.datasets", RELEASES, prefix="own:", prefixed="own:FOLDER")
 
 
@@ -115,9 +124,12 @@ def _validate_causal_iqa(config: ml_collections.ConfigDict) -> None:
     _check_once(config, "causal_iqa.updates", needed=True)
     if causal_iqa.meta_update == "interpolation" and causal_iqa.meta_rate > 1:
         raise UserError(f"config.causal_iqa.meta_rate is {causal_iqa.meta_rate}; for interpolation it is at most 1")
-    if config.job in ("causal_iqa", "leave_one_out") and (config.dataset.repeats > 1 or config.dataset.fold < 0):
+    if config.job in ("causal_iqa", "leave_one_out") and (
+        config.dataset.repeats > 1 or config.dataset.fold < 0 or config.dataset.split_files
+    ):
         raise UserError(
-            f"config.dataset.repeats and fold=-1 are not for the job {config.job!r}: give config.causal_iqa.seeds"
+            f"config.dataset.repeats, split_files and fold=-1 are not for the job {config.job!r}: give "
+            "config.causal_iqa.seeds"
         )
 
 

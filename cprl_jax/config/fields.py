@@ -34,6 +34,7 @@ _DATASET = {
     "cache_gib": Field(4.0, "", "GiB", at_least=0),
     "split": Field("random", "how the images are divided", choices=splits.SPLITS),
     "split_file": Field("", "a split saved by an earlier run ('' = as `split` says)"),
+    "split_files": Field((), "saved splits, each in turn; the report gives medians"),
     "repeats": Field(1, "random splits, with seeds seed, seed + 1, ...; the report gives medians", at_least=1),
     "test_fraction": Field(0.2, "of the scenes (random)", at_least=0, below=1),
     "validation_fraction": Field(0.1, "of the scenes that are not in the test part", at_least=0, below=1),

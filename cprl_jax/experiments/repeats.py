@@ -1,4 +1,4 @@
-"""One experiment on several splits, and the medians over them: `config.dataset.repeats` random splits, or all folds.
+"""One experiment on several splits, and the medians over them: random ones, all folds, or those of saved files.
 
 The folder of such a run holds split-00, split-01, ..., each the folder of an ordinary run on one split, and report/
 with the medians, quartiles and ranges over the splits. A single run's intervals cover the choice of its test images;
@@ -49,8 +49,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
     `config.dataset.repeats` may grow between calls.
 
     Args:
-      config: `dataset.repeats` > 1 (seeds config.seed, config.seed + 1, ...), or `dataset.split` 'folds' with
-        `dataset.fold` -1.
+      config: `dataset.repeats` > 1 (seeds config.seed, config.seed + 1, ...), `dataset.split` 'folds' with
+        `dataset.fold` -1, or `dataset.split_files`.
       workdir: made if it does not exist.
       run_one: `(config, folder)`; runs one split and writes report/table.csv, report/differences.csv and, with other
         data sets, report/zero_shot.csv in its folder (none if config.job is 'train').
@@ -87,7 +87,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, run_one: Callabl
             medians[name] = summarize([read_table(repeat.folder / "report" / file) for repeat in repeats], keys)
             write_file(workdir / "report" / file, csv_text(medians[name], keys))
     splits = f"{len(repeats)} random splits (seeds {config.seed} to {repeats[-1].config.seed})"
-    if config.dataset.split == "folds":
+    if config.dataset.split_files:
+        splits = f"{len(repeats)} saved splits"
+    elif config.dataset.split == "folds":
         splits = f"{len(repeats)} folds (seed {config.seed})"
     title = f"{' and '.join(config.methods)} on the {config.dataset.name} data set: {splits}"
     parts = present(config, **medians)
@@ -104,7 +106,10 @@ def plan(config: ml_collections.ConfigDict, workdir: Path) -> list[Repeat]:
     if config.job == "perceptual_attack":
         return []  # it has no split
     changes = []
-    if dataset.split == "folds" and dataset.fold == -1 and not dataset.split_file:
+    if dataset.split_files:
+        files = {Path(file).stem: file for file in dataset.split_files}
+        changes = [(name, {"dataset.split_file": file, "dataset.split_files": ()}) for name, file in files.items()]
+    elif dataset.split == "folds" and dataset.fold == -1 and not dataset.split_file:
         changes = [(f"fold {fold}", {"dataset.fold": fold}) for fold in range(dataset.folds)]
     elif dataset.repeats > 1:
         seeds = range(config.seed, config.seed + dataset.repeats)

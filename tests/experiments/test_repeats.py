@@ -137,6 +137,33 @@ def test_all_folds(config, runner, tmp_path):
     assert float(row["srcc"]) == pytest.approx(np.median([srcc_of(2, fold, "plain", 0) for fold in range(3)]))
 
 
+def test_each_saved_split_in_turn(config, runner, tmp_path):
+    config.dataset.repeats, config.dataset.split_files = 1, ("a/first.json", "b/second.json")
+    planned = repeats.plan(config, tmp_path)
+    assert [(repeat.name, repeat.config.dataset.split_file) for repeat in planned] == [
+        ("first", "a/first.json"),
+        ("second", "b/second.json"),
+    ]
+    assert all(repeat.config.dataset.split_files == () and repeat.config.seed == 2 for repeat in planned)
+    assert "2 saved splits" in run(config, tmp_path, runner)
+    assert [call[0] for call in runner.calls] == [tmp_path / "split-00", tmp_path / "split-01"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset.repeats": 5},
+        {"dataset.split_file": "c.json"},
+        {"dataset.split": "folds", "dataset.fold": -1},
+        {"dataset.split_files": ("a/same.json", "b/same.json")},
+    ],
+)
+def test_saved_splits_that_contradict_other_fields(config, changes):
+    config.update_from_flattened_dict({"dataset.repeats": 1, "dataset.split_files": ("a.json",)} | changes)
+    with pytest.raises(UserError, match="split_files"):
+        config_checks.validate(config)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,10 +2,11 @@
 
 import ml_collections
 
-from cprl_jax.config.presets import BACKBONES, cprl_experiment, parse_argument, parse_methods
+from cprl_jax.config.presets import BACKBONES, cprl_experiment, parse_argument, parse_methods, set_cprl
 from cprl_jax.data import DATASETS
 from cprl_jax.experiments.cprl import paper_tables
 from cprl_jax.methods import METHODS
+from cprl_jax.models import NETWORKS
 
 SMALL = ("efficientnet_lite", "squeezenet", "compact")  # networks that train in minutes on two cores
 PRINTED = {
@@ -67,9 +68,22 @@ def _experiment(argument, choices, *, network: str, dataset: str) -> tuple[ml_co
     if network == "efficientnet_lite":
         config.model.weights = "imagenet"
         config.model.efficientnet_lite.fold_batch_norm = True
+    if schedule == "short" and config.dataset.name != "embedded":
+        _small_photographs(config)
     for name in (*RIVALS, "sort_mask", "cprl_v1"):
         if schedule == "short":
             # From the plain model, for as many image gradients as CPRL: what differs is the method.
             config[name].start_from = "plain"
             config[name].as_long_as = "cprl" if METHODS[name].trains else ""
     return config, values
+
+
+def _small_photographs(config: ml_collections.ConfigDict) -> None:
+    """Crops of 128 pixels of photographs at 192; docs/papers.md tells what the settings were chosen on."""
+    config.dataset.resize = 192
+    side = min(128, NETWORKS[config.model.name].module.largest_image or 128)
+    for block in ("train", "plain", "plain_longer"):
+        config[block].update(batch_size=16, crop_size=side)
+    config.evaluation.crop_size = side
+    config.evaluation.perceptual.steps = 50
+    set_cprl(config, steps=400, weight=36.0)
