@@ -93,7 +93,18 @@ def _interval(lower: Array, upper: Array) -> Interval:
 
 # Neither falls as any of its inputs grows: moving data, sums, maxima, and functions of one number.
 _RISING = {
-    *("reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "slice", "pad", "concatenate", "rev", "split"),
+    *(
+        "reshape",
+        "squeeze",
+        "expand_dims",
+        "transpose",
+        "broadcast_in_dim",
+        "slice",
+        "pad",
+        "concatenate",
+        "rev",
+        "split",
+    ),
     *("copy", "copy_p", "stop_gradient", "optimization_barrier", "convert_element_type", "reduce_precision"),
     *("add", "add_any", "max", "min", "clamp", "reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or"),
     *("reduce_window_sum", "reduce_window_max", "reduce_window_min", "cumsum", "cummax", "cummin"),
@@ -149,9 +160,7 @@ def _difference(equation, first: Value, second: Value) -> Interval:
 
 
 def _absolute(equation, x: Interval) -> Interval:
-    return Interval(
-        jnp.maximum(jnp.maximum(x.lower, -x.upper), 0), jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper))
-    )
+    return Interval(jnp.maximum(jnp.maximum(x.lower, -x.upper), 0), jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper)))
 
 
 def _square(equation, x: Interval) -> Interval:

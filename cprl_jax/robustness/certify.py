@@ -4,7 +4,7 @@
     smoothed.score                            # [batch]: the scores of the smoothed model
     lower, upper = smoothed.bounds(0.05)      # no change of l2 length 0.05 takes these scores out of [lower, upper]
 
-Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020. What is certified
+Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020. Certified
 is the smoothed model, not the network inside it. Networks that were trained with noise (method `noise`) have narrow
 bounds; so has any score function behind a denoiser, such as `models.transformed.blur(score_fn, sigma=1)`.
 """
@@ -105,7 +105,7 @@ def order_statistics(
     """Which of n sorted samples, counted from 1, bound the quantiles at Phi(-shift) and Phi(shift); 0 and n + 1: none.
 
     The number of samples up to the quantile at p is binomial with at least p, that of samples below it with at most p.
-    So the k-th sample is below the quantile at p, or at it, unless fewer than k are up to it: P(Bin(n, p) <= k - 1). The
+    So the k-th sample is at most the quantile at p, unless fewer than k are up to it: P(Bin(n, p) <= k - 1). The
     largest k for which that is at most alpha / 2, with alpha = 1 - confidence, is the lower bound; the upper one is the
     same from the other end.
 
@@ -158,9 +158,8 @@ def median_smoothing(
         raise ValueError(f"sigma must be above 0 (0.12 in [0, 1] pixel units is usual), got {sigma}.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, such as 0.999, got {confidence}.")
-    needed = math.ceil(1 + math.log2(1 / (1 - confidence)))
-    if samples < needed:
-        raise ValueError(f"samples is {samples}; a confidence of {confidence} needs at least {needed}.")
+    if samples < (fewest := fewest_samples(confidence)):
+        raise ValueError(f"samples is {samples}; a confidence of {confidence} needs at least {fewest}.")
     keys, score_fn, batch = per_image_keys(key, len(images)), as_pytree(score_fn), len(images)
     check_per_image("score_fn", jax.eval_shape(score_fn, images), batch)
     tree = score_fn, images, keys, jnp.asarray(sigma, images.dtype)
@@ -173,6 +172,11 @@ def median_smoothing(
             "mend score_fn."
         )
     return Smoothed(np.sort(scores, axis=1), float(sigma), float(confidence))
+
+
+def fewest_samples(confidence: float) -> int:
+    """The number of samples from which on the least and the greatest one bound the median at the image itself."""
+    return max(1, math.ceil(1 - math.log2(1 - confidence)))
 
 
 def under_noise(score_fn: ScoreFn, *, sigma: float) -> Callable[[Key[Array, ""], Array], Float[Array, " batch"]]:

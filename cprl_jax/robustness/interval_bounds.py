@@ -28,7 +28,7 @@ from cprl_jax.robustness._intervals import Interval, evaluate
 
 ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
 SLACK = 1e-4
-"""Of the size of the bounds, by which they are widened for the rounding of the score itself and of their own float32."""
+"""Share of the size of the bounds by which they are widened, for rounding in the score and in the bounds."""
 
 
 class Bounds(NamedTuple):

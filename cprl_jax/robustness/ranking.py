@@ -75,8 +75,8 @@ def certified_srcc(
 ) -> float:
     """The Spearman correlation with the labels that no scores inside certified intervals undercut.
 
-    It is the bound of `lowest_srcc`; what no attack can break where no attack can leave the intervals. Intervals that
-    hold with a probability each (`certify.Smoothed.bounds`) must hold together for that: `bounds(radius, together=True)`.
+    It is the bound of `lowest_srcc`: what no attack can break where none can leave the intervals. Intervals that hold
+    with a probability each, as those of `certify.Smoothed`, must hold for all images at once: `together=True`.
 
     Args:
       lower, upper: certified ends; -inf and inf where nothing is certified, which means anywhere.

@@ -1,9 +1,9 @@
 """Training with noise: what the network sees."""
 
-import ml_collections
-import numpy as np
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 import pytest
 
 from cprl_jax import methods

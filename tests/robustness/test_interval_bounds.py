@@ -11,7 +11,6 @@ from jax.tree_util import Partial
 from cprl_jax import attacks, models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.layers.sort_mask import SortMaskConv
-from cprl_jax.models import transformed
 from cprl_jax.robustness.interval_bounds import SLACK, interval_bounds, local_lipschitz
 
 RADIUS = 0.03
@@ -71,8 +70,9 @@ def test_operations(operation):
 
 
 def test_a_division_that_may_be_by_zero_has_no_bounds():
-    lower, upper = interval_bounds(lambda images: 1 / (images[:, 0, 0, 0] - 0.5), np.full((1, 2, 2, 3), 0.5, np.float32),
-                                   radius=0.1)
+    lower, upper = interval_bounds(
+        lambda images: 1 / (images[:, 0, 0, 0] - 0.5), np.full((1, 2, 2, 3), 0.5, np.float32), radius=0.1
+    )
     assert np.isneginf(lower).all() and np.isposinf(upper).all()
 
 
@@ -102,9 +102,7 @@ def networks():
     return made
 
 
-@pytest.mark.parametrize(
-    "name", ["compact", "squeezenet", pytest.param("efficientnet_lite", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["compact", "squeezenet", pytest.param("efficientnet_lite", marks=pytest.mark.slow)])
 def test_attacked_scores_of_networks_are_inside(networks, name):
     score_fn, size = networks[name]
     images, radius = np.random.default_rng(3).random((2, size, size, 3), np.float32), 1e-4
@@ -124,7 +122,9 @@ def test_an_operation_without_a_rule_is_named():
 
 
 def test_what_does_not_depend_on_the_image_has_no_width():
-    lower, upper = interval_bounds(lambda images: jnp.zeros(len(images)) + jnp.sort(jnp.arange(3.0))[1], IMAGES, radius=0.1)
+    lower, upper = interval_bounds(
+        lambda images: jnp.zeros(len(images)) + jnp.sort(jnp.arange(3.0))[1], IMAGES, radius=0.1
+    )
     np.testing.assert_array_equal([lower, upper], np.ones((2, 3)))
 
 
