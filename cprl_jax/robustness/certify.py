@@ -163,9 +163,7 @@ def median_smoothing(
     keys, score_fn, batch = per_image_keys(key, len(images)), as_pytree(score_fn), len(images)
     check_per_image("score_fn", jax.eval_shape(score_fn, images), batch)
     tree = score_fn, images, keys, jnp.asarray(sigma, images.dtype)
-    numbers = {"image": np.repeat(np.arange(batch), samples), "sample": np.tile(np.arange(samples), batch)}
-    scores = _in_batches(tree, numbers, batch_size * parallel.local_device_count(), progress)
-    scores = scores.reshape(batch, samples)
+    scores = _in_batches(tree, batch, samples, batch_size, progress)
     if wrong := np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
         raise ValueError(
             f"images {wrong}, counted from 0, have scores under noise that are not finite numbers: leave them out, or "
@@ -205,23 +203,25 @@ def l2_radius(levels: float, shape: Sequence[int]) -> float:
     return levels / 255 * math.sqrt(math.prod(shape))
 
 
-def _in_batches(tree, numbers: dict[str, np.ndarray], at_once: int, progress: str) -> Float[np.ndarray, " total"]:
-    """The scores of all (image, sample), in batches of one shape."""
-    total = len(numbers["image"])
+def _in_batches(tree, images: int, samples: int, batch_size: int, progress: str) -> Float[np.ndarray, "images samples"]:
+    """The scores of all samples of all images, in batches of one shape."""
+    devices, total = parallel.local_device_count(), images * samples
+    at_once = batch_size * devices
     starts = range(0, total, at_once)
-    devices = parallel.local_device_count()
     score, tree = _on_devices(devices), parallel.replicate(tree) if devices > 1 else tree
     with tqdm(total=len(starts), desc=progress, unit="batch", dynamic_ncols=True, disable=not progress) as bar:
 
         def run(start: int) -> np.ndarray:
             rows = np.minimum(np.arange(start, start + at_once), total - 1)
-            scores = score(tree, {name: values[rows] for name, values in numbers.items()})
+            scores = score(tree, {"image": rows // samples, "sample": rows % samples})
             bar.update()
             return np.asarray(scores)[: total - start]
 
         # Where one program leaves cores of a CPU idle, two share them. The first batch, which compiles, is alone.
         with ThreadPoolExecutor(parallel.programs_at_once()) as pool:
-            return np.concatenate([run(start) for start in starts[:1]] + list(pool.map(run, starts[1:])) or [[]])
+            parts = [run(start) for start in starts[:1]]
+            parts += pool.map(run, starts[1:])
+    return np.concatenate(parts or [np.zeros(0)]).reshape(images, samples)
 
 
 def _samples(tree, numbers):

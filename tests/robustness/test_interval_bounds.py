@@ -81,7 +81,7 @@ def test_sort_mask_keeps_both_values_where_it_is_undecided():
     variables = conv.init(jax.random.key(0), IMAGES)
     score_fn = Partial(lambda variables, images: jnp.mean(conv.apply(variables, images), axis=(1, 2, 3)), variables)
     point = interval_bounds(score_fn, IMAGES, radius=0.0)
-    # Nothing is undecided but the value at the threshold itself, which ties with it.
+    # Without a radius nothing is undecided.
     scores = np.asarray(score_fn(IMAGES))
     np.testing.assert_allclose(point, [scores, scores], atol=3 * SLACK)
     lower, upper = assert_holds(score_fn)

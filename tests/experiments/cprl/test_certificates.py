@@ -25,7 +25,7 @@ def config():
     config.model.name = "compact"
     config.evaluation.batch_size = 8
     config.evaluation.certify.update(
-        {"samples": 40, "confidence": 0.9, "radii": (0.02, 5.0), "images": 4, "attack_steps": 2, "attack_draws": 2}
+        {"samples": 40, "confidence": 0.9, "radii": (0.02, 5.0), "attack_steps": 2, "attack_draws": 2}
     )
     return config
 
@@ -54,15 +54,15 @@ def found(config, network, folder):
 def test_every_radius_has_a_row_and_every_image_its_interval(found, config, network):
     near, far = found["summary"]
     assert [near["radius"], far["radius"]] == [0.02, 5.0]
-    assert near["images"] == 4 and near["samples"] == 40 and near["broken"] == far["broken"] == 0
+    assert near["images"] == 5 and near["samples"] == 40 and near["broken"] == far["broken"] == 0
     assert near["grey_levels"] == pytest.approx(255 * 0.02 / np.sqrt(16 * 16 * 3))
     assert 0 < near["width"] < np.inf and far["width"] == np.inf, "no certificate beyond the largest radius"
     for row in found["summary"]:
         assert -1 <= row["certified_srcc"] <= row["attacked_srcc"] <= row["srcc"] <= 1
     assert far["certified_srcc"] == pytest.approx(-1)
-    assert len(found["images"]) == 8
+    assert len(found["images"]) == 10
     # The smoothed scores are those of the first crops, by the seed.
-    rows = [NAMES.index(row["name"]) for row in found["images"][:4]]
+    rows = [NAMES.index(row["name"]) for row in found["images"][:5]]
     settings = config.evaluation.certify
     smoothed = certify.median_smoothing(
         models.score_fn(*network),
@@ -72,8 +72,8 @@ def test_every_radius_has_a_row_and_every_image_its_interval(found, config, netw
         confidence=0.9,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
     )
-    np.testing.assert_allclose([row["score"] for row in found["images"][:4]], smoothed.score, rtol=1e-5)
-    for row in found["images"][:4]:
+    np.testing.assert_allclose([row["score"] for row in found["images"][:5]], smoothed.score, rtol=1e-5)
+    for row in found["images"][:5]:
         assert row["lower"] <= row["score"] <= row["upper"] and row["mos"] == MOS[NAMES.index(row["name"])]
 
 
