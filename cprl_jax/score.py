@@ -156,8 +156,8 @@ def _text_line(names: Sequence[str], path: str, numbers: Sequence[float]) -> str
 
 def _csv_line(names: Sequence[str], path: str, numbers: Sequence[float]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([*map(_whole, numbers[: len(names)]), _exact(path)])
-    return text.getvalue()
+    csv.writer(text).writerow([*map(_whole, numbers[: len(names)]), _exact(path)])  # quotes what may end its lines
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _json_line(names: Sequence[str], path: str, numbers: Sequence[float]) -> str:

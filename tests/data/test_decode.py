@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax.data import decode
 from cprl_jax.data.decode import decode_photograph, decode_rgb
 
 RNG = np.random.default_rng(0)

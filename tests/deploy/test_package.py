@@ -88,7 +88,7 @@ DAMAGES = {
     "a wrong value": (edited(config__evaluation__crops=0), "config.json: evaluation.crops is 0; it must be at least 1"),
     "a wrong type": (edited(config__evaluation__crops="3"), "config.json: evaluation.crops is '3'"),
     "no block": (edited(config__evaluation=3), "config.json: config.evaluation is not known|not a JSON object"),
-    "another network": (edited(config__model__name="hyperiqa"), "model.safetensors: it (lacks|has) "),
+    "another network": (edited(config__model__name="cnniqa"), "config.json: CNNIQA takes images of at least 32x32"),
 }
 
 
