@@ -36,7 +36,7 @@ def encode(variables: Mapping[str, Any], dtype: str) -> bytes:
         value = np.asarray(value)
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise ValueError(f"{name} is not of finite floating-point numbers ({value.dtype})")
-        value = np.ascontiguousarray(value, np.float32)
+        value = np.asarray(value, np.float32, order="C")
         if value.ndim < 2 or dtype == "float32":
             tensors[name] = value
         elif dtype == "bfloat16":
