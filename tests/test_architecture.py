@@ -17,8 +17,8 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("config",),
-    ("experiments",),
-    ("main", "score", "verify", ""),
+    ("experiments", "deploy"),
+    ("main", "score", "verify", "export", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TAKEN_AS_THEY_ARE = ("attacks", "fidelity")  # people copy these folders into other code

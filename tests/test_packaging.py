@@ -126,6 +126,21 @@ def test_packages_and_data_files(arguments):
         assert (folder / "__init__.py").exists(), f"{folder} has no __init__.py, so its modules are not installed"
 
 
+def test_models_are_installed(arguments, tmp_path):
+    """`make weights` puts them where the package looks for them, and an installation takes them along."""
+    from cprl_jax.deploy import SHIPPED, package, sources
+
+    folder = sources._SHIPPED_FOLDER.relative_to(ROOT / "cprl_jax")
+    names = {tmp_path / folder / model / file for model in SHIPPED for file in package.FILES}
+    for path in names:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    patterns = arguments["package_data"]["cprl_jax"]
+    assert names <= {path for pattern in patterns for path in tmp_path.glob(pattern)}
+    recipe = (ROOT / "Makefile").read_text()
+    assert f"--out=cprl_jax/{folder}/$$model" in recipe and f"for model in {' '.join(SHIPPED)}" in recipe
+
+
 def test_license_is_the_whole_text():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text and "Copyright 2026 The cprl_jax Authors" in text

@@ -17,7 +17,10 @@ PROGRAMS = sorted(
     for path in PACKAGE.rglob("*.py")
     if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
 )
-ARGUMENTS = {"cprl_jax.score": ["photo.jpg", "--checkpoint=nowhere"]}  # without which it would end at once
+ARGUMENTS = {  # without which they would end at once
+    "cprl_jax.score": ["photo.jpg", "--model=nowhere"],
+    "cprl_jax.export": ["--run=nowhere", "--out=model"],
+}
 
 
 def start(program, *arguments, options=(), shell="", **variables):

@@ -1,10 +1,13 @@
 """Scores of files: functions of the pixels and the model alone, and those of the tables for saved attacked images."""
 
+import csv
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.parse
 
 import jax
 import numpy as np
@@ -206,6 +209,77 @@ def test_a_folder_stands_for_the_files_in_it(made, capsys, tmp_path):
     assert paths == ["z.png", *(str(tmp_path / "full" / name) for name in (".c", "a.txt", "b.png")), "y.png"]
     empty, bad = output.err.splitlines()
     assert empty == f"error: {tmp_path / 'empty'} is an empty folder" and "bad cannot be read" in bad
+
+
+def parsed_name(text):
+    """The name that --csv and --json mean, as their help says."""
+    return os.fsdecode(urllib.parse.unquote_to_bytes(text[6:])) if text.startswith("bytes:") else text
+
+
+EXACT = (
+    *("a,b.jpg", 'say "x".png', "two\nlines\r.png", "\\back\\slash", "caf\udce9.jpg", "grün 日本.png"),
+    "bytes:%41\udce9",
+)
+
+
+def test_csv_and_json_can_be_read_back_exactly(made, stdout, capsys, monkeypatch):
+    names = [*EXACT, "bytes:%41", "bad", " spaces ", "\u2028"]
+    for kind in ("csv", "json"):
+        printed = stdout("ascii")
+        assert made(*names, f"--{kind}") == 1
+        text = printed.getvalue().decode("utf-8")
+        rows = (
+            list(csv.DictReader(io.StringIO(text, newline="")))
+            if kind == "csv"
+            else [json.loads(line) for line in text.split("\n")[:-1]]
+        )
+        assert [parsed_name(row["path"]) for row in rows] == [name for name in names if name != "bad"]
+        assert [float(row["score"]) for row in rows] == [len(name) for name in names if name != "bad"]
+    assert "bad cannot be read" in capsys.readouterr().err
+    assert score.main(["a", "--csv", "--json"]) == 2
+
+
+@pytest.mark.parametrize("number", [1 / 3, 62.129_999, 1e-30, -7.0, 16_777_217.0])
+def test_no_digit_of_a_score_is_lost(number):
+    single = float(np.float32(number))
+    for line in (score._csv_line(["score"], "a", (single,)), score._json_line(["score"], "a", (single,))):
+        found = json.loads(line)["score"] if line.startswith("{") else line.split(",")[0]
+        assert np.float32(found) == np.float32(number)
+
+
+def test_certified_intervals(monkeypatch, capsys):
+    from cprl_jax import deploy
+
+    class Certifying:
+        def certify_each(self, files, **options):
+            assert options == {"radius": 0.5, "sigma": 0.12, "samples": 9}
+            yield deploy.Certified(50.0, 40.25, np.inf, 0.2)
+            yield UserError("b cannot be read: it is bad")
+
+    monkeypatch.setattr(deploy, "load", lambda *_, **__: Certifying())
+    command = ["a", "b", "--certify", "--radius=0.5", "--samples=9"]
+    assert score.main(command) == 1
+    assert capsys.readouterr() == ("50.00\t40.25\tinf\ta\n", "error: b cannot be read: it is bad\n")
+    assert score.main([*command, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"score": 50.0, "lower": 40.25, "upper": None, "path": "a"}
+    assert score.main([*command, "--csv"]) == 1
+    assert capsys.readouterr().out == "score,lower,upper,path\n50.0,40.25,inf,a\n"
+    for wrong in ("--sigma=0", "--radius=nan", "--samples=0"):
+        assert score.main(["a", "--certify", wrong]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {wrong.split('=')[0]} is ")
+
+
+def test_the_model_is_the_robust_one_unless_another_is_named(monkeypatch, capsys):
+    asked = []
+
+    def load(model, **options):
+        asked.append(model)
+        return Made()
+
+    monkeypatch.setattr(score, "load", load)
+    for options in ([], ["--model=plain"], ["--checkpoint=run"]):
+        assert score.main(["a", *options]) == 0
+    assert asked == ["robust", "plain", "run"]
 
 
 NAMES = ("plain.jpg", "caf\udce9.jpg", "grün.png", "日本.png", "two\nlines\tand\x1b[31m\u2028.png", "日\udce9")

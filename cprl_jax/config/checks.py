@@ -13,6 +13,7 @@ from cprl_jax.config.field import listed, near
 from cprl_jax.config.fields import ALL, SCORE_MODELS
 from cprl_jax.data import DATASETS, RELEASES
 from cprl_jax.evaluation.table_attacks import ATTACKS
+from cprl_jax.robustness.certify import fewest_samples
 from cprl_jax.runtime.errors import UserError
 
 
@@ -117,6 +118,14 @@ def _validate_evaluation(config: ml_collections.ConfigDict) -> None:
     points = evaluation.landscape_points
     if points == 1 or (points and points % 2 == 0):
         raise UserError(f"config.evaluation.landscape_points is {points}; it must be odd and at least 3, or 0 for none")
+    certify = evaluation.certify
+    if 0 < certify.samples < (fewest := fewest_samples(certify.confidence)):
+        raise UserError(
+            f"config.evaluation.certify.samples is {certify.samples}; a confidence of {certify.confidence} needs at "
+            f"least {fewest}, or 0 for no certificates"
+        )
+    if len({f"{radius:g}" for radius in certify.radii}) < len(certify.radii) or (certify.samples and not certify.radii):
+        raise UserError(f"config.evaluation.certify.radii is {certify.radii}; name at least one, and each once")
 
 
 def _validate_causal_iqa(config: ml_collections.ConfigDict) -> None:

@@ -58,7 +58,7 @@ def read_config(run: Path, *, file: str = "config.json") -> ml_collections.Confi
             raise ValueError("it is not a JSON object")
         if missing := [name for name in _ALWAYS if content.get(name) in (None, {}, [])]:
             raise ValueError(f"it has no {missing[0]}")
-        content = _completed(FIELDS, content, "")
+        content = completed(content)
         check_names(content["methods"])
         return ml_collections.ConfigDict(content)
     except OSError as error:
@@ -69,8 +69,12 @@ def read_config(run: Path, *, file: str = "config.json") -> ml_collections.Confi
         raise UserError(f"{path} is damaged ({error}); put back a copy, or give another --workdir") from None
 
 
-def _completed(fields: Mapping[str, Field | Mapping], content: Mapping, prefix: str) -> dict:
-    """The content, checked, with the defaults of the fields that it lacks; raises ValueError for a wrong value."""
+def completed(content: Mapping, fields: Mapping[str, Field | Mapping] = FIELDS, prefix: str = "") -> dict:
+    """The content of a config.json, checked, with the defaults of the fields that it lacks.
+
+    Raises:
+      ValueError: naming the field whose value is not allowed.
+    """
     values = dict(content)
     for name, entry in fields.items():
         if isinstance(entry, Field):
@@ -79,7 +83,7 @@ def _completed(fields: Mapping[str, Field | Mapping], content: Mapping, prefix: 
         elif not isinstance(block := values.get(name, {}), Mapping):
             raise ValueError(f"{prefix}{name} is not a JSON object")
         else:
-            values[name] = _completed(entry, block, f"{prefix}{name}.")
+            values[name] = completed(block, entry, f"{prefix}{name}.")
     return values
 
 

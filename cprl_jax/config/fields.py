@@ -112,6 +112,15 @@ _EVALUATION = {
     "trust_queries": Field(100, "of their black-box attack; 0 = without it", at_least=0),
     "landscape_points": Field(15, "along a side of the score landscape of one test image, odd; 0 = none", at_least=0),
     "landscape_extent": Field(4.0, "half a side", "1/255", above=0, at_most=255),
+    "certify": {
+        "samples": Field(0, "scores under noise for each image's certificate; 1000 is usual; 0 = none", at_least=0),
+        "sigma": Field(0.12, "standard deviation of the noise, in [0, 1] pixel units", above=0, at_most=1),
+        "confidence": Field(0.999, "that both bounds of an image hold", above=0, below=1),
+        "radii": Field((0.05, 0.25), "l2 lengths of the change of a crop, in [0, 1] pixel units", above=0),
+        "images": Field(0, "test images, evenly over the ranks of their MOS", at_least=3, zero="all"),
+        "attack_steps": Field(20, "gradient steps of the l2 attack", at_least=1),
+        "attack_draws": Field(8, "of noise, whose mean score the attack follows", at_least=1),
+    },
 }
 
 _PAPER_TABLE = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from cprl_jax.data.dataset import CachedImages, QualityDataset
@@ -46,16 +47,20 @@ def resize(dataset: QualityDataset, size: int, *, cache_gib: float) -> QualityDa
     MetaIQA and Causal-IQA train on such images. Pillow's bilinear filter, antialiased, on 8 bits.
     """
 
-    def resized(image: np.ndarray) -> np.ndarray:
-        if image.shape[:2] == (size, size):
-            return image
-        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-
     columns = {name: getattr(dataset, name) for name in QualityDataset.__dataclass_fields__}
     images = CachedImages(
-        lambda row: np.array(resized(dataset.images[row])), len(dataset), cache_bytes=int(cache_gib * 2**30)
+        lambda row: np.array(resized(dataset.images[row], size)), len(dataset), cache_bytes=int(cache_gib * 2**30)
     )
-    return QualityDataset(**columns | {"images": images, "pristine": _Mapped(dataset.pristine, resized)})
+    return QualityDataset(
+        **columns | {"images": images, "pristine": _Mapped(dataset.pristine, lambda image: resized(image, size))}
+    )
+
+
+def resized(image: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """An image as `resize` makes it."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 class _Chain(Sequence):

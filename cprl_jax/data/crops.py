@@ -42,8 +42,7 @@ class Crops:
         for option, value, least in (("crops", crops, 1), ("crop_size", crop_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise UserError(f"{option}={value} is not allowed; it is {least} or larger")
-        start = np.random.Generator(np.random.PCG64(seed)).random(2)
-        self._uniform = (start + np.arange(crops)[:, np.newaxis] * _STEPS) % 1.0
+        self._uniform = points(crops, seed)
         self._images, self._rows = dataset.images, np.array(rows, np.int64)
         self.shape = (len(self._rows), crops, crop_size, crop_size, 3)
 
@@ -66,12 +65,36 @@ class Crops:
         return stamp(images=images, places=self._uniform, crop_size=self.shape[2])
 
 
+def points(crops: int, seed: int) -> Float64[np.ndarray, "crops 2"]:
+    """Points that cover the square [0, 1)^2 evenly, for `place`; more of them begin with the same ones."""
+    start = np.random.Generator(np.random.PCG64(seed)).random(2)
+    return (start + np.arange(crops)[:, np.newaxis] * _STEPS) % 1.0
+
+
 def place(
     uniform: Float64[np.ndarray, "*crops 2"], image_shape: tuple[int, ...], crop_size: int
 ) -> Int32[np.ndarray, "*crops 2"]:
     """Turns uniform numbers in [0, 1) into (top, left) of crops that lie in the image, padded where it is smaller."""
     positions = np.maximum(np.array(image_shape[:2]) - crop_size, 0) + 1
     return np.minimum((uniform * positions).astype(np.int32), positions - 1).astype(np.int32)
+
+
+def pixels(
+    uniform: Float64[np.ndarray, "crops 2"], image_shape: tuple[int, ...], crop_size: int
+) -> tuple[Int32[np.ndarray, "distinct size size"], Int32[np.ndarray, " distinct"]]:
+    """The crops of an image as numbers of its pixels, row by row: `image.reshape(-1, 3)[numbers]` are the crops.
+
+    Returns:
+      the numbers, each place once, and how many of the crops lie there (all of them, in an image of their size).
+    """
+    (height, width), size = image_shape[:2], crop_size
+    places, counts = np.unique(place(uniform, image_shape, size), axis=0, return_counts=True)
+    columns = np.arange(width)
+    numbers = [
+        pad((np.arange(height)[top : top + size, None] * width + columns[left : left + size])[..., None], size)[..., 0]
+        for top, left in places
+    ]
+    return np.stack(numbers).astype(np.int32), counts.astype(np.int32)
 
 
 def pad(

@@ -14,6 +14,7 @@ PHOTOGRAPH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
 
 # What Pillow turns into 8-bit RGB without losing bits. 16-bit and float modes would be clipped, so they are refused.
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_PART_PIXELS = 2**24  # are converted at once
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags and a value of TIFF
 
 
@@ -88,7 +89,21 @@ def _decode(file_bytes: bytes) -> UInt8[np.ndarray, "height width 3"]:
             if whole is None:
                 raise
             return _decode(whole)
-        return _upright(_as_seen(image), tiff.orientation(image.info.get("exif", b"")))
+        pixels, orientation = _as_seen(image), tiff.orientation(image.info.get("exif", b""))
+    return _upright(pixels, orientation)  # here: Pillow has given back its image
+
+
+def _as_seen(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of an image, part by part: Pillow makes several copies of what it converts."""
+    width, height = image.size
+    rows = max(1, _PART_PIXELS // width)
+    if rows >= height:
+        return _part_as_seen(image, image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _part_as_seen(image.crop((0, top, width, bottom)), image)
+    return pixels
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -102,16 +117,17 @@ def _upright(pixels: np.ndarray, orientation: int) -> UInt8[np.ndarray, "height 
     return np.ascontiguousarray(pixels)
 
 
-def _as_seen(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # the latter: Pillow 10
-        return _from_deep_grey(image)
+def _part_as_seen(image: Image.Image, whole: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of a part of an image; what the file says of them is kept with the whole."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and whole.format == "PNG"):  # the latter: Pillow 10
+        return _from_deep_grey(image, whole)
     if image.mode in ("I", "F"):
         kind = "floating point" if image.mode == "F" else "signed or 32-bit integers"
         raise ValueError(f"pixels are {kind}, of which black and white are not known; save it with 8 or 16 bits")
-    if image.mode == "CMYK" and image.info.get("icc_profile"):
+    if image.mode == "CMYK" and whole.info.get("icc_profile"):
         image = ImageCms.profileToProfile(
             image,
-            io.BytesIO(image.info["icc_profile"]),
+            io.BytesIO(whole.info["icc_profile"]),
             ImageCms.createProfile("sRGB"),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
@@ -124,14 +140,14 @@ def _as_seen(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _from_deep_grey(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+def _from_deep_grey(image: Image.Image, whole: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """16-bit grey, and the 12-bit grey of TIFF that Pillow hands out in 16 bits, unscaled."""
     values = np.asarray(image).astype(np.uint32)
-    tags = image.tag_v2 if image.format == "TIFF" else {}
+    tags = whole.tag_v2 if whole.format == "TIFF" else {}
     white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     grey = ((values * 255 + white // 2) // white).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 255 - grey
-    if "transparency" in image.info:  # the one value that stands for transparent pixels
-        grey[values == image.info["transparency"]] = 255
+    if "transparency" in whole.info:  # the one value that stands for transparent pixels
+        grey[values == whole.info["transparency"]] = 255
     return np.repeat(grey[..., None], 3, axis=2)

@@ -63,6 +63,17 @@ def content(path: str | Path) -> bytes:
         return file.read()
 
 
+def pixel_count(path: str | Path) -> int:
+    """How many pixels an image file says that it has; 0 for what is none, and for a pipe, which can be read once."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return 0
+        with Image.open(path, formats=PHOTOGRAPH_FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # Pillow's for a damaged file, and others: whoever reads the file will say so
+        return 0
+
+
 def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path, str]]:
     """The photographs of a folder: file and SHA-256 of its content, by name (that of the file, without suffix).
 

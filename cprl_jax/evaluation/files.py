@@ -1,9 +1,11 @@
 """Scores of image files: threads decode them and cut crops ahead of the devices, which score many files at once."""
 
+import contextlib
 import functools
 import itertools
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -22,7 +24,9 @@ from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 
-_THREADS = min(8, os.cpu_count() or 1)  # each may hold a photograph of some hundred MB
+_THREADS = min(8, os.cpu_count() or 1)
+_LARGE = 2**25  # pixels; while it is decoded, such a photograph takes about 8 bytes a pixel
+_ONE_LARGE = threading.Lock()
 
 Cut = UInt8[np.ndarray, "crops size size 3"] | UserError
 
@@ -87,7 +91,9 @@ class FileScorer:
 
         def cut(row: int) -> Cut:
             try:
-                return crops[row]
+                large = photographs.pixel_count(files[row]) > _LARGE
+                with _ONE_LARGE if large else contextlib.nullcontext():
+                    return crops[row]
             except (OSError, ValueError, MemoryError) as error:
                 reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
                 return UserError(f"{files[row] or repr('')} cannot be read: {reason}")

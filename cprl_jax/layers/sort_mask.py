@@ -37,6 +37,8 @@ from cprl_jax.layers._window import Window, make_window
 
 SELECTIONS = ("fast", "top_k")
 MASKS = ("sorted", "straight_through", "random")
+MONOTONE_SEARCH = "sort_mask_threshold"
+"""Name of the compiled search for the threshold, which grows with each distance that it is given."""
 
 
 def sort_mask(
@@ -319,9 +321,12 @@ def _fast_mask(x: Array, kept: int, entries: int, window: Window) -> Array:
         raised = threshold | lax.shift_left(jnp.int32(1), jnp.int32(30 - index))
         return jnp.where(count_from(raised) >= kept, raised, threshold)
 
+    def kth_largest(start: Array) -> Int[Array, "batch 1 1 1"]:
+        return lax.fori_loop(0, 31, settle_bit, start)
+
+    kth_largest.__name__ = MONOTONE_SEARCH
     # Zero, written so that under shard_map it varies over the mesh like the data, as a loop's carry has to.
-    start = zero_distance & 0
-    return distance > lax.fori_loop(0, 31, settle_bit, start)
+    return distance > jax.jit(kth_largest)(zero_distance & 0)
 
 
 def _example_numbers(batch: int, axis_name: str | None) -> Int[Array, " batch"]:

@@ -70,6 +70,33 @@ def lowest_srcc(
     return LowestSRCC(achieved, min(_bound(lower, upper, q), achieved), scores)
 
 
+def certified_srcc(
+    lower: Float[np.ndarray, " images"], upper: Float[np.ndarray, " images"], mos: Float[np.ndarray, " images"]
+) -> float:
+    """The Spearman correlation with the labels that no scores inside certified intervals undercut.
+
+    It is the bound of `lowest_srcc`: what no attack can break where none can leave the intervals. Intervals that hold
+    with a probability each, as those of `certify.Smoothed`, must hold for all images at once: `together=True`.
+
+    Args:
+      lower, upper: certified ends; -inf and inf where nothing is certified, which means anywhere.
+      mos: labels, on any scale.
+
+    Returns:
+      in [-1, 1]; NaN where all scores are certainly equal.
+
+    Raises:
+      ValueError: as `lowest_srcc`; infinite ends are allowed on their side alone.
+    """
+    lower, upper = (np.array(ends, np.float64) for ends in (lower, upper))
+    # An end beyond all finite ones allows the same orders as an infinite one.
+    finite = [ends[np.isfinite(ends)] for ends in (lower, upper)]
+    least, most = np.min(np.append(*finite), initial=0), np.max(np.append(*finite), initial=0)
+    lower[np.isneginf(lower)], upper[np.isposinf(upper)] = least - 1 - abs(least), most + 1 + abs(most)
+    lower, upper, mos = _checked(lower, upper, mos)
+    return _bound(lower, upper, _ranks(mos))
+
+
 def _checked(lower, upper, mos) -> list[np.ndarray]:
     arrays = {"lower": lower, "upper": upper, "mos": mos}
     arrays = {name: np.asarray(values, np.float64) for name, values in arrays.items()}

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 try:
-    _VERSION = importlib.metadata.version("cprl_jax")
+    VERSION = importlib.metadata.version("cprl_jax")
 except importlib.metadata.PackageNotFoundError:  # a source tree that is not installed
-    _VERSION = ""
+    VERSION = ""
 
 
 def stamp(**parts: Any) -> str:
@@ -33,7 +33,7 @@ def stamp(**parts: Any) -> str:
     Raises:
       TypeError: anything else, such as a lambda, which has no name that would tell it from others.
     """
-    described = _describe({"version": _VERSION, "parts": parts})
+    described = _describe({"version": VERSION, "parts": parts})
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

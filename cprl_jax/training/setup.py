@@ -12,7 +12,6 @@ from absl import logging
 from cprl_jax import models
 from cprl_jax.methods import METHODS
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.training.checkpoints import Checkpoints
 
 
 def create_model(config: ml_collections.ConfigDict, method: str, *, axis_name: str | None = None) -> nn.Module:
@@ -130,6 +129,8 @@ def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Pa
     Raises:
       UserError: no checkpoint.
     """
+    from cprl_jax.training.checkpoints import Checkpoints  # here: Orbax takes seconds, and exported models do without
+
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         if config.evaluation.checkpoint == "best":
@@ -145,11 +146,16 @@ def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Pa
 
 def trained_model(config: ml_collections.ConfigDict, method: str, run: Path) -> tuple[nn.Module, dict]:
     """The network and the variables of a model of a run; of Causal-IQA's, 'UPDATE/seed-K'. Raises as the one above."""
-    network = method
-    if config.job == "causal_iqa":  # whose updates all train this network, and never average it
-        network, config = "plain", config.copy_and_resolve_references()
+    network = network_method(config, method)
+    if config.job == "causal_iqa":  # which never averages it
+        config = config.copy_and_resolve_references()
         config.train.ema_decay = 0.0
     return create_model(config, network), trained_variables(config, network, run / method)
+
+
+def network_method(config: ml_collections.ConfigDict, method: str) -> str:
+    """The method whose network a model of a run has: its own; all updates of Causal-IQA train the plain one."""
+    return "plain" if config.job == "causal_iqa" else method
 
 
 def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:

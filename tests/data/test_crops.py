@@ -115,3 +115,15 @@ def test_place_stays_inside():
 def test_options_out_of_range(make_dataset, option):
     with pytest.raises(UserError, match=f"{option}=-1"):
         Crops(make_dataset(1), [0], **({"crops": 2, "crop_size": 16, "seed": 0} | {option: -1}))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 50), (16, 16), (16, 30), (7, 40), (1, 1)])
+def test_crops_as_numbers_of_pixels(make_dataset, height, width):
+    dataset = make_dataset(1, size=(height, width))
+    numbers, counts = crops_lib.pixels(crops_lib.points(9, seed=3), (height, width), 16)
+    found = dataset.images[0].reshape(-1, 3)[numbers]
+    cut = Crops(dataset, [0], crops=9, crop_size=16, seed=3)[0]
+    expected, repeated = np.unique(cut.reshape(9, -1), axis=0, return_counts=True)
+    order = np.lexsort(found.reshape(len(found), -1).T[::-1])
+    np.testing.assert_array_equal(found.reshape(len(found), -1)[order], expected)
+    np.testing.assert_array_equal(counts[order], repeated)

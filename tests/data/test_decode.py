@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cprl_jax.data import decode
 from cprl_jax.data.decode import decode_photograph, decode_rgb
 
 RNG = np.random.default_rng(0)
@@ -307,3 +308,20 @@ def test_a_jpeg_may_lack_its_end_but_no_pixels(name, options, colour):
 def test_releases_are_read_as_stored():
     image = Image.fromarray(np.dstack([COLOURS, ALPHA]))
     np.testing.assert_array_equal(decode_rgb(encode(image, format="PNG")), COLOURS)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_a_large_image_is_converted_in_parts(mode, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (23, 10, 4), np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    elif mode == "P":
+        image = Image.fromarray(values[..., :3]).quantize(16)
+        image.info["transparency"] = 3
+    else:
+        image = Image.fromarray(values, "RGBA" if mode != "CMYK" else "CMYK").convert(mode)
+    file = io.BytesIO()
+    image.save(file, format="TIFF" if mode == "CMYK" else "PNG")
+    whole = decode.decode_photograph(file.getvalue())
+    monkeypatch.setattr(decode, "_PART_PIXELS", 45)  # four rows, and three in the last part
+    np.testing.assert_array_equal(decode.decode_photograph(file.getvalue()), whole)

@@ -172,3 +172,23 @@ def test_a_large_file_is_read_if_it_is_an_image(make, pictures, tmp_path, monkey
     assert len(photographs.content(tmp_path / "film.mp4")) == 2**16
     large, small, film = make().each([tmp_path / name for name in ("large.bmp", "small.png", "film.mp4")])
     assert large == small and "film.mp4 cannot be read: not an image" in str(film)
+
+
+def test_large_photographs_are_decoded_one_at_a_time(make, pictures, monkeypatch):
+    """What is counted: how many images of 20 x 30 pixels and more are decoded at the same time."""
+    monkeypatch.setattr(files_lib, "_LARGE", 20 * 30 - 1)
+    monkeypatch.setattr(files_lib, "_THREADS", 4)
+    decode, inside, most = files_lib.decode_photograph, [], []
+
+    def slow(content):
+        image = decode(content)
+        if image.shape[0] * image.shape[1] >= 20 * 30:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+        return image
+
+    monkeypatch.setattr(files_lib, "decode_photograph", slow)
+    assert np.isfinite(make(crops=1)(pictures[0] * 4)).all()
+    assert len(most) == 8 and max(most) == 1

@@ -9,7 +9,7 @@ from scipy import stats
 
 from cprl_jax.evaluation.statistics import srcc
 from cprl_jax.robustness import ranking
-from cprl_jax.robustness.ranking import lowest_srcc
+from cprl_jax.robustness.ranking import certified_srcc, lowest_srcc
 
 
 @functools.cache
@@ -182,3 +182,40 @@ def test_bad_input_is_named(change, message):
     arguments = {"lower": [0, 1, 2], "upper": [5, 6, 7], "mos": [1, 2, 3]} | change
     with pytest.raises(ValueError, match=message):
         lowest_srcc(**arguments)
+
+
+@pytest.mark.parametrize("count", [7, 40])
+def test_certified_srcc_is_undercut_by_no_scores_inside(count):
+    random = np.random.default_rng(count)
+    for _ in range(10):
+        mos, scores = random.integers(0, 6, count).astype(float), random.normal(0, 2, count)
+        mos[0], mos[1] = 0, 5
+        lower, upper = scores + mos - random.exponential(1, count), scores + mos + random.exponential(1, count)
+        lower[random.random(count) < 0.1], upper[random.random(count) < 0.1] = -np.inf, np.inf
+        certified = certified_srcc(lower, upper, mos)
+        ends = np.maximum(lower, -1e3), np.minimum(upper, 1e3)
+        for _ in range(50):
+            inside = ends[0] + random.random(count) * (ends[1] - ends[0])
+            assert certified <= srcc(inside, mos) + 1e-12
+        # The adversary's own choice, with ends far enough to be anywhere.
+        assert certified <= lowest_srcc(*ends, mos).achieved + 1e-12
+        assert certified == pytest.approx(lowest_srcc(*ends, mos).bound)
+
+
+def test_certified_srcc_of_points_is_their_srcc_and_of_nothing_is_the_worst():
+    mos = np.arange(12.0)
+    scores = np.random.default_rng(0).permutation(mos)
+    assert certified_srcc(scores, scores, mos) == pytest.approx(srcc(scores, mos))
+    anywhere = np.full(12, np.inf)
+    assert certified_srcc(-anywhere, anywhere, mos) == pytest.approx(-1)
+    assert certified_srcc(mos - 0.4, mos + 0.4, mos) == pytest.approx(1)
+    # One image without a certificate can go to the wrong end of a ranking that is otherwise fixed.
+    lower = np.where(mos == 11, -np.inf, mos)
+    assert certified_srcc(lower, mos, mos) == pytest.approx(srcc(np.where(mos == 11, -1, mos), mos), abs=0.02)
+
+
+def test_certified_srcc_refuses_what_is_no_interval():
+    mos = np.arange(3.0)
+    for lower, upper in ((np.array([0, np.nan, 0]), mos + 5), (mos, mos - 1), (np.full(3, np.inf), np.full(3, np.inf))):
+        with pytest.raises(ValueError, match="lower"):
+            certified_srcc(lower, upper, mos)

@@ -74,7 +74,7 @@ def test_names_of_parts_and_their_nesting_count():
 
 def test_the_version_counts(monkeypatch):
     before = stamp(a=1)
-    monkeypatch.setattr(stamps, "_VERSION", "0.0.0")
+    monkeypatch.setattr(stamps, "VERSION", "0.0.0")
     assert stamp(a=1) != before
 
 

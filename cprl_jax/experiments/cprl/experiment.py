@@ -1,7 +1,8 @@
 """The jobs of `cprl_jax.main`: every method of a configuration trained, attacked and reported side by side.
 
 A run's folder holds: config.json, split.json and training.json (written once, at the start), one folder a method
-(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz) and report/.
+(checkpoints/, metrics.csv, tensorboard/, weights.npz, evaluation/, zero_shot/, robustness.npz, certificates/) and
+report/.
 """
 
 import time
@@ -23,6 +24,7 @@ from cprl_jax.evaluation import statistics, submitted, table_attacks, zero_shot
 from cprl_jax.evaluation.table import evaluate, examples, score_rows, table_rows
 from cprl_jax.experiments.cprl import findings, report
 from cprl_jax.experiments.cprl.activations import activations
+from cprl_jax.experiments.cprl.certificates import certificates
 from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
 from cprl_jax.experiments.cprl.training import train
@@ -179,7 +181,10 @@ def evaluate_run(config: ml_collections.ConfigDict, dataset, split, others, work
         cache = workdir / method / "robustness.npz"
         checks = robustness(config, method, networks, crops, names, mos, cache=cache)
         channels = activations(config, networks[method], crops, mos, cache=workdir / method / "activations.npz")
-        checked.append({**checks, "integrals": integrals(table, method), "activations": channels})
+        proved = certificates(config, networks[method], crops, names, mos, folder=workdir / method / "certificates")
+        checked.append(
+            {**checks, "integrals": integrals(table, method), "activations": channels, "certificates": proved}
+        )
     results = Results(
         table,
         scores=scores,

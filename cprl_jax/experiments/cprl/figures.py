@@ -10,7 +10,7 @@ from cprl_jax.report.values import number, shorten, value
 from cprl_jax.robustness import trust
 
 # How the file names of figures begin, those of `report.figures.training` among them.
-NAMES = ("activations_", "change", "example_", "landscape_", "scatter_", "srcc_", "training_", "trust_")
+NAMES = ("activations_", "certified_", "change", "example_", "landscape_", "scatter_", "srcc_", "training_", "trust_")
 
 
 @styled
@@ -74,6 +74,34 @@ def changes(results: Results) -> list[Panel]:
             strips.append(Strip(method, figures.colour(results.methods, method), moved))
     alt = f"Change of each image's score under {results.title(results.headline)}"
     return figures.strips("change", alt, strips, xlabel="change of score (points of 100)")
+
+
+@styled
+def certificates(results: Results) -> list[Panel]:
+    """One panel per method and l2 radius: each image's certified interval, and where attacks moved its score.
+
+    The images are in the order of their smoothed scores; those without finite bounds have no bar.
+    """
+    panels, rows = [], results.certificates("images")
+    for method, radius in dict.fromkeys((row["method"], row["radius"]) for row in rows):
+        shown = [row for row in rows if (row["method"], row["radius"]) == (method, radius)]
+        shown.sort(key=lambda row: row["score"])
+        columns = ("score", "lower", "upper", "attacked_down", "attacked_up", "broken")
+        score, lower, upper, down, up, broken = (np.array([number(row[key]) for row in shown]) for key in columns)
+        place, finite = np.arange(len(shown)), np.isfinite(lower) & np.isfinite(upper)
+        figure, axes = panel_of(f"{shorten(method, 24)}, l2 {radius:g}", height=3.0)
+        colour = figures.colour(results.methods, method)
+        axes.vlines(place[finite], lower[finite], upper[finite], color=colour, alpha=0.35, linewidth=2.0)
+        axes.plot(place, score, ".", color=INK, markersize=2.5, label="smoothed")
+        axes.plot(place, down, "v", color=colour, markersize=2.5, label="attacked down")
+        axes.plot(place, up, "^", color=colour, markersize=2.5, label="attacked up")
+        if broken.any():
+            axes.plot(place[broken > 0], score[broken > 0], "x", color="red", markersize=9, label="BROKEN")
+        axes.set(xlabel="test images, by their smoothed score", ylabel="score", xticks=[])
+        legend(figure, axes)
+        alt = f"{method}: certified intervals at l2 {radius:g} and attacked scores, image by image"
+        panels.append(Panel(f"certified_{method}_{radius:g}", alt, figure))
+    return panels
 
 
 @styled

@@ -82,20 +82,32 @@ def doubtful(results: Results, method: str, pair: Condition) -> bool:
 def warnings(results: Results) -> list[str]:
     """Reasons to distrust the table, one sentence or two each, most serious first; empty if none of the rules applies.
 
-    The rules: a model says nearly the same of every image; a gradient is exactly zero on more than half of the pixels;
-    FGSM is withstood but not PGD; signs of a masked gradient or of an attack that did not converge, which are PGD
-    weaker than FGSM, or a larger radius weaker than a smaller one (Carlini et al., On Evaluating Adversarial
-    Robustness, 2019), wherever some of the ranking seems to survive; an attack says itself that it has not converged;
-    scores are squashed compared with those of another
-    model; a method does not pass a trust check.
+    The rules: an attack broke a certificate; a model says nearly the same of every image; a gradient is exactly zero
+    on more than half of the pixels; FGSM is withstood but not PGD; signs of a masked gradient or of an attack that did
+    not converge, which are PGD weaker than FGSM, or a larger radius weaker than a smaller one (Carlini et al., On
+    Evaluating Adversarial Robustness, 2019), wherever some of the ranking seems to survive; an attack says itself that
+    it has not converged; scores are squashed compared with those of another model; a method does not pass a trust
+    check.
     """
-    rules = (_narrow, _vanished, _false_comfort, _weak_attack, _unconverged, _squashed, _masked)
+    rules = (broken, _narrow, _vanished, _false_comfort, _weak_attack, _unconverged, _squashed, _masked)
     return list(filter(None, (rule(results, method) for rule in rules for method in results.methods)))
 
 
 def _deviation(results: Results, method: str) -> float:
     """The standard deviation of a model's clean scores."""
     return value(results.find(method, CLEAN), "score_std")
+
+
+def broken(results: Results, method: str) -> str:
+    """What to say of a method whose certificates an attack has left; ''."""
+    rows = [row for row in results.certificates("summary") if row["method"] == method and value(row, "broken") > 0]
+    if not rows:
+        return ""
+    where = listed([f"of {row['broken']:g} of {row['images']:g} images at l2 {row['radius']:g}" for row in rows])
+    return (
+        f"{method}: CERTIFICATES ARE BROKEN, those {where}. An attack left bounds that none can leave, so the program "
+        "is wrong: trust no certificate of this run, and please report it."
+    )
 
 
 def _narrow(results: Results, method: str) -> str:

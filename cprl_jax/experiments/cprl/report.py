@@ -28,6 +28,7 @@ WORDS = agreement.WORDS | {
     "as far as possible; every point more is a change 2.7 times as small. It does not ask whether the score was right.",
     "Score landscape": "The score of one image that is moved along two directions at once: one that raises the score "
     "fastest, and a random one. A robust model's is flat in both.",
+    "Certified SRCC": "What an attacker cannot break: the lowest SRCC of any scores inside the certified intervals.",
     "Masked gradient": "A gradient that is zero or leads nowhere. Attacks that follow it fail although the scores "
     "could be moved, and a weak model looks robust.",
 }
@@ -48,7 +49,7 @@ def write(
     config_text: str,
     notes: str | Sequence[str],
 ) -> Path:
-    """Writes table.csv, scores.csv, differences.csv, trust.csv, zero_shot.csv, table.md, figures/*.png and report.html.
+    """Writes table.csv, scores.csv, the other CSV files, table.md, figures/*.png and report.html.
 
     Beside them, settings.json has the configuration that they were made with. Each file appears whole or not at all,
     the CSV files first. Figures of an earlier report that this one does not have are removed. What has nothing to show
@@ -66,6 +67,7 @@ def write(
         | {"numbers": json.dumps(row["numbers"])}
         for row in results.checks
     ]
+    summary = results.certificates("summary")
     return page.write(
         folder,
         page.Page(
@@ -82,6 +84,8 @@ def write(
             "scores.csv": csv_text(results.scores, SCORE_KEYS),
             "differences.csv": csv_text(results.differences, DIFFERENCE_KEYS),
             "trust.csv": csv_text(checks, ()) if checks else "",
+            "certificates.csv": csv_text(summary, ("method", "radius")) if summary else "",
+            "certified_scores.csv": csv_text(results.certificates("images"), ("method", "radius")) if summary else "",
             "zero_shot.csv": tables.zero_shot(results).csv() if results.zero_shot else "",
             "table.md": page.markdown(title, _parts(results)),
             "settings.json": config_text,
@@ -113,6 +117,7 @@ def _parts(results: Results, over_splits: agreement.Note | None = None) -> Parts
         Section("Warnings", [findings.warnings(results)]),
         tables.differences(results, over_splits),
         tables.zero_shot(results, over_splits or interval),
+        tables.certificates(results),
     ]
 
 
@@ -164,6 +169,13 @@ def _sections(results: Results) -> list[Section]:
             "changes of the score in the attack's direction, in points of 100, on a few test images.",
         ),
         Section(
+            "Certified against attacked",
+            [_broken(results), tables.certificates(results), pictures.certificates(results)],
+            "What is proved and what was reached. Bars: no change of a crop of that l2 length takes the smoothed "
+            "score, the median under Gaussian noise, out of them. Triangles: where PGD in l2 took it. A triangle "
+            "far inside its bar: the bound is loose, or the attack is weak. One outside is a mistake of the program.",
+        ),
+        Section(
             "Training",
             [figures.training(results.histories, results.methods)],
             "The faint line is the loss of each step, the strong one its running mean. Losses of different objectives "
@@ -176,6 +188,11 @@ def _methods(results: Results) -> list[str]:
     """A line for each method: what ran, and its budget."""
     texts = {name: (results.titles.get(name), results.budgets.get(name)) for name in results.methods}
     return [f"{name}: {'; '.join(filter(None, known))}" for name, known in texts.items() if any(known)]
+
+
+def _broken(results: Results) -> list[str]:
+    """The loudest warning again, where the certificates are."""
+    return [text for method in results.methods if (text := findings.broken(results, method))]
 
 
 def _falls(results: Results) -> list[Range]:

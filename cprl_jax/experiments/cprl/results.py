@@ -39,7 +39,8 @@ class Results:
       robustness: one entry per method, with `method` and any of: `checks`, a list of what `robustness.trust.check`
         returns, as dictionaries; `landscape`, with `image` (its name), `scores` [points, points], `along_gradient` and
         `along_random` (1/255), `zero_gradient_fraction`; `integrals`, attack -> integral robustness; and
-        `activations`, with `clean` and `attacked` [channels] and `radius` (1/255).
+        `activations`, with `clean` and `attacked` [channels] and `radius` (1/255); and `certificates`, with the rows
+        `summary` and `images` of `certificates.certificates`.
       examples: images to show: `method`, `name`, `attack`, `radius`, `mos`, `before`, `after`, `image`
         (uint8 [height, width, 3]) and `attacked` (float in [0, 1], same shape).
       histories: method -> rows with `step`, `loss` and any column with 'srcc' in its name; empty cells are skipped.
@@ -92,6 +93,11 @@ class Results:
     def activations(self) -> dict[str, Mapping[str, Any]]:
         """The mean activations of the trunk's channels by method."""
         return {entry["method"]: entry["activations"] for entry in self.robustness if entry.get("activations")}
+
+    def certificates(self, part: str) -> list[Row]:
+        """The rows 'summary' or 'images' of all methods' certificates, each with its method."""
+        entries = [(entry["method"], entry.get("certificates") or {}) for entry in self.robustness]
+        return [{"method": method, **row} for method, found in entries for row in found.get(part, ())]
 
     @functools.cached_property
     def headline_scores(self) -> list[Row]:

@@ -164,6 +164,33 @@ def worst(results: Results) -> Table:
     )
 
 
+def certificates(results: Results) -> Table:
+    """A line per method and l2 radius: how wide the certified intervals are, and which SRCC they leave."""
+    return Table(
+        results.certificates("summary"),
+        [
+            Column("width", "points", group="mean width", digits=2),
+            Column("width_percent", "% of range", group="mean width", digits=1),
+            Column("srcc", "no attack", group="SRCC, smoothed"),
+            Column("attacked_srcc", "attacked", group="SRCC, smoothed"),
+            Column("certified_srcc", "certified", group="SRCC, smoothed", best=1),
+            Column("broken", "broken", digits=0, tone=lambda row: "alarm" if value(row, "broken") else ""),
+        ],
+        line=("radius", "method"),
+        heading="method",
+        subtitle=_subtitle(results),
+        block=lambda row: (
+            f"l2 {row['radius']:g} ({row['grey_levels']:.2g} grey levels RMS; sigma {row['sigma']:g}, "
+            f"{row['samples']} samples, {row['images']} images)"
+        ),
+        block_heading="radius",
+        legend="Median smoothing: no change of a crop of that l2 length takes a smoothed score out of its interval, "
+        "with the confidence asked for, image by image; of the certified SRCC, for all images together. Attacked: the "
+        "lowest SRCC of scores between those that PGD reaches downwards and upwards. Broken: images whose attacked "
+        "score left its interval, which must be 0.",
+    )
+
+
 def trust(results: Results) -> Table:
     """The checks for masked gradients as lines, the methods as columns: verdict and explanation."""
     tones = {"suspicious": "alarm", "not run": "soft"}

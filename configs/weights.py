@@ -1,0 +1,30 @@
+"""The models that come with the package, `robust` and `plain`, on photographs with the opinions of people.
+
+LIVE In the Wild, or any folder of photographs with a labels.csv (see configs/own.py). One command trains both and puts
+them where `python -m cprl_jax.score` finds them; stopped at any moment, it goes on where it was:
+
+  make weights DATA=DIR [NOTICE=FILE]
+
+which for each model is
+
+  python -m cprl_jax.main --config=configs/weights.py:model=robust --config.dataset.manual_dir=DIR \\
+      --workdir=runs/weights/robust
+  python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=bfloat16
+
+Arguments (--config=configs/weights.py:key=value):
+  model      robust (default): CPRL's loss, from the plain model; or plain
+"""
+
+from cprl_jax.config.presets import parse_argument
+from cprl_jax.experiments.cprl import presets
+
+METHODS = {"robust": "plain+cprl_loss", "plain": "plain"}  # the last one is exported
+
+
+def get_config(argument: str | None = None):
+    model = parse_argument(argument, {"model": tuple(METHODS)}).get("model", "robust")
+    config = presets.defences(f"methods={METHODS[model]}")
+    config.evaluation.attacks = ("fgsm", "pgd")
+    config.evaluation.radii = (0.5, 1.0, 2.0, 4.0)
+    config.evaluation.crops = 5
+    return config
