@@ -1,8 +1,8 @@
 """The job "perceptual_attack": every model x fidelity x image attacked, counterexamples chosen, and all of it reported.
 
 Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS 2022. A run's
-folder holds config.json, cells/MODEL/FIDELITY/IMAGE.npz (the candidates of Algorithm 1, written one by one, so that a
-run goes on where it stopped) and report/.
+folder holds config.json, originals/IMAGE.png, cells/MODEL/FIDELITY/IMAGE.npz (the candidates of Algorithm 1, written
+one by one, so that a run goes on where it stopped) and report/.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from cprl_jax import attacks
 from cprl_jax import fidelity as fidelity_lib
@@ -27,7 +28,7 @@ from cprl_jax.report.values import listed
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import Arrays, check_workdir, user_path, write_file
+from cprl_jax.runtime.files import Arrays, check_workdir, user_path, write_file, writing
 from cprl_jax.runtime.memory import peak_gigabytes
 from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
@@ -56,6 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     if parallel.is_main_process():
         (workdir / "cells").mkdir(parents=True, exist_ok=True)
         write_file(workdir / "config.json", config_lib.to_json(config))
+        _write_originals(pictures, workdir / "originals")
     parallel.barrier("workdir made")
     arrays = cells_lib.compute(
         cells,
@@ -69,6 +71,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         minutes = (time.monotonic() - started) / 60
         show(_report(config, cells, arrays, workdir, minutes))
         show(f"\nReport: {workdir / 'report' / 'report.html'}   ({minutes:.1f} minutes)")
+
+
+def _write_originals(pictures: Sequence[Picture], folder: Path) -> None:
+    """The images as they were attacked, for the study with observers (`cprl_jax.study`)."""
+    for picture in pictures:
+        with writing(folder / f"{cells_lib.file_name(picture.name)}.png") as file:
+            Image.fromarray(picture.pixels).save(file, "PNG")
 
 
 def _check_sizes(targets: Sequence[Target], fidelities: Sequence[Fidelity], pictures: Sequence[Picture]) -> None:
