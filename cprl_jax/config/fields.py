@@ -182,7 +182,9 @@ _PERCEPTUAL = {
     "chebyshev_radius": Field(8.0, "largest radius of the candidates under Chebyshev", "1/255", at_least=0),
     "at_once": Field(0, "candidates computed together; 0 = one on a CPU (caches like it), else all", at_least=0),
     "selection": Field(
-        "threshold", "of the counterexample: the largest change of score among the invisible", choices=("threshold",)
+        "threshold",
+        "who says what is invisible: a threshold on the distance, or the answers of observers (`cprl_jax.study`)",
+        choices=("threshold", "observers"),
     ),
     "thresholds": {
         "chebyshev": Field(4.0, "largest distance that counts as invisible", "1/255", at_least=0),

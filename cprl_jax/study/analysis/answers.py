@@ -58,7 +58,9 @@ def combine(exports: Mapping[str, Mapping[str, Any]]) -> Answers:
             # A server numbers its observers from 1: two laboratories have a number 1 each, two exports of one the same.
             same = (row["observer"], row["started"])
             if same not in known:
-                known[same] = row | {"observer": f"{number}-{row['observer']}" if len(exports) > 1 else f"{row['observer']}"}
+                known[same] = row | {
+                    "observer": f"{number}-{row['observer']}" if len(exports) > 1 else f"{row['observer']}"
+                }
             names[row["observer"]] = known[same]["observer"]
         for row in export["answers"]:
             if row["observer"] not in names:
@@ -69,7 +71,9 @@ def combine(exports: Mapping[str, Mapping[str, Any]]) -> Answers:
     pairs = [dict(row) for row in study["pairs"]]
     unknown = {row["pair"] for row in answers.values() if row["pair"]} - {row["pair"] for row in pairs}
     if unknown:
-        raise UserError(f"{', '.join(exports)}: there are answers to the pair {min(unknown)}, which is not among the pairs")
+        raise UserError(
+            f"{', '.join(exports)}: there are answers to the pair {min(unknown)}, which is not among the pairs"
+        )
     settings = dict(study["settings"])
     return Answers(settings["trial"], settings, list(answers.values()), list(known.values()), pairs)
 

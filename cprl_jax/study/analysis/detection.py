@@ -1,4 +1,4 @@
-"""Sensitivity d': how far apart two images are for the eye, in standard deviations of its noise, whatever one's criterion.
+"""Sensitivity d': how far apart two images are for the eye, in standard deviations of its noise, at any criterion.
 
 Rates are those of `rate`, which are never 0 or 1. References: Macmillan and Creelman, "Detection Theory: A User's
 Guide", 2nd edition, 2005, chapters 1, 7 and 9; Hautus, Behavior Research Methods 1995.
@@ -43,9 +43,7 @@ def same_different(
     return np.where(hits > false_alarms, (low + high) / 2, 0.0)[()]
 
 
-def yes_no(
-    hits: Float[np.ndarray, "*shape"], false_alarms: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
+def yes_no(hits: Float[np.ndarray, "*shape"], false_alarms: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """d' = z(hits) - z(false alarms): of the flicker task, in which a difference is seen as one thing that moves."""
     return special.ndtri(hits) - special.ndtri(false_alarms)
 

@@ -44,8 +44,8 @@ def stated(settings: Mapping[str, Any]) -> list[str]:
     if settings["bt500"]:
         observers.append(
             "Of those who remain, observers whom ITU-R BT.500 rejects are left out; a score is an observer's share of "
-            f"detected differences among pairs of one fidelity and about one distance (of {GROUPS} groups). This is done "
-            "once."
+            f"detected differences among pairs of one fidelity and about one distance (of {GROUPS} groups). This is "
+            "done once."
         )
     return [*answers, *observers, "Answers of those who did not get to the end count like all others."]
 
@@ -72,7 +72,9 @@ def apply(answers: Answers) -> Counted:
         if row["role"] != "training":
             by_observer[row["observer"]].append(row)
     nominal = _nominal(answers.settings)
-    kept = {name: [row for row in rows if not spoilt(row, answers.settings, nominal)] for name, rows in by_observer.items()}
+    kept = {
+        name: [row for row in rows if not spoilt(row, answers.settings, nominal)] for name, rows in by_observer.items()
+    }
     reasons = {
         row["observer"]: _reason(row, by_observer[row["observer"]], kept[row["observer"]], answers)
         for row in answers.observers
@@ -158,7 +160,9 @@ def groups(pairs: Sequence[Row]) -> dict[str, int]:
 
 def _described(name: str, reason: str, given: Sequence[Row], kept: Sequence[Row], trial: str) -> Row:
     catches = [row for row in kept if row["role"].startswith("catch_")]
-    first = {row["pair"]: row["answer"] if trial != "2afc" else seen(row, trial) for row in kept if row["role"] == "test"}
+    first = {
+        row["pair"]: row["answer"] if trial != "2afc" else seen(row, trial) for row in kept if row["role"] == "test"
+    }
     again = [row for row in kept if row["role"] == "repeat" and row["pair"] in first]
     agreed = sum(first[row["pair"]] == (row["answer"] if trial != "2afc" else seen(row, trial)) for row in again)
     return {

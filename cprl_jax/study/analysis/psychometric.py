@@ -42,9 +42,7 @@ def _gumbel_slope(z: np.ndarray) -> np.ndarray:
 
 SHAPES = {
     "gaussian": Shape(special.ndtr, lambda z: np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), 2 * special.ndtri(0.95)),
-    "logistic": Shape(
-        special.expit, lambda z: special.expit(z) * special.expit(-z), 2 * special.logit(0.95)
-    ),
+    "logistic": Shape(special.expit, lambda z: special.expit(z) * special.expit(-z), 2 * special.logit(0.95)),
     # Weibull's function of an intensity is Gumbel's of its logarithm.
     "weibull": Shape(_gumbel, _gumbel_slope, np.log(np.log(0.05) / np.log(0.95))),
 }
