@@ -18,6 +18,7 @@ FLOORS = (
     ("evaluation",),
     ("config",),
     ("experiments",),
+    ("study",),
     ("main", "score", "verify", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

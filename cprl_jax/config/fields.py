@@ -186,6 +186,7 @@ _PERCEPTUAL = {
         "who says what is invisible: a threshold on the distance, or the answers of observers (`cprl_jax.study`)",
         choices=("threshold", "observers"),
     ),
+    "counted": Field("", "observers: the counted.csv of `cprl_jax.study analyse` ('' = that of the run's own study)"),
     "thresholds": {
         "chebyshev": Field(4.0, "largest distance that counts as invisible", "1/255", at_least=0),
         "ssim": Field(0.02, "1 - SSIM; this one and the next two are ours", at_least=0),

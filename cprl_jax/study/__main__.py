@@ -5,6 +5,7 @@
   python -m cprl_jax.study import --run=RUN answers-*.json         what observers saved in such a folder
   python -m cprl_jax.study simulate --run=RUN --observers=15       modelled observers, to try a study out
   python -m cprl_jax.study status --run=RUN                        how far it is
+  python -m cprl_jax.study analyse --run=RUN                       verdicts, JNDs and the paper's tables
   python -m cprl_jax.study export --run=RUN --out=DIR              answers as CSV and JSON, with a data dictionary
   python -m cprl_jax.study delete --run=RUN --observer=7           forgets an observer
 
@@ -55,6 +56,7 @@ def _parser() -> Parser:
         "import": _import,
         "simulate": _simulate,
         "status": _status,
+        "analyse": _analyse,
         "export": _export,
         "delete": _delete,
     }
@@ -80,6 +82,14 @@ def _parser() -> Parser:
         "--thresholds", default="", help="such as chebyshev=0.02,ssim=0.01 ('' = the median distance of each)"
     )
     made["export"].add_argument("--out", required=True, help="the folder to write")
+    analyse = made["analyse"]
+    analyse.add_argument(
+        "--answers", nargs="+", default=[], help="study.json of exports (default: the run's own study)"
+    )
+    analyse.add_argument("--out", default="", help="the folder to write (default: RUN/STUDY/analysis)")
+    analyse.add_argument(
+        "--shape", default="gaussian", choices=("gaussian", "logistic", "weibull"), help="of psychometric functions"
+    )
     made["delete"].add_argument("--observer", type=int, required=True, help="the number in observers.csv")
     return parser
 
@@ -160,6 +170,22 @@ def _status(arguments: argparse.Namespace) -> None:
     program.show(export.status(_open(arguments)))
 
 
+def _analyse(arguments: argparse.Namespace) -> None:
+    """Turns answers into verdicts, just-noticeable differences and the paper's tables."""
+    from cprl_jax.report import page
+    from cprl_jax.study import export
+    from cprl_jax.study.analysis import analyse, answers
+
+    run = user_path(arguments.run, field="--run").resolve()
+    if arguments.answers:
+        given = answers.read(arguments.answers)
+    else:
+        given = answers.combine({str(run / arguments.study): export.as_json(_open(arguments))})
+    out = user_path(arguments.out, field="--out") if arguments.out else run / arguments.study / "analysis"
+    program.show(page.terminal(analyse.run(run, given, out, shape=arguments.shape)))
+    program.show(f"\nReport: {out / 'report.html'}")
+
+
 def _export(arguments: argparse.Namespace) -> None:
     """Writes all answers as CSV and JSON, with a data dictionary."""
     from cprl_jax.study import export
@@ -209,13 +235,10 @@ def _server_modules() -> tuple[Any, Any]:
 
 def _rules(settings: Settings) -> str:
     """What will be left out, said before there are answers."""
-    rules = [
-        f"observers with more than {settings.max_catch_errors:.0%} of their catch trials wrong",
-        f"trials with an image or gap more than {settings.max_timing_error_ms:g} ms off",
-    ]
-    rules += ["trials during which the page was hidden or without focus"] * settings.drop_hidden
-    rules += ["observers whom the screening of ITU-R BT.500 rejects"] * settings.bt500
-    return "Left out of the analysis: " + "; ".join(rules) + "."
+    from cprl_jax.study.analysis import exclusion
+
+    rules = exclusion.stated(dataclasses.asdict(settings))
+    return "\n".join(["What counts (stated now, applied in this order):", *(f"  - {rule}" for rule in rules)])
 
 
 def _thresholds(text: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cprl_jax.runtime.files import write_file
 from cprl_jax.study import records
+from cprl_jax.study.analysis import exclusion
 from cprl_jax.study.store import Store
 
 
@@ -27,7 +28,8 @@ def as_json(store: Store) -> dict[str, Any]:
     dictionary = {table: [column._asdict() for column in columns] for table, columns in records.TABLES.items()}
     tables = {table: store.rows(table) for table in records.TABLES}
     settings = dataclasses.asdict(store.settings)
-    return {"study": store.catalogue.study, "settings": settings, "dictionary": dictionary, **tables}
+    about = {"study": store.catalogue.study, "settings": settings, "exclusion_rules": exclusion.stated(settings)}
+    return {**about, "dictionary": dictionary, **tables}
 
 
 def write(store: Store, folder: Path) -> list[Path]:

@@ -53,8 +53,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         read(config) for read in (inputs.read_targets, inputs.read_fidelities, inputs.read_pictures)
     )
     _check_sizes(targets, fidelities, pictures)
-    by_observers = config.perceptual.selection == "observers"
-    observations = observers.read(workdir / observers.FILE) if by_observers else None
+    observations = _read_observations(config, workdir)
     cells = make_cells(config, targets, fidelities, pictures, workdir / "cells")
     if parallel.is_main_process():
         (workdir / "cells").mkdir(parents=True, exist_ok=True)
@@ -86,6 +85,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         }
         show(_report(config, cells, arrays, others, observations, workdir, minutes))
         show(f"\nReport: {workdir / 'report' / 'report.html'}   ({minutes:.1f} minutes)")
+
+
+def _read_observations(config: ml_collections.ConfigDict, workdir: Path) -> observers.Observations | None:
+    if config.perceptual.selection != "observers":
+        return None
+    given = config.perceptual.counted
+    return observers.read(user_path(given, field="config.perceptual.counted") if given else workdir / observers.FILE)
 
 
 def _write_originals(pictures: Sequence[Picture], folder: Path) -> None:

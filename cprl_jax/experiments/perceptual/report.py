@@ -16,7 +16,7 @@ from cprl_jax.report import figures, page
 from cprl_jax.report.figures import INK, Panel, Strip, legend, panel_of, styled
 from cprl_jax.report.page import Card, Section
 from cprl_jax.report.table import Column, Table, csv_text
-from cprl_jax.report.values import Row, decimals, distinct, number, shorten, value
+from cprl_jax.report.values import Row, decimals, distinct, interval, number, shorten, value
 
 HEADINGS = {"chebyshev": "Chebyshev", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 _BASES = {"e": "ln", "2": "log2", "10": "log10"}
@@ -76,7 +76,7 @@ def write(
         Section("Models under attacks on others", [shown[1]], TRANSFER_LEGEND),
         Section(
             "Counterexamples",
-            [[_card(index, entry) for index, entry in enumerate(examples, start=1)]],
+            [[card(index, entry) for index, entry in enumerate(examples, start=1)]],
             "Left the image, in the middle its counterexample, right their difference, amplified; grey is no change. "
             "Point at the counterexample, or tap it, to lay the original over it.",
         ),
@@ -103,14 +103,15 @@ def intra_table(rows: Sequence[Row], *, logarithm: str) -> Table:
     def columns(key: str, group: str, digits: int, **options: Any) -> list[Column]:
         return [Column(key, _heading(name), group=group, of=name, digits=digits, **options) for name in fidelities]
 
-    shown = columns("r", f"R ({_BASES[logarithm]})", 3) + columns("mean_change", "mean change", 2)
+    shown = columns("r", f"R ({_BASES[logarithm]})", 3, note=lambda row: interval(row, "r"))
+    shown += columns("mean_change", "mean change", 2, note=lambda row: interval(row, "mean_change"))
     shown += columns("mean_ssim", "mean SSIM", 4)
     shown += columns("moved", "moved", 0, text=lambda row: f"{row['moved']}/{row['of']}")
     if any(math.isfinite(value(row, "srcc")) for row in rows):
         known = {row["model"]: value(row, "srcc_before") for row in sorted(rows, key=lambda row: row["images"])}
         # That of the fidelity with the most images.
         before = Column("srcc_before", "before", group="SRCC", text=lambda row: decimals(known[row["model"]], 3))
-        shown = [before, *columns("srcc", "SRCC", 3), *shown]
+        shown = [before, *columns("srcc", "SRCC", 3, note=lambda row: interval(row, "srcc")), *shown]
     return Table(rows, shown, line=("model",), across="fidelity", heading="model", legend=INTRA_LEGEND)
 
 
@@ -130,7 +131,7 @@ def transfer_table(intra: Sequence[Row], transfer: Sequence[Row], *, logarithm: 
             cell = decimals(value(row, key), digits)
             return f"[{cell}]" if row["model"] == attacked else cell
 
-        return Column(key, attacked, group=group, of=attacked, text=text)
+        return Column(key, attacked, group=group, of=attacked, text=text, note=lambda row: interval(row, key))
 
     return Table(
         rows,
@@ -191,7 +192,8 @@ def changes(counterexamples: Sequence[Row], names: Sequence[str]) -> list[Panel]
     return figures.strips("perceptual_changes", alt, strips, xlabel="change of score (points of 10)")
 
 
-def _card(index: int, entry: Mapping[str, Any]) -> Card:
+def card(index: int, entry: Mapping[str, Any]) -> Card:
+    """An image, its counterexample and their difference (Fig. 4 of the paper), from a row of `results.examples`."""
     before, after, change = (decimals(entry[key], 2) for key in ("before", "after", "change"))
     visible = f"SSIM {decimals(entry['ssim'], 4)}, largest change {entry['max_change']:.0f}/255"
     lines = [f"score {after}, {change}", visible] + ["visible: no candidate was not"] * (not entry["found"])

@@ -160,11 +160,9 @@ def groups(pairs: Sequence[Row]) -> dict[str, int]:
 
 def _described(name: str, reason: str, given: Sequence[Row], kept: Sequence[Row], trial: str) -> Row:
     catches = [row for row in kept if row["role"].startswith("catch_")]
-    first = {
-        row["pair"]: row["answer"] if trial != "2afc" else seen(row, trial) for row in kept if row["role"] == "test"
-    }
+    first = {row["pair"]: seen(row, trial) for row in kept if row["role"] == "test"}
     again = [row for row in kept if row["role"] == "repeat" and row["pair"] in first]
-    agreed = sum(first[row["pair"]] == (row["answer"] if trial != "2afc" else seen(row, trial)) for row in again)
+    agreed = sum(first[row["pair"]] == seen(row, trial) for row in again)
     return {
         "observer": name,
         "excluded": reason,
