@@ -75,7 +75,7 @@ def tables(
 def _pick(
     cells: list[results.Rows], observations: Observations | None, draws: Draws
 ) -> tuple[Int[np.ndarray, "draws images"], Bool[np.ndarray, "draws images"]]:
-    """The counterexample of every image in each draw of observers, by the rule of `results.choose`; and if there is one."""
+    """The counterexample of every image in each draw of observers (as `results.choose`), and whether there is one."""
     chosen = np.zeros((len(draws.images), len(cells)), int)
     found = np.zeros(chosen.shape, bool)
     for place, rows in enumerate(cells):

@@ -12,8 +12,8 @@ FILE = Path(__file__).with_name("published.csv")
 _NUMBERS = {"table": int, "srcc": float, "r": float, "before": float}
 
 LEGEND = (
-    "Beside the numbers that the paper prints in Tables 1 and 2, of twelve images of LIVE, fifteen observers and its own "
-    "trained models. Table 1: a model on the counterexamples made for it; Table 2: on those made for another one. The "
+    "Beside the numbers that the paper prints in Tables 1 and 2, of twelve images of LIVE, fifteen observers and its "
+    "own trained models. Table 1: a model on the counterexamples made for it; Table 2: on those made for another one. The "
     "base of the paper's R is not stated."
 )
 
@@ -26,9 +26,9 @@ def read() -> list[dict[str, Any]]:
 
 
 def beside(intra: Sequence[Row], transfer: Sequence[Row]) -> Table:
-    """Ours and the published numbers, a line per model under test, attacked model and fidelity, for models of the paper.
+    """Ours and the published numbers, a line per model under test, attacked model and fidelity.
 
-    Empty where none of its models was tested.
+    Of the paper's models; empty where none of them was tested.
     """
     ours = {(row["model"], row["model"], row["fidelity"]): row for row in intra}
     ours |= {(row["model"], row["attacked"], row["fidelity"]): row for row in transfer}

@@ -1,4 +1,4 @@
-"""Answers to verdicts, JNDs and the paper's tables, in one folder; the numbers are those of `experiments.perceptual`."""
+"""From answers to verdicts, JNDs and the paper's tables, in one folder."""
 
 import csv
 from collections import defaultdict
@@ -133,8 +133,8 @@ def _check(answers: Answers, candidates: results.Rows, folder: Path) -> None:
         cell = tuple(pair[key] for key in ("model", "fidelity", "image", "candidate"))
         if cell not in distances or not np.isclose(distances[cell], pair["distance"], rtol=1e-4, atol=1e-9):
             raise UserError(
-                f"the answers are about another run than {folder}: it has no candidate {cell[3]} of {', '.join(cell[:3])} "
-                f"at a distance of {pair['distance']:g}; give its --run, or ask observers again"
+                f"the answers are about another run than {folder}, which has no candidate {cell[3]} of "
+                f"{', '.join(cell[:3])} at a distance of {pair['distance']:g}; give its --run, or ask observers again"
             )
 
 

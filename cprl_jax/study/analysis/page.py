@@ -114,8 +114,8 @@ def observer_table(rows: Sequence[Row]) -> Table:
         Column("excluded", "left out", text=lambda row: row["excluded"] or "–"),
     ]
     legend_text = (
-        "Counted: answers that count, of all given. Detected: differences seen, of the pairs shown. Catch errors: wrong "
-        "answers to identical and plainly different pairs. Repeats alike: same answer to a pair shown again."
+        "Counted: answers that count, of all given. Detected: differences seen, of the pairs shown. Catch errors: "
+        "wrong answers to identical and plainly different pairs. Repeats alike: same answer to a pair shown again."
     )
     return Table(rows, columns, line=("observer",), heading="observer", legend=legend_text)
 

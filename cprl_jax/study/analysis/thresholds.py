@@ -1,7 +1,7 @@
 """Just-noticeable differences: how far a candidate has to be from its original to be told from it, with intervals.
 
-Strengths are distances in decibels, 20 log10(distance), Chebyshev's in grey levels. The JND is the distance at which half
-of the trials are detections, corrected for guesses and lapses; in a forced choice about 75 % of them are right then.
+Strengths are distances in decibels, 20 log10(distance), Chebyshev's in grey levels. The JND is the distance at which
+half of the differences are detected, corrected for guesses and lapses; about 75 % of forced choices are right there.
 """
 
 import math
