@@ -133,6 +133,30 @@ def test_the_table_agrees_with_the_counterexamples(finished):
         np.testing.assert_allclose(float(row["r"]), ratio, rtol=1e-9)
 
 
+def test_observers_choose_the_counterexamples_of_a_finished_run(finished, config, tmp_path):
+    workdir = tmp_path / "attack"
+    shutil.copytree(finished, workdir)
+    config.perceptual.selection = "observers"
+    with pytest.raises(UserError, match="there is no .*counted.csv: ask observers"):
+        experiment.run(config, workdir)
+    lines = ["observer,trial,model,fidelity,image,candidate,seen"]
+    # Everybody sees the second candidate of each image, and nobody the first.
+    for observer in range(5):
+        for row in rows(workdir / "report" / "candidates.csv"):
+            names = [row[key] for key in ("model", "fidelity", "image", "candidate")]
+            lines.append(",".join([f"o{observer}", "yesno", *names, str(int(row["candidate"] == "1"))]))
+    (workdir / "study" / "analysis").mkdir(parents=True)
+    (workdir / "study" / "analysis" / "counted.csv").write_text("\n".join(lines) + "\n")
+    experiment.run(config, workdir)
+    report = workdir / "report"
+    assert {row["candidate"] for row in rows(report / "counterexamples.csv")} == {"0"}
+    candidates = rows(report / "candidates.csv")
+    assert all(
+        row["imperceptible"] == str(int(row["candidate"] == "0")) and row["answers"] == "5" for row in candidates
+    )
+    assert "5 observers decided" in (report / "tables.md").read_text()
+
+
 def test_a_lost_cell_is_computed_again_with_the_same_numbers(finished, config, tmp_path, monkeypatch):
     workdir = tmp_path / "attack"
     shutil.copytree(finished, workdir)

@@ -1,4 +1,4 @@
-"""From answers to the tables: verdicts and counterexamples against counting by hand, and every file that is promised."""
+"""From answers to the tables: verdicts and counterexamples against counting by hand, and every promised file."""
 
 import csv
 import json
