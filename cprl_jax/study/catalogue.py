@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import file_name, write_file
 from cprl_jax.study.settings import Settings
 
 FILE = "catalogue.json"

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 MOST_EVENTS = 200  # with one step
-_HAPPENINGS = tuple("load blur focus hidden visible fullscreen window resize offline online too_small retry".split())
+_HAPPENINGS = ("load", "blur", "focus", "hidden", "visible", "fullscreen", "window", "resize", "offline", "online")
+_HAPPENINGS += ("too_small", "retry")
 _LONGEST_LIST = 2000
 _LARGEST = 1e15
 
