@@ -17,7 +17,7 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("config",),
-    ("experiments",),
+    ("experiments", "study"),  # they share files in a run's folder, not code
     ("main", "score", "verify", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -170,7 +170,9 @@ def test_a_body_without_a_length_is_not_read_to_its_end(browser):
 
 
 @pytest.mark.parametrize(
-    "text", ["<script>alert(1)</script>", "=cmd|' /C calc'!A0", "Ünï\u202e\n", "'; DROP TABLE steps;--"]
+    "text",
+    ["<script>alert(1)</script>", "=cmd|' /C calc'!A0", "Ünï\u202e\n", "'; DROP TABLE steps;--"],
+    ids=["script", "formula", "unicode", "sql"],
 )
 def test_text_of_observers_stays_text(browser, admin, text):
     steps = browser.begin(1, text).json()["steps"]

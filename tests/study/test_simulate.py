@@ -74,7 +74,7 @@ def test_a_server_that_is_not_there_is_said_after_a_while():
 @pytest.mark.parametrize(("observers", "kills"), [(20, 2), pytest.param(100, 12, marks=pytest.mark.slow)])
 def test_no_answer_is_lost_and_none_doubled_when_the_server_is_killed(make_store, observers, kills):
     """kill -9, again and again, while all observers are at it; some of them go away in the middle as well."""
-    store = make_store(trials=12, repeats=2, catches=2)
+    store = make_store(trials=6, repeats=1, catches=1)
     port = _free_port()
     url = f"http://127.0.0.1:{port}/"
     acknowledged, failures = Counter(), []
