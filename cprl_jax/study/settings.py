@@ -110,7 +110,8 @@ def settle(folder: Path, given: Mapping[str, Any]) -> Settings:
     for name, value in given.items():
         if value != (before := getattr(settings, name)):
             raise UserError(
-                f"--{name}={value}: the study in {folder} was begun with {before}; begin another by --study=NAME"
+                f"--{name}={value}: the study in {folder} was begun with {before}; begin another by "
+                f"--study=NAME, or remove {folder} if nobody has answered yet"
             )
     return settings
 
