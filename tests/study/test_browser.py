@@ -158,6 +158,7 @@ def test_images_last_as_long_as_they_should_to_a_frame(make_store, page):
             assert abs(measured - asked) <= late, row
 
 
+@pytest.mark.slow
 def test_images_are_shown_pixel_by_pixel_whatever_the_zoom(make_store, tmp_path):
     store = make_store(trials=1, repeats=0, catches=0, training=0, stimulus_ms=3000, fullscreen=False)
     page = Page(tmp_path / "browser", "--force-device-scale-factor=1.5")
@@ -185,6 +186,7 @@ def test_images_are_shown_pixel_by_pixel_whatever_the_zoom(make_store, tmp_path)
     assert rows(store)[0]["pixel_ratio"] == 1.5
 
 
+@pytest.mark.slow
 def test_a_window_that_is_too_small_says_so_and_waits(make_store, page):
     store = make_store(trials=1, repeats=0, catches=0, training=0, fullscreen=False)
     with host.in_background(server.create_app(store, admin="x")) as url:
@@ -210,6 +212,7 @@ def test_a_window_that_is_too_small_says_so_and_waits(make_store, page):
     assert "too_small" in [event["event"] for event in store.rows("events")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trial", "answer"), [("flicker", "different"), ("2afc", "second")])
 def test_the_other_kinds_of_trial(make_store, page, trial, answer):
     store = make_store(trial=trial, trials=2, training=0, catches=0, repeats=0, fullscreen=False)
