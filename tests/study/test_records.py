@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from cprl_jax.study import export, records
+from cprl_jax.study import bundle, export, records
 
 from .conftest import record_of, token
 
@@ -75,11 +76,7 @@ def test_the_documentation_has_the_dictionary():
 
 
 def test_events_that_the_page_logs_are_known():
-    from cprl_jax.study import bundle
-
     code = "".join(path.read_text() for path in bundle.WEB.glob("*.js"))
-    import re
-
     logged = set(re.findall(r'log\.add\("(\w+)"', code)) | {"hidden", "visible", "fullscreen", "window"}
     (column,) = (column for column in records.EVENTS if column.name == "event")
     assert logged == set(column.choices)
