@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import write_file
+from cprl_jax.runtime.files import file_name, write_file
 from cprl_jax.study.settings import Settings
 
 FILE = "catalogue.json"
@@ -112,7 +112,8 @@ def make(run: Path, folder: Path, settings: Settings) -> None:
     originals: dict[str, np.ndarray] = {}
     pictures, unchanged = [], 0
     shared: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path, rows in _cells(run):
+    cells = list(_cells(run))
+    for path, rows in tqdm(cells, desc="images of the study", unit="cell", dynamic_ncols=True, disable=len(cells) < 20):
         name = rows[0]["image"]
         if name not in originals:
             originals[name] = _read_original(run, name)
@@ -147,7 +148,7 @@ class _Writer:
 
     def __call__(self, pixels: np.ndarray) -> str:
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG", compress_level=6)
+        Image.fromarray(pixels).save(file, "PNG", compress_level=4)
         sha256 = hashlib.sha256(file.getvalue()).hexdigest()
         shown = Shown(sha256[:32], sha256, file.tell(), pixels.shape[1], pixels.shape[0])
         if shown.id not in self.images:

@@ -56,7 +56,7 @@ def in_background(app: Starlette) -> Iterator[str]:
 def _server(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",

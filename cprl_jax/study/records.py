@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 MOST_EVENTS = 200  # with one step
-_HAPPENINGS = tuple("load blur focus hidden visible fullscreen window resize offline online too_small retry".split())
+_HAPPENINGS = ("load", "blur", "focus", "hidden", "visible", "fullscreen", "window", "resize", "offline", "online")
+_HAPPENINGS += ("too_small", "retry")
 _LONGEST_LIST = 2000
 _LARGEST = 1e15
 
@@ -49,7 +50,7 @@ ANSWERS = (
         Column("rt_ms", "number", "from the end of the last image to the answer; flicker: from the start", "ms"),
         Column("input", "text", "how it was given", choices=("key", "touch", "mouse")),
         Column("durations_ms", "numbers", "measured: image, grey, image, ...; flicker: all images", "ms"),
-        Column("frame_ms", "number", "time between two frames of the display, median", "ms"),
+        Column("frame_ms", "number", "time between two frames of the display", "ms"),
         Column("dropped_frames", "integer", "frames that the display skipped during the trial"),
         Column("shown", "integer", "how often the trial was begun; more than 1 after a reload"),
         Column("hidden", "boolean", "the page was hidden or without focus meanwhile"),

@@ -12,6 +12,7 @@ from cprl_jax.runtime.files import write_file
 
 TRIALS = ("yesno", "flicker", "2afc")
 FILE = "settings.json"
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def _setting(default: Any, text: str, *, least: float = -math.inf, most: float = math.inf, choices: tuple = ()) -> Any:
@@ -53,6 +54,10 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             given, (least, most) = getattr(self, field.name), field.metadata["range"]
+            if isinstance(given, bool) != (field.type is bool) or not isinstance(
+                given, float | int if field.type is float else field.type
+            ):
+                raise UserError(f"--{field.name}={given}: it must be {KINDS[field.type]}")
             if (choices := field.metadata["choices"]) and given not in choices:
                 raise UserError(f"--{field.name}={given}: choose one of {', '.join(choices)}")
             if not isinstance(given, str) and not least <= given <= most:
@@ -76,15 +81,14 @@ class Settings:
 
 def parse(field: dataclasses.Field, text: str) -> Any:
     """The value of a flag; raises UserError if the text is none."""
-    if field.type in (bool, "bool"):
+    if field.type is bool:
         if text.lower() not in ("true", "false"):
-            raise UserError(f"--{field.name}={text}: write true or false")
+            raise UserError(f"--{field.name}={text}: it must be true or false")
         return text.lower() == "true"
     try:
         return field.type(text)
     except ValueError:
-        kind = "a whole number" if field.type is int else "a number"
-        raise UserError(f"--{field.name}={text}: it must be {kind}") from None
+        raise UserError(f"--{field.name}={text}: it must be {KINDS[field.type]}") from None
 
 
 def settle(folder: Path, given: Mapping[str, Any]) -> Settings:
@@ -106,7 +110,8 @@ def settle(folder: Path, given: Mapping[str, Any]) -> Settings:
     for name, value in given.items():
         if value != (before := getattr(settings, name)):
             raise UserError(
-                f"--{name}={value}: the study in {folder} was begun with {before}; begin another by --study=NAME"
+                f"--{name}={value}: the study in {folder} was begun with {before}; begin another by "
+                f"--study=NAME, or remove {folder} if nobody has answered yet"
             )
     return settings
 

@@ -26,7 +26,7 @@ from cprl_jax.study import records
 from cprl_jax.study.catalogue import Catalogue
 from cprl_jax.study.settings import Settings
 
-_PAGES = {
+PAGES = {  # what they send for the pages that are no trials
     "consent": {"agreed": True},
     "instructions": {},
     "display": {
@@ -170,7 +170,7 @@ class _World:
         state = client.get("POST", "/api/sessions", begun)
         for step in state["steps"][state["done"] :]:
             record = (
-                _PAGES.get(step["kind"]) if step["kind"] != "trial" else self._trial(client, state, step, rng, factor)
+                PAGES.get(step["kind"]) if step["kind"] != "trial" else self._trial(client, state, step, rng, factor)
             )
             client.get("POST", "/api/steps", {"step": step["id"], "record": record, "events": []})
         code = client.get("GET", "/api/session")["code"]
@@ -194,7 +194,7 @@ class _World:
             durations = [min(rt_ms, sum(durations))]
         if not self.accelerated:
             time.sleep((rt_ms if settings.trial == "flicker" else sum(durations) + rt_ms) / 1000)
-        record = {column.name: _PAGES["display"].get(column.name) for column in records.fields("trial")}
+        record = {column.name: PAGES["display"].get(column.name) for column in records.fields("trial")}
         return record | {
             "answer": answer,
             "rt_ms": round(rt_ms, 1),

@@ -1,14 +1,12 @@
 """A run of the perceptual attack as its folder is, without having attacked anything; and a server of a study of it."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from cprl_jax.report.table import csv_text
-from cprl_jax.runtime.cells import file_name
-from cprl_jax.runtime.files import write_arrays, write_file
+from cprl_jax.runtime.files import file_name, write_arrays, write_file
+from cprl_jax.study import bundle, records, simulate
 from cprl_jax.study import catalogue as catalogue_lib
 from cprl_jax.study import settings as settings_lib
 from cprl_jax.study.store import Store
@@ -39,6 +37,20 @@ def write_run(folder, *, height=48, width=64):
                 names = {"model": "model", "fidelity": fidelity, "image": name, "candidate": candidate}
                 rows.append(names | numbers | {"file": path.relative_to(folder).as_posix()})
     write_file(folder / "report" / "candidates.csv", csv_text(rows, ("model",)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def libraries(tmp_path_factory, monkeypatch):
+    """Empty files in the place of jsPsych where `make study` was not given: only a browser would miss it."""
+    if bundle.missing():
+        monkeypatch.setattr(bundle, "VENDOR", write_libraries(tmp_path_factory.mktemp("vendor")))
+
+
+def write_libraries(folder):
+    for name in bundle.missing():
+        (folder / name).write_text("")
+    (folder / "package-lock.json").write_bytes((bundle.WEB / "package-lock.json").read_bytes())
     return folder
 
 
@@ -75,14 +87,8 @@ def token(number):
 
 def record_of(step, answer="same", **changes):
     """What a page would send for a step."""
-    from cprl_jax.study import records, simulate
-
     if step["kind"] != "trial":
-        return simulate._PAGES[step["kind"]] | changes
+        return simulate.PAGES[step["kind"]] | changes
     examples = {"integer": 1, "number": 16.7, "text": "x", "boolean": False, "numbers": [1000, 500, 1000]}
     record = {column.name: examples[column.type] for column in records.fields("trial")}
     return record | {"answer": answer, "input": "key"} | changes
-
-
-def dumped(value):
-    return json.dumps(value, sort_keys=True)

@@ -28,7 +28,7 @@ from cprl_jax.report.values import listed
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import Arrays, check_workdir, user_path, write_file, writing
+from cprl_jax.runtime.files import Arrays, check_workdir, file_name, user_path, write_file, writing
 from cprl_jax.runtime.memory import peak_gigabytes
 from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
@@ -97,7 +97,7 @@ def _read_observations(config: ml_collections.ConfigDict, workdir: Path) -> obse
 def _write_originals(pictures: Sequence[Picture], folder: Path) -> None:
     """The images as they were attacked, for the study with observers (`cprl_jax.study`)."""
     for picture in pictures:
-        with writing(folder / f"{cells_lib.file_name(picture.name)}.png") as file:
+        with writing(folder / f"{file_name(picture.name)}.png") as file:
             Image.fromarray(picture.pixels).save(file, "PNG")
 
 
@@ -132,7 +132,7 @@ def make_cells(
             names=[target.name, fidelity.name, picture.name],  # the noise of the start depends on them
             **attack_settings(config.perceptual, fidelity.name),
         )
-        path = folder / cells_lib.file_name(target.name) / fidelity.name / f"{cells_lib.file_name(picture.name)}.npz"
+        path = folder / file_name(target.name) / fidelity.name / f"{file_name(picture.name)}.npz"
         cells.append(Cell(target, fidelity, picture, path, cell_stamp))
     return cells
 
@@ -183,7 +183,7 @@ def transfer_cells(targets: Sequence[Target], cells: Sequence[Cell], folder: Pat
     others = []
     for target, cell in itertools.product(targets, cells):
         if target.name != cell.target.name:
-            path = folder / cells_lib.file_name(target.name) / cell.path.relative_to(cell.path.parents[2])
+            path = folder / file_name(target.name) / cell.path.relative_to(cell.path.parents[2])
             others.append(TransferCell(target, cell, path, stamp(tested=target.stamp, attacked=cell.stamp)))
     return others
 

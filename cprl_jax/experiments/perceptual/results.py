@@ -15,8 +15,7 @@ from cprl_jax.evaluation import statistics
 from cprl_jax.experiments.perceptual import observers
 from cprl_jax.experiments.perceptual.inputs import HIGHEST, LOWEST, Cell
 from cprl_jax.robustness import metrics as robustness_metrics
-from cprl_jax.runtime.cells import file_name
-from cprl_jax.runtime.files import Arrays
+from cprl_jax.runtime.files import Arrays, file_name
 
 Rows = list[dict[str, Any]]
 Others = Mapping[tuple[str, str, str, str], tuple[float, Float[np.ndarray, " candidates"]]]

@@ -299,7 +299,8 @@ function pressed(button) {
 const Break = plugin("break", { study: anything, step: anything }, async (display, { study, step }) => {
   const first = step.block === 1;
   display.innerHTML = (first
-    ? card("That was the practice", "From now on you are not told the right answer. Many differences are very small, and many pairs are the same.")
+    ? card("That was the practice", "From now on you are not told the right answer. Many differences are very small.",
+      study.trial === "2afc" ? "If you see none, guess." : "If you see none, say so.")
     : card("Time for a break", `You have done ${step.block - 1} of ${step.blocks} parts. Rest your eyes: look into the distance, and get up if you like.`)) +
     `<div class="buttons"><button type="button" id="go-on"></button></div>`;
   const button = display.querySelector("#go-on");

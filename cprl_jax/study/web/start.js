@@ -20,6 +20,7 @@
 
   const jsPsych = initJsPsych({
     display_element: "stage",
+    override_safe_mode: true, // what jsPsych warns of when it is opened from a disk (its loaders) is not used
     on_finish: async () => {
       try {
         showEnd(await patiently(() => backend.open()));

@@ -17,6 +17,7 @@ from cprl_jax.config import checks as config_checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.experiments.perceptual import experiment, inputs
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import file_name
 
 IMAGES = 3
 
@@ -89,6 +90,14 @@ def test_a_run_leaves_everything_that_it_promises(finished):
     assert len(candidates) == 2 * IMAGES * 2
     assert all(row["imperceptible"] == "" for row in candidates)
     assert (finished / "report" / "transfer.csv").exists()
+
+
+def test_the_originals_are_kept_as_they_were_attacked(finished, config):
+    pictures = inputs.read_pictures(config)
+    for picture in pictures:
+        path = finished / "originals" / f"{file_name(picture.name)}.png"
+        np.testing.assert_array_equal(np.array(Image.open(path)), picture.pixels)
+    assert len(list((finished / "originals").iterdir())) == len(pictures)
 
 
 def test_the_candidates_are_what_the_attack_gives(finished, config):

@@ -10,8 +10,7 @@ from scipy import special
 
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.report.table import csv_text
-from cprl_jax.runtime.cells import file_name
-from cprl_jax.runtime.files import write_arrays, write_file
+from cprl_jax.runtime.files import file_name, write_arrays, write_file
 from cprl_jax.study.settings import Settings
 
 MODELS, FIDELITIES = ("brisque", "ma19"), ("chebyshev", "ssim")
