@@ -83,9 +83,7 @@ def _parser() -> Parser:
     )
     made["export"].add_argument("--out", required=True, help="the folder to write")
     analyse = made["analyse"]
-    analyse.add_argument(
-        "--answers", nargs="+", default=[], help="study.json of exports (default: the study in RUN)"
-    )
+    analyse.add_argument("--answers", nargs="+", default=[], help="study.json of exports (default: the study in RUN)")
     analyse.add_argument("--out", default="", help="the folder to write (default: RUN/STUDY/analysis)")
     analyse.add_argument(
         "--shape", default="gaussian", choices=("gaussian", "logistic", "weibull"), help="of psychometric functions"

@@ -196,7 +196,7 @@ def card(index: int, entry: Mapping[str, Any]) -> Card:
     """An image, its counterexample and their difference (Fig. 4 of the paper), from a row of `results.examples`."""
     before, after, change = (decimals(entry[key], 2) for key in ("before", "after", "change"))
     visible = f"SSIM {decimals(entry['ssim'], 4)}, largest change {entry['max_change']:.0f}/255"
-    lines = [f"score {after}, {change}", visible] + ["visible: no candidate was not"] * (not entry["found"])
+    lines = [f"score {after}, {change}", visible] + ["visible: none was below the limit"] * (not entry["found"])
     return page.attacked_card(
         f"example_{index:02d}_{entry['model']}_{entry['fidelity']}",
         f"{entry['model']}, {_heading(entry['fidelity'])}, {entry['image']}",

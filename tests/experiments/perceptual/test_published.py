@@ -1,4 +1,4 @@
-"""The published numbers of the perceptual attack: as many as the tables have, and some of them as read from the pages."""
+"""The published numbers of the perceptual attack: as many as the tables have, some of them as read from the pages."""
 
 import pytest
 

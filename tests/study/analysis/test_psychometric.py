@@ -9,7 +9,7 @@ from cprl_jax.study.analysis import psychometric
 X, ASKED = np.array([-12.0, -9, -6, -3, 0, 3, 6, 9]), np.full(8, 400.0)
 SEEN = {0.5: np.array([201, 204, 220, 258, 313, 358, 380, 387]), None: np.array([41, 48, 77, 147, 248, 333, 374, 386])}
 # psignifit 4.3 on these counts: psignifit.psignifit(np.stack([X, SEEN, ASKED], 1), sigmoid=..., experiment_type=...)
-# .parameter_estimate, of types "2AFC" and "yes/no": threshold, width, lambda, gamma. It calls the shapes norm, logistic, gumbel.
+# .parameter_estimate, of types "2AFC" and "yes/no": threshold, width, lambda, gamma. Shapes: norm, logistic, gumbel.
 PSIGNIFIT = {
     ("gaussian", 0.5): (-0.9902, 13.3246, 0.0290, 0.5),
     ("gaussian", None): (-0.9996, 13.2906, 0.0283, 0.0981),
