@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 HERE := $(shell printf %s '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(HERE)
 INSTALLED_TEST := $(VENV)/.installed-test-$(HERE)
+INSTALLED_STUDY := $(VENV)/.installed-study-$(HERE)
 
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check
 
@@ -17,13 +18,14 @@ DATA ?=
 NOTICE ?=
 DTYPE ?= bfloat16
 
-.PHONY: help install quickstart weights test test-slow lint clean
+.PHONY: help install quickstart weights study test test-slow lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make quickstart   install, then train, attack and report on the embedded data; minutes, no download of data'
 	@echo 'make weights DATA=DIR  train both models of the wheel on the photographs and labels.csv in DIR, and export them;'
 	@echo '                  hours; the same command goes on where it stopped (NOTICE=FILE: terms of the data, for the cards)'
+	@echo 'make study        install, and fetch the libraries of the page on which observers judge images (needs npm)'
 	@echo 'make test         install, then check the style and run the tests (make test PYTEST_ARGS="-k name")'
 	@echo 'make test-slow    the tests that take minutes'
 	@echo 'make lint         check the style alone'
@@ -46,6 +48,10 @@ weights: $(INSTALLED)
 	done
 
 install: $(INSTALLED)
+
+study: $(INSTALLED_STUDY)
+	@$(VENV)/bin/python cprl_jax/study/bundle.py
+	@echo 'Next: $(VENV)/bin/python -m cprl_jax.study serve --run=RUN (docs/study.md)'
 
 test: lint
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -77,6 +83,11 @@ $(INSTALLED): setup.py pyproject.toml $(VENV)/bin/python
 	@echo 'Installing cprl_jax into $(VENV) (a few minutes the first time) ...'
 	@$(PIP) install --editable .
 	@touch $@
+
+$(INSTALLED_STUDY): setup.py pyproject.toml $(VENV)/bin/python
+	@echo 'Installing cprl_jax and the server of its study into $(VENV) (a few minutes the first time) ...'
+	@$(PIP) install --editable '.[study]'
+	@touch $@ $(INSTALLED)
 
 $(INSTALLED_TEST): setup.py pyproject.toml $(VENV)/bin/python
 	@echo 'Installing cprl_jax and what its tests need into $(VENV) (a few minutes the first time) ...'

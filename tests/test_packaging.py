@@ -20,7 +20,8 @@ def arguments():
     """What setup.py passes to setuptools (which an environment need not have)."""
     setuptools = mock.Mock()
     setuptools.find_packages = lambda include: include
-    with mock.patch.dict(sys.modules, {"setuptools": setuptools}):
+    build_py = mock.Mock(build_py=object)
+    with mock.patch.dict(sys.modules, {"setuptools": setuptools, "setuptools.command.build_py": build_py}):
         runpy.run_path(str(ROOT / "setup.py"))
     return setuptools.setup.call_args.kwargs
 
@@ -62,7 +63,16 @@ def undeclared(modules, names):
 def test_the_package_imports_only_what_it_declares(arguments):
     modules = imported_modules(ROOT / "cprl_jax")
     modules.pop("cprl_jax", None)
-    assert undeclared(modules, declared(arguments["install_requires"])) == {}
+    study = imported_modules(ROOT / "cprl_jax" / "study").keys() & {"starlette", "uvicorn"}
+    assert study == {"starlette", "uvicorn"}
+    assert undeclared(modules, declared(arguments["install_requires"] + arguments["extras_require"]["study"])) == {}
+
+
+def test_what_an_extra_brings_is_imported_by_its_room_alone(arguments):
+    for path in (ROOT / "cprl_jax").rglob("*.py"):
+        if path.parent.name != "study":
+            text = path.read_text(encoding="utf-8")
+            assert "import starlette" not in text and "from starlette" not in text and "uvicorn" not in text
 
 
 @pytest.mark.parametrize("folder", ["tests", "configs", "benchmarks"])

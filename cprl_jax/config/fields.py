@@ -192,8 +192,11 @@ _PERCEPTUAL = {
     "chebyshev_radius": Field(8.0, "largest radius of the candidates under Chebyshev", "1/255", at_least=0),
     "at_once": Field(0, "candidates computed together; 0 = one on a CPU (caches like it), else all", at_least=0),
     "selection": Field(
-        "threshold", "of the counterexample: the largest change of score among the invisible", choices=("threshold",)
+        "threshold",
+        "who says what is invisible: a threshold on the distance, or the answers of observers (`cprl_jax.study`)",
+        choices=("threshold", "observers"),
     ),
+    "counted": Field("", "observers: the counted.csv of `cprl_jax.study analyse` ('' = that of the run's own study)"),
     "thresholds": {
         "chebyshev": Field(4.0, "largest distance that counts as invisible", "1/255", at_least=0),
         "ssim": Field(0.02, "1 - SSIM; this one and the next two are ours", at_least=0),

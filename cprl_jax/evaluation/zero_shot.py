@@ -13,8 +13,9 @@ from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.evaluation import statistics
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime import parallel
-from cprl_jax.runtime.cells import cached, file_name
+from cprl_jax.runtime.cells import cached
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import file_name
 from cprl_jax.runtime.stamps import stamp
 
 

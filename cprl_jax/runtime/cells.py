@@ -1,7 +1,5 @@
 """Results that are computed once, kept in a file each, and recognised by a stamp of everything they depend on."""
 
-import re
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,9 +64,3 @@ def cached(path: Path, stamp: str, compute_one: Callable[[], Arrays]) -> Arrays:
         if parallel.is_main_process():
             write_cache(path, stamp, arrays)
     return arrays
-
-
-def file_name(name: str) -> str:
-    """A name as a file name; one that had to be changed gets a checksum, so that two never meet."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"

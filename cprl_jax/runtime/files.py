@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -52,6 +53,12 @@ def utf8_path(text: str | os.PathLike, *, field: str) -> Path:
     except UnicodeEncodeError:
         raise UserError(f"{field} is {str(path)!r}, a name that is not UTF-8; rename it or give another") from None
     return path
+
+
+def file_name(name: str) -> str:
+    """A name as a file name; one that had to be changed gets a checksum, so that two never meet."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
 
 
 @contextlib.contextmanager

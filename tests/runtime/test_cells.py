@@ -84,11 +84,3 @@ def test_a_result_is_computed_once_for_each_stamp(tmp_path):
     for stamp, count in (("first", 1), ("first", 1), ("second", 2)):
         np.testing.assert_array_equal(cells.cached(tmp_path / "a.npz", stamp, one)["value"], np.arange(3))
         assert len(computed) == count
-
-
-def test_file_names_never_meet():
-    names = ["own:a/b", "own:a_b", "own_a_b", "a b", "a.b", "ä", "\udce4"]
-    found = [cells.file_name(name) for name in names]
-    assert len(set(found)) == len(names)
-    assert found[2] == "own_a_b" and found[4] == "a.b", "a name that can be kept is kept"
-    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for name in found)

@@ -150,3 +150,11 @@ def test_a_folder_for_libraries(tmp_path):
     assert files.utf8_path(tmp_path / "link" / "new", field="x") == (tmp_path / "real" / "new").resolve()
     with pytest.raises(UserError, match=r"^--workdir is '.*caf\\udce9', a name that is not UTF-8; rename it"):
         files.utf8_path(tmp_path / os.fsdecode(b"caf\xe9"), field="--workdir")
+
+
+def test_file_names_never_meet():
+    names = ["own:a/b", "own:a_b", "own_a_b", "a b", "a.b", "ä", "\udce4"]
+    found = [files.file_name(name) for name in names]
+    assert len(set(found)) == len(names)
+    assert found[2] == "own_a_b" and found[4] == "a.b", "a name that can be kept is kept"
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for name in found)

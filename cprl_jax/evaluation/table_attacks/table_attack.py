@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from cprl_jax.attacks import AttackResult
 from cprl_jax.config.field import Field
 from cprl_jax.methods.method import ScoreFn
-from cprl_jax.runtime.cells import file_name
+from cprl_jax.runtime.files import file_name
 
 Settings = Mapping[str, Any]
 

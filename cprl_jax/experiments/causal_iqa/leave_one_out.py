@@ -21,7 +21,7 @@ from cprl_jax.experiments.causal_iqa.study import Study, severe
 from cprl_jax.experiments.causal_iqa.training import Plan, Trainer
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import Arrays
+from cprl_jax.runtime.files import Arrays, file_name
 from cprl_jax.runtime.stamps import stamp
 
 
@@ -68,7 +68,7 @@ def make_cells(
     shared = {"study": study.stamp, "plan": plan, "evaluation": evaluation}
     cells = []
     for distortion, seed, update in itertools.product(distortions, study.seeds, config.causal_iqa.updates):
-        path = folder / cells_lib.file_name(distortion) / f"{update}-seed{seed}.npz"
+        path = folder / file_name(distortion) / f"{update}-seed{seed}.npz"
         cell_stamp = stamp(held_out=distortion, update=update, start=starts[seed], **shared)
         cells.append(Cell(distortion, update, seed, path, cell_stamp))
     return cells

@@ -1,33 +1,34 @@
 """The job "perceptual_attack": every model x fidelity x image attacked, counterexamples chosen, and all of it reported.
 
 Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS 2022. A run's
-folder holds config.json, cells/MODEL/FIDELITY/IMAGE.npz (the candidates of Algorithm 1, written one by one, so that a
-run goes on where it stopped) and report/.
+folder holds config.json, originals/IMAGE.png, cells/MODEL/FIDELITY/IMAGE.npz (the candidates of Algorithm 1, written
+one by one, so that a run goes on where it stopped) and report/.
 """
 
 import itertools
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from cprl_jax import attacks
 from cprl_jax import fidelity as fidelity_lib
 from cprl_jax.attacks.perceptual import PUBLISHED_MULTIPLIERS
 from cprl_jax.config import defaults as config_lib
-from cprl_jax.experiments.perceptual import inputs, report, results
-from cprl_jax.experiments.perceptual.inputs import Cell, Fidelity, Picture, Target
+from cprl_jax.experiments.perceptual import inputs, intervals, observers, report, results
+from cprl_jax.experiments.perceptual.inputs import Cell, Fidelity, Picture, Target, TransferCell
 from cprl_jax.report import page
 from cprl_jax.report.values import listed
 from cprl_jax.runtime import cells as cells_lib
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import Arrays, check_workdir, user_path, write_file
+from cprl_jax.runtime.files import Arrays, check_workdir, file_name, user_path, write_file, writing
 from cprl_jax.runtime.memory import peak_gigabytes
 from cprl_jax.runtime.program import show
 from cprl_jax.runtime.stamps import stamp
@@ -52,10 +53,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         read(config) for read in (inputs.read_targets, inputs.read_fidelities, inputs.read_pictures)
     )
     _check_sizes(targets, fidelities, pictures)
+    observations = _read_observations(config, workdir)
     cells = make_cells(config, targets, fidelities, pictures, workdir / "cells")
     if parallel.is_main_process():
         (workdir / "cells").mkdir(parents=True, exist_ok=True)
         write_file(workdir / "config.json", config_lib.to_json(config))
+        _write_originals(pictures, workdir / "originals")
     parallel.barrier("workdir made")
     arrays = cells_lib.compute(
         cells,
@@ -65,10 +68,37 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         without=("images",),
         describe=lambda cell: f"{cell.target.name}, {cell.fidelity.name}, {cell.picture.name}",
     )
+    tested = transfer_cells(targets, cells, workdir / "transfer")
+    score_fns = {target.name: jax.jit(target.score_fn) for target in targets}
+    scores = cells_lib.compute(
+        tested,
+        lambda one: _score(score_fns[one.target.name], one.cell),
+        job="candidates under other models",
+        shared=False,
+        describe=lambda one: f"{one.target.name}: {one.cell.target.name}, {one.cell.fidelity.name}",
+    )
     if parallel.is_main_process():
         minutes = (time.monotonic() - started) / 60
-        show(_report(config, cells, arrays, workdir, minutes))
+        others = {
+            (one.target.name, *one.cell.names): (float(values["before"]), values["after"])
+            for one, values in zip(tested, scores, strict=True)
+        }
+        show(_report(config, cells, arrays, others, observations, workdir, minutes))
         show(f"\nReport: {workdir / 'report' / 'report.html'}   ({minutes:.1f} minutes)")
+
+
+def _read_observations(config: ml_collections.ConfigDict, workdir: Path) -> observers.Observations | None:
+    if config.perceptual.selection != "observers":
+        return None
+    given = config.perceptual.counted
+    return observers.read(user_path(given, field="config.perceptual.counted") if given else workdir / observers.FILE)
+
+
+def _write_originals(pictures: Sequence[Picture], folder: Path) -> None:
+    """The images as they were attacked, for the study with observers (`cprl_jax.study`)."""
+    for picture in pictures:
+        with writing(folder / f"{file_name(picture.name)}.png") as file:
+            Image.fromarray(picture.pixels).save(file, "PNG")
 
 
 def _check_sizes(targets: Sequence[Target], fidelities: Sequence[Fidelity], pictures: Sequence[Picture]) -> None:
@@ -102,7 +132,7 @@ def make_cells(
             names=[target.name, fidelity.name, picture.name],  # the noise of the start depends on them
             **attack_settings(config.perceptual, fidelity.name),
         )
-        path = folder / cells_lib.file_name(target.name) / fidelity.name / f"{cells_lib.file_name(picture.name)}.npz"
+        path = folder / file_name(target.name) / fidelity.name / f"{file_name(picture.name)}.npz"
         cells.append(Cell(target, fidelity, picture, path, cell_stamp))
     return cells
 
@@ -148,29 +178,45 @@ def _attack(config: ml_collections.ConfigDict, cell: Cell) -> Arrays:
     }
 
 
-def _read_image(cell: Cell, candidate: int) -> np.ndarray:
-    """One candidate, uint8: all of them together would not fit into memory."""
+def transfer_cells(targets: Sequence[Target], cells: Sequence[Cell], folder: Path) -> list[TransferCell]:
+    """What other models say of the candidates of each cell: kept too, for any of them may become the counterexample."""
+    others = []
+    for target, cell in itertools.product(targets, cells):
+        if target.name != cell.target.name:
+            path = folder / file_name(target.name) / cell.path.relative_to(cell.path.parents[2])
+            others.append(TransferCell(target, cell, path, stamp(tested=target.stamp, attacked=cell.stamp)))
+    return others
+
+
+def _score(score_fn: Callable, cell: Cell) -> Arrays:
+    """A model's scores of the image and of the candidates of a cell, one by one: together they are large."""
     with np.load(cell.path, allow_pickle=False) as file:
-        return file["images"][candidate]
+        candidates = file["images"]
+    images = [cell.picture.pixels, *candidates]
+    before, *after = [float(score_fn(inputs.as_floats(image[None]))[0]) for image in images]
+    return {"before": np.array(before), "after": np.array(after)}
 
 
 def _report(
-    config: ml_collections.ConfigDict, cells: Sequence[Cell], arrays: Sequence[Arrays], workdir: Path, minutes: float
+    config: ml_collections.ConfigDict,
+    cells: Sequence[Cell],
+    arrays: Sequence[Arrays],
+    others: results.Others,
+    observations: observers.Observations | None,
+    workdir: Path,
+    minutes: float,
 ) -> str:
     """Writes report/ and returns the tables for the terminal."""
-    candidates, attacked = [], []
+    candidates, counterexamples = [], []
     for cell, values in zip(cells, arrays, strict=True):
-        rows, counterexample = results.cell_rows(cell, values, folder=workdir)
+        rows = results.candidate_rows(cell, values, folder=workdir)
+        numbers = {"mos": cell.picture.mos, "seconds": float(values["seconds"])}
+        counterexamples.append(results.choose(rows, observations=observations, **numbers))
         candidates += rows
-        attacked.append((cell, _read_image(cell, counterexample["candidate"]), counterexample))
-    counterexamples = [row for _, _, row in attacked]
-    targets = list({cell.target.name: cell.target for cell in cells}.values())
     base = config.perceptual.logarithm
-    tables = {
-        "intra": results.intra_rows(counterexamples, base=base),
-        "transfer": results.transfer_rows(targets, attacked, base=base),
-        "logarithm": base,
-    }
+    tables = intervals.tables(
+        candidates, counterexamples, others, observations=observations, base=base, seed=config.seed
+    ) | {"logarithm": base}
     cost = (
         f"The attacks took {sum(float(values['seconds']) for values in arrays) / 60:.1f} minutes, compilation included "
         f"(of all runs that computed them; this run took {minutes:.1f}); peak memory of this run "
@@ -178,15 +224,16 @@ def _report(
     )
     report.write(
         workdir / "report",
-        title=f"Perceptual attack of {listed([target.name for target in targets])}",
+        title=f"Perceptual attack of {listed(list(dict.fromkeys(cell.target.name for cell in cells)))}",
         summary=[_summary(config, cells), cost],
         candidates=candidates,
         counterexamples=counterexamples,
         **tables,
-        examples=results.examples(attacked, count=config.perceptual.examples),
-        thresholds={cell.fidelity.name: cell.fidelity.threshold for cell in cells},
+        examples=results.examples(counterexamples, candidates, count=config.perceptual.examples, folder=workdir),
+        thresholds={cell.fidelity.name: cell.fidelity.threshold for cell in cells} if observations is None else {},
         config_text=config_lib.to_json(config),
-        notes=results.notes(config, counterexamples),
+        notes=results.notes(config, counterexamples, observations),
+        transfer_scores=results.transfer_scores(others),
     )
     return page.terminal([*report.tables(**tables), cost])
 
@@ -198,6 +245,10 @@ def _summary(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> str:
     return (
         f"{len({cell.picture.name for cell in cells})} images of {sizes} pixels, {options.multipliers} candidates each "
         f"for every model and fidelity, {options.steps} steps, rounded to 8 bits (seed {config.seed}). Scores are "
-        "mapped to 0..10. The counterexample is the candidate with the largest change of score among those with a "
-        "distance below the threshold."
+        "mapped to 0..10. The counterexample is the candidate with the largest change of score among those "
+        + (
+            "with a distance below the threshold."
+            if options.selection == "threshold"
+            else "below the JND of observers."
+        )
     )

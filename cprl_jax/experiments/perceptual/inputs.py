@@ -61,6 +61,19 @@ class Cell(NamedTuple):
     path: Path
     stamp: str
 
+    @property
+    def names(self) -> tuple[str, str, str]:
+        return self.target.name, self.fidelity.name, self.picture.name
+
+
+class TransferCell(NamedTuple):
+    """Another model's scores of a cell's candidates."""
+
+    target: Target
+    cell: Cell
+    path: Path
+    stamp: str
+
 
 def as_floats(pixels: np.ndarray) -> Float[np.ndarray, "*shape"]:
     """8-bit values as float32 in [0, 1]."""

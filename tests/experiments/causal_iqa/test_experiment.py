@@ -20,8 +20,8 @@ from cprl_jax.config import checks as config_checks
 from cprl_jax.experiments.causal_iqa import experiment, learner
 from cprl_jax.experiments.causal_iqa import training as training_lib
 from cprl_jax.experiments.causal_iqa.division import Division
-from cprl_jax.runtime import cells
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import file_name
 
 PER_DISTORTION = 12  # images of the made set
 
@@ -82,7 +82,7 @@ def test_leave_one_out_leaves_all_that_it_promises(config, dataset, tmp_path, ca
     table = rows(tmp_path / "run" / "report" / "table.csv")
     assert len(table) == 12 and {row["images"] for row in table} == {str(PER_DISTORTION)}
     for row in table:
-        folder = cells.file_name(row["distortion"])
+        folder = file_name(row["distortion"])
         with np.load(tmp_path / "run" / "cells" / folder / f"{row['update']}-seed{row['seed']}.npz") as cell:
             names, scores, mos = cell["names"], cell["scores"], cell["mos"]
             assert cell["history_loss"].shape == (2,) and ("saliency_map" in cell) == (row["seed"] == "4")

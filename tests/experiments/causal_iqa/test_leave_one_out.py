@@ -9,8 +9,8 @@ from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.experiments.causal_iqa.leave_one_out import held_out, history_of, make_cells
 from cprl_jax.experiments.causal_iqa.study import Study
 from cprl_jax.experiments.causal_iqa.training import make_plan
-from cprl_jax.runtime.cells import file_name
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import file_name
 
 
 def named(distortions):

@@ -17,6 +17,7 @@ from cprl_jax.config import checks as config_checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.experiments.perceptual import experiment, inputs
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import file_name
 
 IMAGES = 3
 
@@ -91,6 +92,14 @@ def test_a_run_leaves_everything_that_it_promises(finished):
     assert (finished / "report" / "transfer.csv").exists()
 
 
+def test_the_originals_are_kept_as_they_were_attacked(finished, config):
+    pictures = inputs.read_pictures(config)
+    for picture in pictures:
+        path = finished / "originals" / f"{file_name(picture.name)}.png"
+        np.testing.assert_array_equal(np.array(Image.open(path)), picture.pixels)
+    assert len(list((finished / "originals").iterdir())) == len(pictures)
+
+
 def test_the_candidates_are_what_the_attack_gives(finished, config):
     """Scores, distances and SSIM of a cell, recomputed from its 8-bit images."""
     from skimage.metrics import structural_similarity
@@ -131,6 +140,30 @@ def test_the_table_agrees_with_the_counterexamples(finished):
         np.testing.assert_allclose(float(row["mean_change"]), np.abs(after - before).mean(), rtol=1e-9)
         ratio = np.log(np.maximum(10 - before, before) / np.abs(after - before)).mean()
         np.testing.assert_allclose(float(row["r"]), ratio, rtol=1e-9)
+
+
+def test_observers_choose_the_counterexamples_of_a_finished_run(finished, config, tmp_path):
+    workdir = tmp_path / "attack"
+    shutil.copytree(finished, workdir)
+    config.perceptual.selection = "observers"
+    with pytest.raises(UserError, match="there is no .*counted.csv: ask observers"):
+        experiment.run(config, workdir)
+    lines = ["observer,trial,model,fidelity,image,candidate,seen"]
+    # Everybody sees the second candidate of each image, and nobody the first.
+    for observer in range(5):
+        for row in rows(workdir / "report" / "candidates.csv"):
+            names = [row[key] for key in ("model", "fidelity", "image", "candidate")]
+            lines.append(",".join([f"o{observer}", "yesno", *names, str(int(row["candidate"] == "1"))]))
+    (workdir / "study" / "analysis").mkdir(parents=True)
+    (workdir / "study" / "analysis" / "counted.csv").write_text("\n".join(lines) + "\n")
+    experiment.run(config, workdir)
+    report = workdir / "report"
+    assert {row["candidate"] for row in rows(report / "counterexamples.csv")} == {"0"}
+    candidates = rows(report / "candidates.csv")
+    assert all(
+        row["imperceptible"] == str(int(row["candidate"] == "0")) and row["answers"] == "5" for row in candidates
+    )
+    assert "5 observers decided" in (report / "tables.md").read_text()
 
 
 def test_a_lost_cell_is_computed_again_with_the_same_numbers(finished, config, tmp_path, monkeypatch):

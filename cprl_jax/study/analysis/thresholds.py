@@ -1,0 +1,135 @@
+"""Just-noticeable differences: how far a candidate has to be from its original to be told from it, with intervals.
+
+Strengths are distances in decibels, 20 log10(distance), Chebyshev's in grey levels. The JND is the distance at which
+half of the differences are detected, corrected for guesses and lapses; about 75 % of forced choices are right there.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cprl_jax.experiments.perceptual.intervals import draw, interval
+from cprl_jax.experiments.perceptual.observers import LIMITS
+from cprl_jax.study.analysis import detection, psychometric
+from cprl_jax.study.analysis.answers import Answers, Row, seen
+
+RESAMPLES = 500
+FEWEST_ANSWERS = 20
+
+
+def decibels(distance: float, fidelity: str) -> float:
+    """20 log10 of a distance; of 255 times the distance under Chebyshev. -inf for 0."""
+    scaled = distance * (255 if fidelity == "chebyshev" else 1)
+    return 20 * math.log10(scaled) if scaled > 0 else -math.inf
+
+
+def rows(
+    answers: Answers,
+    tests: Sequence[Row],
+    catches: Sequence[Row],
+    *,
+    shape: str = "gaussian",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> list[Row]:
+    """A row for each fidelity over all models ("all") and for each model and fidelity: JND, interval, function.
+
+    Groups of fewer than `FEWEST_ANSWERS` answers, or all at one distance, have none.
+    """
+    pairs: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for row in answers.pairs:
+        for model in ("all", row["model"]):
+            pairs[model, row["fidelity"]].setdefault(row["pair"], row)
+    fitted = []
+    for (model, fidelity), members in sorted(pairs.items(), key=lambda item: (item[0][0] != "all", item[0])):
+        own = [row for row in tests if row["pair"] in members]
+        strengths = {pair: decibels(row["distance"], fidelity) for pair, row in members.items()}
+        if len(own) >= FEWEST_ANSWERS and len({strengths[row["pair"]] for row in own} - {-math.inf}) > 1:
+            options = {"trial": answers.trial, "shape": shape, "seed": seed, "resamples": resamples}
+            numbers = jnd(own, catches, strengths, **options)
+            fitted.append({"model": model, "fidelity": fidelity, **numbers})
+    return fitted
+
+
+def jnd(
+    tests: Sequence[Row],
+    catches: Sequence[Row],
+    strengths: Mapping[str, float],
+    *,
+    trial: str,
+    shape: str = "gaussian",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """The psychometric function of some pairs, and the JND with its 95 % interval.
+
+    Identical pairs among the catch trials tell the rate of false alarms, plainly different ones that of lapses. The
+    interval is from draws of observers and of images, independent of each other (Owen, "The pigeonhole bootstrap",
+    Annals of Applied Statistics 2007); catch trials follow their observers. With few observers or images it says
+    little, and with one image nothing of others.
+
+    Args:
+      tests, catches: rows of answers, with `observer`, `answer`, `expected`; of tests also `pair` and `image`.
+      strengths: pair -> its strength in dB.
+      trial: "yesno", "flicker" or "2afc".
+      shape: of `psychometric.SHAPES`.
+    """
+    observers = {name: place for place, name in enumerate(dict.fromkeys(row["observer"] for row in tests))}
+    images = {name: place for place, name in enumerate(dict.fromkeys(row["image"] for row in tests))}
+    shown = {pair: place for place, pair in enumerate(dict.fromkeys(row["pair"] for row in tests))}
+    ends = (len(shown), len(shown) + 1)  # places of identical and of plainly different pairs
+    x = np.array([strengths[pair] for pair in shown] + [-math.inf, math.inf])
+    image_of = np.zeros(len(shown), int)
+    detected, asked = np.zeros((2, len(observers), len(x)))
+    for row in [*tests, *catches]:
+        if row["observer"] not in observers:
+            continue
+        test = row["role"] == "test"
+        place = shown[row["pair"]] if test else ends[row["role"] == "catch_different"]
+        if test:
+            image_of[place] = images[row["image"]]
+        asked[observers[row["observer"]], place] += 1
+        detected[observers[row["observer"]], place] += seen(row, trial)
+    guess = 0.5 if trial == "2afc" else None
+    fit = psychometric.fit(x, detected.sum(axis=0), asked.sum(axis=0), shape=shape, guess=guess)
+
+    draws = draw(len(images), len(observers), seed=seed, resamples=resamples)
+    weights = np.stack([(draws.images == place).sum(axis=1) for place in range(len(images))], axis=1)
+    factor = np.concatenate([weights[:, image_of], np.ones((resamples, 2))], axis=1)
+    counts = [(draws.observers @ values) * factor for values in (detected, asked)]
+    finite = np.isfinite(x)
+    usable = [np.unique(x[finite & (row > 0)]).size > 1 for row in counts[1]]
+    drawn = psychometric.fit(x, counts[0][usable], counts[1][usable], shape=shape, guess=guess, start=fit)
+    low, high = interval(drawn.threshold)
+    limit_low, limit_high = interval(drawn.strength(LIMITS[trial]))
+    false_alarms = detection.rate(detected[:, ends[0]].sum(), asked[:, ends[0]].sum())
+    return {
+        "answers": len(tests),
+        "observers": len(observers),
+        "images": len(images),
+        "jnd_db": float(fit.threshold),
+        "jnd_db_low": low,
+        "jnd_db_high": high,
+        "jnd": 10 ** (float(fit.threshold) / 20),
+        "jnd_low": 10 ** (low / 20),
+        "jnd_high": 10 ** (high / 20),
+        "limit_db": float(fit.strength(LIMITS[trial])),
+        "limit_db_low": limit_low,
+        "limit_db_high": limit_high,
+        "width_db": float(fit.width),
+        "guess": float(fit.guess),
+        "lapse": float(fit.lapse),
+        "false_alarms": float(false_alarms) if trial != "2afc" else math.nan,
+        "d_prime": float(sensitivity(fit.share(np.array([fit.threshold]))[0], false_alarms, trial)),
+        "extrapolated": not x[finite].min() <= fit.threshold <= x[finite].max(),
+    }
+
+
+def sensitivity(share: Any, false_alarms: float, trial: str) -> Any:
+    """d' of a share of detections, by the model of the trial (`detection`)."""
+    if trial == "2afc":
+        return detection.forced_choice(share)
+    return (detection.same_different if trial == "yesno" else detection.yes_no)(share, false_alarms)

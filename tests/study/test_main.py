@@ -1,0 +1,109 @@
+"""The commands, as a lab types them."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from cprl_jax.study import __main__ as program
+from cprl_jax.study import bundle
+
+from .conftest import SHORT
+
+FLAGS = [f"--{name}={value}" for name, value in SHORT.items()]
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    """A copy of the run, which commands write into."""
+    return shutil.copytree(run, tmp_path / "own")
+
+
+def call(capsys, *arguments, code=0):
+    assert program.main(list(map(str, arguments))) == code, capsys.readouterr().err
+    captured = capsys.readouterr()
+    return captured.err if code else captured.out
+
+
+def test_from_a_simulated_study_to_its_export(own_run, tmp_path, capsys):
+    common = (f"--run={own_run}", "--study=simulated")
+    said = call(capsys, "simulate", f"--run={own_run}", "--observers=3", "--accelerated", *FLAGS)
+    assert "observers: 3 began, 3 finished" in said and "18 to test pairs" in said
+    assert said == call(capsys, "status", *common)
+    call(capsys, "export", *common, f"--out={tmp_path / 'export'}")
+    with (tmp_path / "export" / "answers.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * (6 + 1 + 2 + 2)
+    assert json.loads((tmp_path / "export" / "study.json").read_text())["settings"]["trials"] == 6
+    assert "exported before" in call(capsys, "delete", *common, "--observer=2")
+    assert "observers: 2 began" in call(capsys, "status", *common)
+    assert "there is no such observer" in call(capsys, "delete", *common, "--observer=2", code=2)
+
+
+def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
+    said = call(capsys, "static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=2", *FLAGS)
+    assert "Left out of the analysis: observers with more than 25% of their catch trials wrong" in said
+    assert (tmp_path / "folder" / "index.html").is_file()
+    (tmp_path / "bad.json").write_text("{}")
+    wrong = call(capsys, "import", f"--run={own_run}", tmp_path / "bad.json", tmp_path / "none.json", code=1)
+    assert wrong.count("error: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status"], "there is no study in"),
+        (["serve", "--trials=0"], "--trials=0: it must be from 1"),
+        (["serve", "--trial=abx"], "choose one of yesno"),
+        (["serve", "--study=../elsewhere"], "give a name without slashes"),
+        (["serve", "--consent=/nowhere/at/all"], "there is no file"),
+        (["serve", "--host=256.0.0.1"], "cannot listen there"),
+        (["simulate", "--observers=0"], "--observers=0: it must be at least 1"),
+        (["simulate", "--thresholds=ssim"], "is not FIDELITY=DISTANCE"),
+        (["delete"], "--observer"),
+    ],
+    ids=["no-study", "range", "choice", "path", "consent", "host", "observers", "thresholds", "missing"],
+)
+def test_a_mistake_gets_one_sentence(own_run, capsys, arguments, says):
+    said = call(capsys, arguments[0], f"--run={own_run}", *arguments[1:], code=2)
+    assert says in said and said.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, capsys):
+    assert "finish a run of the job perceptual_attack" in call(capsys, "serve", f"--run={tmp_path}", code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_do_not_change_under_way(own_run, tmp_path, capsys):
+    arguments = ("static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=1")
+    call(capsys, *arguments, *FLAGS)
+    call(capsys, *arguments, "--trials=6")
+    assert "was begun with 6; begin another by --study=NAME" in call(capsys, *arguments, "--trials=7", code=2)
+
+
+def test_without_npm_the_page_is_missed_in_a_sentence(own_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bundle, "VENDOR", tmp_path / "vendor")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = call(capsys, "serve", f"--run={own_run}", "--port=0", code=2)
+    assert "needs npm to be put together" in said and "make study" in said
+
+
+def test_serve_says_the_link_and_the_token_and_takes_requests(own_run, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from cprl_jax.study import __main__ as m, page; page.parts = dict; "
+        "sys.exit(m.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "serve", f"--run={own_run}", "--port=0", *FLAGS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = [process.stdout.readline() for _ in range(3)]
+            link = lines[1].split()[3].partition("?")[0]
+            token = lines[2].split()[3]
+            request = urllib.request.Request(f"{link}api/admin/status", headers={"Authorization": f"Bearer {token}"})
+            assert b"observers: 0 began" in urllib.request.urlopen(request, timeout=30).read()
+        finally:
+            process.kill()
+    assert link.startswith("http://127.0.0.1:") and "BT.500" in lines[0]
