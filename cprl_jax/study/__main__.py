@@ -179,14 +179,14 @@ def _open(arguments: argparse.Namespace):
     """The study of a command; begun, where there is none and the command may."""
     from cprl_jax.study import catalogue
     from cprl_jax.study.page import consent_text
-    from cprl_jax.study.store import Store
+    from cprl_jax.study.store import Store, open_store
 
     run = user_path(arguments.run, field="--run").resolve()
     if not arguments.study or Path(arguments.study).name != arguments.study:
         raise UserError(f"--study={arguments.study!r}: give a name without slashes")
     folder = run / arguments.study
     if arguments.command not in _BEGIN:
-        return Store(folder, settings_lib.read(folder), catalogue.read(folder))
+        return open_store(folder)
     given = {
         field.name: settings_lib.parse(field, getattr(arguments, field.name))
         for field in dataclasses.fields(Settings)
