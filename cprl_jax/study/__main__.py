@@ -7,6 +7,7 @@
   python -m cprl_jax.study status --run=RUN                        how far it is
   python -m cprl_jax.study export --run=RUN --out=DIR              answers as CSV and JSON, with a data dictionary
   python -m cprl_jax.study delete --run=RUN --observer=7           forgets an observer
+  python -m cprl_jax.study bundle                                  fetches the libraries of the page (`make study`)
 
 The study lies in RUN/study (another one of the same run: --study=NAME; simulated ones: RUN/simulated). Its settings are
 decided by the first command and kept: trials, timing, exclusion rules, before there are answers.
@@ -57,11 +58,14 @@ def _parser() -> Parser:
         "status": _status,
         "export": _export,
         "delete": _delete,
+        "bundle": _bundle,
     }
     made = {}
     for name, work in works.items():
         made[name] = command = commands.add_parser(name, description=f"{work.__doc__} See docs/study.md.")
         command.set_defaults(work=work)
+        if name == "bundle":
+            continue
         command.add_argument("--run", required=True, help="the folder of a perceptual attack (its --workdir)")
         default = "simulated" if name == "simulate" else "study"
         command.add_argument("--study", default=default, help=f"name of the study in that folder (default {default})")
@@ -173,6 +177,15 @@ def _delete(arguments: argparse.Namespace) -> None:
     if not _open(arguments).delete(arguments.observer):
         raise UserError(f"--observer={arguments.observer}: there is no such observer; `export` lists them")
     program.show(f"observer {arguments.observer} is deleted; files that were exported before still have the answers")
+
+
+def _bundle(arguments: argparse.Namespace) -> None:
+    """Fetches the libraries of the page from the npm registry, where they are not there yet."""
+    from cprl_jax.study import bundle
+
+    if trouble := bundle.bundle():
+        raise UserError(trouble)
+    program.show(f"The page is complete: {bundle.VENDOR}")
 
 
 def _open(arguments: argparse.Namespace):

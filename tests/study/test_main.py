@@ -87,8 +87,9 @@ def test_settings_do_not_change_under_way(own_run, tmp_path, capsys):
 def test_without_npm_the_page_is_missed_in_a_sentence(own_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bundle, "VENDOR", tmp_path / "vendor")
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = call(capsys, "serve", f"--run={own_run}", "--port=0", code=2)
-    assert "needs npm to be put together" in said and "make study" in said
+    for command in (["serve", f"--run={own_run}", "--port=0"], ["bundle"]):
+        said = call(capsys, *command, code=2)
+        assert "needs npm to be put together" in said and "make study" in said
 
 
 def test_serve_says_the_link_and_the_token_and_takes_requests(own_run, tmp_path):
