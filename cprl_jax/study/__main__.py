@@ -191,7 +191,7 @@ def _bundle(arguments: argparse.Namespace) -> None:
 def _open(arguments: argparse.Namespace):
     """The study of a command; begun, where there is none and the command may."""
     from cprl_jax.study import catalogue
-    from cprl_jax.study.page import consent_text
+    from cprl_jax.study.page import consent_text, keep_consent
     from cprl_jax.study.store import Store, open_store
 
     run = user_path(arguments.run, field="--run").resolve()
@@ -209,6 +209,7 @@ def _open(arguments: argparse.Namespace):
     if "consent" in given or not folder.exists():
         consent_text(Settings(**given))
     settings = settings_lib.settle(folder, given)
+    keep_consent(folder, settings)
     return Store(folder, settings, catalogue.open_or_make(run, folder, settings))
 
 
