@@ -50,7 +50,7 @@ weights: $(INSTALLED)
 install: $(INSTALLED)
 
 study: $(INSTALLED_STUDY)
-	@$(VENV)/bin/python cprl_jax/study/bundle.py
+	@$(VENV)/bin/python -m cprl_jax.study bundle
 	@echo 'Next: $(VENV)/bin/python -m cprl_jax.study serve --run=RUN (docs/study.md)'
 
 test: lint

@@ -8,6 +8,7 @@
   python -m cprl_jax.study analyse --run=RUN                       verdicts, JNDs and the paper's tables
   python -m cprl_jax.study export --run=RUN --out=DIR              answers as CSV and JSON, with a data dictionary
   python -m cprl_jax.study delete --run=RUN --observer=7           forgets an observer
+  python -m cprl_jax.study bundle                                  fetches the libraries of the page (`make study`)
 
 The study lies in RUN/study (another one of the same run: --study=NAME; simulated ones: RUN/simulated). Its settings are
 decided by the first command and kept: trials, timing, exclusion rules, before there are answers.
@@ -59,11 +60,14 @@ def _parser() -> Parser:
         "analyse": _analyse,
         "export": _export,
         "delete": _delete,
+        "bundle": _bundle,
     }
     made = {}
     for name, work in works.items():
         made[name] = command = commands.add_parser(name, description=f"{work.__doc__} See docs/study.md.")
         command.set_defaults(work=work)
+        if name == "bundle":
+            continue
         command.add_argument("--run", required=True, help="the folder of a perceptual attack (its --workdir)")
         default = "simulated" if name == "simulate" else "study"
         command.add_argument("--study", default=default, help=f"name of the study in that folder (default {default})")
@@ -199,18 +203,27 @@ def _delete(arguments: argparse.Namespace) -> None:
     program.show(f"observer {arguments.observer} is deleted; files that were exported before still have the answers")
 
 
+def _bundle(arguments: argparse.Namespace) -> None:
+    """Fetches the libraries of the page from the npm registry, where they are not there yet."""
+    from cprl_jax.study import bundle
+
+    if trouble := bundle.bundle():
+        raise UserError(trouble)
+    program.show(f"The page is complete: {bundle.VENDOR}")
+
+
 def _open(arguments: argparse.Namespace):
     """The study of a command; begun, where there is none and the command may."""
     from cprl_jax.study import catalogue
-    from cprl_jax.study.page import consent_text
-    from cprl_jax.study.store import Store
+    from cprl_jax.study.page import consent_text, keep_consent
+    from cprl_jax.study.store import Store, open_store
 
     run = user_path(arguments.run, field="--run").resolve()
     if not arguments.study or Path(arguments.study).name != arguments.study:
         raise UserError(f"--study={arguments.study!r}: give a name without slashes")
     folder = run / arguments.study
     if arguments.command not in _BEGIN:
-        return Store(folder, settings_lib.read(folder), catalogue.read(folder))
+        return open_store(folder)
     given = {
         field.name: settings_lib.parse(field, getattr(arguments, field.name))
         for field in dataclasses.fields(Settings)
@@ -220,6 +233,7 @@ def _open(arguments: argparse.Namespace):
     if "consent" in given or not folder.exists():
         consent_text(Settings(**given))
     settings = settings_lib.settle(folder, given)
+    keep_consent(folder, settings)
     return Store(folder, settings, catalogue.open_or_make(run, folder, settings))
 
 

@@ -1,6 +1,6 @@
 """Puts the libraries of the page into web/vendor/: jsPsych and its plug-ins, at the versions of web/package-lock.json.
 
-    python cprl_jax/study/bundle.py        # what `make study` and the building of a wheel do
+    python -m cprl_jax.study bundle        # what `make study` does, and the building of a wheel as well
 
 npm checks what it downloads against the hashes of the lock file. Only Python's own modules are imported: setup.py runs
 this file before anything is installed.
@@ -8,7 +8,6 @@ this file before anything is installed.
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -62,7 +61,3 @@ def bundle() -> str:
         (VENDOR / _LICENSE).write_text(text, encoding="utf-8")
         shutil.copy(folder / _LOCK, VENDOR)  # last: with it, the others are whole
     return ""
-
-
-if __name__ == "__main__":
-    sys.exit(bundle() or None)

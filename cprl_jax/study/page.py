@@ -1,15 +1,17 @@
 """The files of the page, and the texts that a lab writes."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import user_path
+from cprl_jax.runtime.files import user_path, write_file
 from cprl_jax.study import bundle
 from cprl_jax.study.settings import Settings
 from cprl_jax.study.store import Store
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 CODE = ("style.css", "drawing.js", "http.js", "pages.js", "start.js")
+CONSENT = "consent.txt"
 LARGEST_TEXT = 100_000  # bytes
 
 
@@ -36,7 +38,16 @@ def study(store: Store) -> dict[str, Any]:
     settings = store.settings
     known = {name: getattr(settings, name) for name in ("trial", "title", "fullscreen", "break_seconds")}
     known |= {"id": store.catalogue.study, "answers": settings.answers, "schedule": settings.schedule}
-    return known | {"consent": consent_text(settings)}
+    kept = store.catalogue.folder / CONSENT
+    return known | {
+        "consent": kept.read_text(encoding="utf-8").split("\n\n") if kept.exists() else consent_text(settings)
+    }
+
+
+def keep_consent(folder: Path, settings: Settings) -> None:
+    """Writes what observers agree to into the study's folder, once: it does not change under them."""
+    if not (folder / CONSENT).exists():
+        write_file(folder / CONSENT, "\n\n".join(consent_text(settings)))
 
 
 def consent_text(settings: Settings) -> list[str]:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.study import catalogue as catalogue_lib
 from cprl_jax.study import plan, records
+from cprl_jax.study import settings as settings_lib
 from cprl_jax.study.catalogue import Catalogue
 from cprl_jax.study.settings import Settings
 
@@ -295,6 +297,11 @@ class Store:
     def _all(self, query: str) -> Sequence[tuple]:
         with self._lock:
             return self._file.execute(query).fetchall()
+
+
+def open_store(folder: Path) -> Store:
+    """The answers of the study in `folder` (RUN/study), which was begun; raises UserError where there is none."""
+    return Store(folder, settings_lib.read(folder), catalogue_lib.read(folder))
 
 
 def now(hours: float = 0.0) -> str:

@@ -108,9 +108,12 @@ def rows(store, role=None):
     return [row for row in store.rows("answers") if role in (None, row["role"])]
 
 
-def test_from_consent_to_the_code_with_a_reload_in_the_middle(store, page):
+def test_from_consent_to_the_code_with_a_reload_in_the_middle(make_store, page):
+    store = make_store(title="<img src=x onerror=alert(1)> & co")
     with host.in_background(server.create_app(store, admin="x")) as url:
         page.driver.get(f"{url}?participant=Ann")
+        page.see("agreed")
+        assert page.driver.title == store.settings.title  # text, not HTML
         page.begin()
         page.answer("answer-different", most=4)
         page.see("answer-different", "go-on")

@@ -77,6 +77,15 @@ def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_observers_agree_to_does_not_change_under_way(own_run, tmp_path, capsys):
+    arguments = ("static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=1")
+    for text in ("We ask\nyou.\n\n<b>Twice</b>.\n", "Something else."):
+        (tmp_path / "ours.txt").write_text(text)
+        call(capsys, *arguments, f"--consent={tmp_path / 'ours.txt'}", *FLAGS)
+        content = (tmp_path / "folder" / "data" / "study.js").read_text()
+        assert '["We ask you.", "<b>Twice</b>."]' in content
+
+
 def test_settings_do_not_change_under_way(own_run, tmp_path, capsys):
     arguments = ("static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=1")
     call(capsys, *arguments, *FLAGS)
@@ -87,8 +96,9 @@ def test_settings_do_not_change_under_way(own_run, tmp_path, capsys):
 def test_without_npm_the_page_is_missed_in_a_sentence(own_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bundle, "VENDOR", tmp_path / "vendor")
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = call(capsys, "serve", f"--run={own_run}", "--port=0", code=2)
-    assert "needs npm to be put together" in said and "make study" in said
+    for command in (["serve", f"--run={own_run}", "--port=0"], ["bundle"]):
+        said = call(capsys, *command, code=2)
+        assert "needs npm to be put together" in said and "make study" in said
 
 
 def test_serve_says_the_link_and_the_token_and_takes_requests(own_run, tmp_path):
