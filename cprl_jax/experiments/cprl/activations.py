@@ -1,6 +1,5 @@
 """What an attack does to the channels of a trunk: mean activations before and after (CPRL's first version, Fig. 5)."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,8 +24,12 @@ def channel_means(
 
     Empty for a network without a submodule `backbone`.
     """
-    last = jax.jit(functools.partial(models.last_map, module))(variables, images)
+    last = _last_map(module, variables, images)
     return np.zeros(0, np.float32) if last is None else np.asarray(jnp.mean(last, axis=range(last.ndim - 1)))
+
+
+# Equal modules share their compiled code.
+_last_map = jax.jit(models.last_map, static_argnums=0)
 
 
 def activations(
