@@ -11,6 +11,7 @@ from absl import logging
 
 from cprl_jax import models
 from cprl_jax.methods import METHODS
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.training.checkpoints import Checkpoints
 
@@ -149,7 +150,10 @@ def trained_model(config: ml_collections.ConfigDict, method: str, run: Path) -> 
     if config.job == "causal_iqa":  # whose updates all train this network, and never average it
         network, config = "plain", config.copy_and_resolve_references()
         config.train.ema_decay = 0.0
-    return create_model(config, network), trained_variables(config, network, run / method)
+    variables = trained_variables(config, network, run / method)
+    if parallel.local_device_count() == 1:  # on several, what is mapped over them wants a copy on each
+        variables = parallel.uncommitted(variables)
+    return create_model(config, network), variables
 
 
 def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from cprl_jax import attacks, models
 from cprl_jax.data.crops import Crops
 from cprl_jax.evaluation.table import images_over_mos_range
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.files import read_cache, write_cache
 from cprl_jax.runtime.stamps import stamp
 
@@ -61,6 +62,7 @@ def activations(
     settings = {name: evaluation[name] for name in ("trust_radius", "pgd_steps", "mid")}
     result_stamp = stamp(network=network, pixels=crops[rows][:, 0], mos=mos[rows], settings=settings)
     if (found := read_cache(cache, result_stamp)) is None:
+        network = network[0], parallel.uncommitted(network[1])
         images = crops[rows][:, 0] / np.float32(255)
         attacked = attacks.pgd(
             models.score_fn(*network),
