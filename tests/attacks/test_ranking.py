@@ -8,12 +8,11 @@ from jax.tree_util import Partial
 from scipy import stats
 
 from cprl_jax import attacks
-from cprl_jax.attacks import ranking
+from cprl_jax.attacks.ranking import soft_ranks, soft_srcc, soft_srcc_gradient, srcc
 
 # The scale is traced, so that one program serves all scales.
-soft_ranks, soft_srcc, soft_srcc_gradient, srcc = map(
-    jax.jit, (ranking.soft_ranks, ranking.soft_srcc, ranking.soft_srcc_gradient, ranking.srcc)
-)
+differentiated = jax.jit(jax.grad(soft_srcc))
+soft_ranks, soft_srcc, soft_srcc_gradient, srcc = map(jax.jit, (soft_ranks, soft_srcc, soft_srcc_gradient, srcc))
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((30, 6, 8, 3)).astype(np.float32)
@@ -49,7 +48,6 @@ def test_the_gradient_is_that_of_finite_differences():
     with jax.enable_x64(True):
         scores, mos = RANDOM.normal(50, 10, 200), RANDOM.integers(0, 9, 200) / 1.0
         scores[7] = scores[8]
-        differentiated = jax.jit(jax.grad(ranking.soft_srcc))
         for scale in (1.0, 20.0):
             steps = 1e-5 * np.eye(200)[::23]
             expected = [
