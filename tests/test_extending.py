@@ -159,7 +159,7 @@ def check_network():
     module = models.create(config)
     assert models.masked_convolutions(module, 32) == ["backbone/conv3"]
     variables = models.initialize(module, jax.random.key(0), 32)
-    scores = models.score_fn(module, variables)(pictures() / np.float32(255))
+    scores = jax.jit(models.score_fn(module, variables))(pictures() / np.float32(255))
     assert scores.shape == (2,) and np.isfinite(scores).all() and scores[0] != scores[1]
     models.save_weights("tiny.npz", variables)
     again = models.load_weights(variables, "tiny.npz", config_model=config)

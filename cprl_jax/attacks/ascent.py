@@ -22,7 +22,7 @@ from cprl_jax.attacks.gradients import (
     slope,
     value_and_gradient,
 )
-from cprl_jax.attacks.loop import is_traced, iterate
+from cprl_jax.attacks.loop import LookAndMove, is_traced, iterate
 from cprl_jax.attacks.pgd import better, choose, fold_in, random_start
 from cprl_jax.attacks.projection import project_linf
 from cprl_jax.attacks.result import AttackResult, finish, largest_change
@@ -183,7 +183,11 @@ def climb(
     stretches = tuple(jnp.int32(max(1, int(share * iterations))) for share in (_SHORTER_BY, _SHORTEST))
     results = []
     for way in alternatives(direction):
-        step = Partial(_step, score_fn, guide, way, images, per_image(radius), before, jnp.asarray(by_sign), stretches)
+        move = Partial(_move, way, images, per_image(radius), before, jnp.asarray(by_sign), stretches)
+        if guide is None:
+            step = LookAndMove(look=Partial(value_and_gradient, score_fn), move=move)
+        else:
+            step = Partial(_guided, score_fn, guide, move)
         end = iterate(step, state, steps=iterations, progress=progress)
         last, best = (evaluate(score_fn, found) for found in (end.images, end.best))
         ends = [
@@ -210,11 +214,14 @@ class _State(NamedTuple):
     zero_gradient_fraction: Float[Array, " batch"]
 
 
-def _step(score_fn, guide, direction, images, radius, before, by_sign, stretches, index, state: _State) -> _State:
-    if guide is None:
-        scores, gradient = value_and_gradient(score_fn, state.images)
-    else:
-        scores, (_, gradient) = score_fn(state.images), value_and_gradient(partial(guide, index), state.images)
+def _guided(score_fn, guide, move, index, state: _State) -> _State:
+    """One step along the gradient of another function than the one that judges."""
+    _, gradient = value_and_gradient(partial(guide, index), state.images)
+    return move(index, state, (score_fn(state.images), gradient))
+
+
+def _move(direction, images, radius, before, by_sign, stretches, index, state: _State, seen) -> _State:
+    scores, gradient = seen
 
     def objective(scores):
         return direction(scores, before)

@@ -10,19 +10,13 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from cprl_jax.attacks.arguments import check_per_image
-from cprl_jax.attacks.loop import as_pytree
+from cprl_jax.attacks.loop import as_pytree, evaluate
 from cprl_jax.attacks.projection import l2_norm
 
 
 def as_constant(function: Callable) -> Partial:
     """The function as a pytree (see `as_pytree`), whose arrays are constants for differentiation."""
     return jax.tree.map(lax.stop_gradient, as_pytree(function))
-
-
-@jax.jit
-def evaluate(function, *arguments):
-    """The function's value, compiled once for each function and shape."""
-    return function(*arguments)
 
 
 def evaluate_per_image(what: str, function: Partial, images: jax.Array, *arguments: Any) -> Float[Array, " batch"]:
@@ -35,14 +29,14 @@ def value_and_gradient(
     function: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]],
     images: Float[Array, "batch height width 3"],
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch height width 3"]]:
-    """Each image's value, and its gradient in that image; 0 in place of what is not a number."""
+    """Each image's value, and its gradient in that image; 0 in place of what is not a number. Both are constants."""
 
     def total(images):  # the gradient of the sum, because each value depends on its image alone
         values = function(images)
         return jnp.sum(values), values
 
     gradient, values = jax.grad(total, has_aux=True)(images)
-    return values, jnp.nan_to_num(gradient)
+    return lax.stop_gradient((values, jnp.nan_to_num(gradient)))
 
 
 def slope(

@@ -25,7 +25,8 @@ def iterate(step: Partial, carry: Any, *, steps: int, progress: str = "") -> Any
 
     Args:
       step: a pure function of an int32 index and the carry, as a pytree (see `as_pytree`); what it needs besides the
-        carry are leaves of that pytree, so that a later call with other values compiles nothing.
+        carry are leaves of that pytree, so that a later call with other values compiles nothing. A `LookAndMove` is
+        compiled in its two parts where the loop stays in Python.
       carry: a pytree of arrays; a step keeps its structure, shapes and dtypes.
       steps: the number of steps.
       progress: name of a progress bar over the steps; none where empty or while tracing.
@@ -40,7 +41,7 @@ def iterate(step: Partial, carry: Any, *, steps: int, progress: str = "") -> Any
     if not traced and progress:
         for index in tqdm(range(steps), desc=progress, unit="step", dynamic_ncols=True):
             # Waits, so that the bar shows what is done rather than what is asked for.
-            carry = jax.block_until_ready(advance(step, np.int32(index), carry))
+            carry = jax.block_until_ready(_advance(step, index, carry))
         return carry
     if traced:
         run = device_loop if steps > _LONGEST_UNROLLED else loop_of_the_platform
@@ -56,15 +57,38 @@ def is_traced(tree: Any) -> bool:
 
 
 @jax.jit
-def advance(step, index, carry):
-    """One compiled step; JAX's cache finds it again by the functions in `step` and the shapes of everything."""
-    return step(index, carry)
+def evaluate(function, *arguments):
+    """The function's value; JAX's cache finds the program again by the functions in `function` and all shapes."""
+    return function(*arguments)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LookAndMove:
+    """A step in two parts: what a network says of the images, and what an attack makes of it.
+
+    The network takes nearly all of the time that a step takes to compile. Where the parts are compiled one by one, all
+    attacks that look in the same way share that program, whatever the rules and settings by which they move.
+    """
+
+    look: Partial  # carry.images -> seen
+    move: Partial  # (index, carry, seen) -> carry
+
+    def __call__(self, index, carry):
+        return self.move(index, carry, self.look(carry.images))
+
+
+def _advance(step, index, carry):
+    """One compiled step."""
+    if isinstance(step, LookAndMove):
+        return evaluate(step.move, np.int32(index), carry, evaluate(step.look, carry.images))
+    return evaluate(step, np.int32(index), carry)
 
 
 def in_line(step, carry, *, steps):
     """A Python loop, which unrolls while tracing."""
     for index in range(steps):
-        carry = advance(step, np.int32(index), carry)
+        carry = _advance(step, index, carry)
     return carry
 
 

@@ -22,8 +22,8 @@ from cprl_jax.attacks.arguments import (
     per_image_keys,
 )
 from cprl_jax.attacks.directions import alternatives
-from cprl_jax.attacks.gradients import as_constant, evaluate, of_mean_one, unit
-from cprl_jax.attacks.loop import is_traced, iterate
+from cprl_jax.attacks.gradients import as_constant, evaluate, of_mean_one, per_image, slope, unit, value_and_gradient
+from cprl_jax.attacks.loop import LookAndMove, is_traced, iterate
 from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf
 from cprl_jax.attacks.result import AttackResult, finish, largest_change
 
@@ -142,7 +142,7 @@ def ascend(
     check_per_image("score_fn", scores, batch)
 
     clean_scores = None if keys is None else evaluate(score_fn, images)
-    step = _Step(norm, keep_best=keep_best, knows_clean=keys is not None, has_momentum=momentum > 0)
+    move = _Move(norm, keep_best=keep_best, knows_clean=keys is not None, has_momentum=momentum > 0)
 
     def attempt(restart):
         start = images
@@ -158,8 +158,9 @@ def ascend(
             velocity=jnp.zeros_like(images) if momentum > 0 else None,
             best=(start, jnp.zeros(batch, scores.dtype)) if keep_best else None,
         )
-        arguments = (score_fn, direction, images, radius, step_size, images.dtype.type(momentum))
-        state = iterate(Partial(step, *arguments), state, steps=steps, progress=progress)
+        arguments = (direction, images, radius, step_size, images.dtype.type(momentum))
+        step = LookAndMove(look=Partial(value_and_gradient, score_fn), move=Partial(move, *arguments))
+        state = iterate(step, state, steps=steps, progress=progress)
         result = AttackResult(
             images=state.images,
             before=state.clean_scores,
@@ -202,7 +203,7 @@ def choose(condition, chosen, other):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class _Move:
     """One step; the options are those that a compiled step depends on."""
 
     norm: str
@@ -210,20 +211,12 @@ class _Step:
     knows_clean: bool  # otherwise the first evaluation yields the clean scores too
     has_momentum: bool
 
-    def __call__(self, score_fn, direction, images, radius, step_size, momentum, index, state: _State) -> _State:
-        def objective(position):
-            scores = score_fn(position)
-            clean = state.clean_scores
-            if not self.knows_clean:
-                clean = jnp.where(index == 0, lax.stop_gradient(scores), clean)
-            value = direction(scores, clean)
-            check_per_image("direction", value, images.shape[0])
-            # The gradient of the sum holds that of each image: a score depends on its image alone.
-            return jnp.sum(value), (scores, clean)
-
-        gradient, (scores, clean) = jax.grad(objective, has_aux=True)(state.images)
+    def __call__(self, direction, images, radius, step_size, momentum, index, state: _State, seen) -> _State:
+        scores, of_score = seen
+        clean = state.clean_scores if self.knows_clean else jnp.where(index == 0, scores, state.clean_scores)
+        gradient = per_image(slope(direction, scores, clean).astype(images.dtype)) * of_score
         # Infinite becomes huge, and a value without a gradient stays where it is instead of spoiling the image.
-        gradient = jnp.nan_to_num(lax.stop_gradient(gradient))
+        gradient = jnp.nan_to_num(gradient)
         zero_fraction = jnp.mean(gradient == 0, axis=(1, 2, 3), dtype=images.dtype)
         best = velocity = None
         if self.keep_best:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from tqdm import tqdm
 
 from cprl_jax import attacks, fidelity, models
+from cprl_jax.attacks.gradients import as_constant, evaluate
 from cprl_jax.evaluation.table_attacks import Batch, Condition
 from cprl_jax.runtime import parallel
 
@@ -41,9 +42,7 @@ class Scorer:
     def __init__(self, module: nn.Module, *, batch_size: int, mid: float = 50.0, seed: int = 0):
         self._batch_size, self._mid, self._seed = batch_size, mid, seed
         self._score_fn = functools.partial(models.score_fn, module)
-        self._score = _on_devices(
-            jax.jit(lambda variables, batch: {"scores": self._score_fn(variables)(batch["image"])})
-        )
+        self._score = _on_devices(self._clean)
         self._attacks: dict[str, Callable] = {}
 
     def scores(self, variables: Mapping, crops: Crops, *, progress: str = "") -> Float[np.ndarray, " images"]:
@@ -100,6 +99,9 @@ class Scorer:
         kept = {"images": result.pop("images")} if keep_images else {}
         return {name: values.mean(axis=1) for name, values in result.items()} | {"max_change": largest} | kept
 
+    def _clean(self, variables, batch):
+        return {"scores": evaluate(as_constant(self._score_fn(variables)), batch["image"])}
+
     def _attacked(self, condition: Condition, tree, batch):
         variables, prepared = tree
         score_fn, images = self._score_fn(variables), batch["image"]
@@ -110,7 +112,7 @@ class Scorer:
         rounded = attacks.round_to_8_bit(result.images, images, limit)
         return {
             **{name: value for name, value in result._asdict().items() if value is not None},
-            "after_8bit": _evaluate(score_fn, rounded),
+            "after_8bit": evaluate(as_constant(score_fn), rounded),
             "ssim": fidelity.ssim(result.images, images),
         }
 
@@ -169,11 +171,6 @@ class Scorer:
                     parts.setdefault(name, []).append(values)
                 bar.update()
         return {name: parallel.gather(np.concatenate(values))[:total] for name, values in parts.items()}
-
-
-@jax.jit
-def _evaluate(score_fn, images):
-    return score_fn(images)
 
 
 @jax.jit

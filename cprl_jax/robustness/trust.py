@@ -14,6 +14,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax import attacks
@@ -87,8 +88,8 @@ def check(
     whether it has converged, an ascent goes on from there for as many steps again.
 
     The cost is at most 32 * steps + 3 gradients of the batch (with `away()`, twice that), some 30 evaluations, and the
-    queries. Six programs are compiled for the model (an evaluation, a gradient, three steps of PGD, one of the ascent),
-    two for each other score function, and the black box's. Runs on concrete values, not under `jit`.
+    queries. On a CPU all of it runs on three programs of the model: an evaluation, a gradient, and the black box's
+    query; each other score function adds an evaluation and a gradient. Runs on concrete values, not under `jit`.
 
     Args:
       score_fn: the model; images [batch, height, width, 3] in [0, 1] to scores [batch].
@@ -198,11 +199,6 @@ def check(
     ]
 
 
-@jax.jit
-def _gradient(model, images):
-    return value_and_gradient(model, images)[1]
-
-
 def _around(model, images, clean, radius, key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the gradient promises, how much of that a neighbour's keeps, and the mean change under noise; per image."""
 
@@ -210,7 +206,8 @@ def _around(model, images, clean, radius, key) -> tuple[np.ndarray, np.ndarray, 
         keys = per_image_keys(jax.random.fold_in(key, number), len(images))
         return random_start(keys, images, jnp.asarray(size, images.dtype).reshape(1, 1, 1, 1), norm="linf")
 
-    gradient, near = (np.asarray(_gradient(model, x), np.float64) for x in (images, noisy(0, NEAR * radius)))
+    look = Partial(value_and_gradient, model)  # the program of the attacks' steps
+    gradient, near = (np.asarray(evaluate(look, x)[1], np.float64) for x in (images, noisy(0, NEAR * radius)))
     total = np.abs(gradient).sum(axis=(1, 2, 3))
     kept = (gradient * np.sign(near)).sum(axis=(1, 2, 3)) / np.where(total > 0, total, 1)
     scores = [evaluate(model, noisy(draw, radius)) for draw in range(1, DRAWS + 1)]

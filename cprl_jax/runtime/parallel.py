@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -158,6 +159,15 @@ def replicate(tree: Tree) -> Tree:
     """A copy of `tree` on every device of this process, with the same shapes and no shared memory."""
     sharding = _replicated()
     return jax.tree.map(lambda leaf: _copy_to(leaf, sharding), tree)
+
+
+def uncommitted(tree: Tree) -> Tree:
+    """The arrays on the default device, not committed to it.
+
+    What is computed from committed arrays is committed too, and JAX compiles a program again when an argument that was
+    not committed is: each step of an attack, whose first images come from outside, would be compiled twice.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 
 def shard(batch: Tree) -> Tree:

@@ -11,6 +11,7 @@ from absl import logging
 
 from cprl_jax import models
 from cprl_jax.methods import METHODS
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
 
 
@@ -150,7 +151,10 @@ def trained_model(config: ml_collections.ConfigDict, method: str, run: Path) -> 
     if config.job == "causal_iqa":  # which never averages it
         config = config.copy_and_resolve_references()
         config.train.ema_decay = 0.0
-    return create_model(config, network), trained_variables(config, network, run / method)
+    variables = trained_variables(config, network, run / method)
+    if parallel.local_device_count() == 1:  # on several, what is mapped over them wants a copy on each
+        variables = parallel.uncommitted(variables)
+    return create_model(config, network), variables
 
 
 def network_method(config: ml_collections.ConfigDict, method: str) -> str:

@@ -1,4 +1,6 @@
 import dataclasses
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from jax import export
 from jax.tree_util import Partial
 
 from cprl_jax.attacks import loop
-from cprl_jax.attacks.loop import as_pytree, device_loop, iterate, platform_of
+from cprl_jax.attacks.loop import LookAndMove, as_pytree, device_loop, iterate, platform_of
 
 
 def step(kernel, index, carry):
@@ -50,7 +52,7 @@ def test_the_driver_is_chosen_by_platform_and_tracing(monkeypatch):
     calls = []
     monkeypatch.setattr(loop, "device_loop", lambda step, carry, steps: calls.append("loop") or carry)
     monkeypatch.setattr(loop, "loop_of_the_platform", lambda step, carry, steps: calls.append("either") or carry)
-    monkeypatch.setattr(loop, "advance", lambda step, index, carry: calls.append("step") or carry)
+    monkeypatch.setattr(loop, "_advance", lambda step, index, carry: calls.append("step") or carry)
 
     def used(run):
         calls.clear()
@@ -114,6 +116,40 @@ def test_the_step_is_traced_once_for_all_calls():
     for scale in (1.0, 2.0):
         iterate(Partial(counted, scale * ascent.args[0]), carry, steps=4)
     assert len(traces) == 1
+
+
+class State(NamedTuple):
+    images: jax.Array
+    total: jax.Array
+
+
+@pytest.mark.parametrize("in_parts", [True, False], ids=["in parts", "traced"])
+def test_a_step_in_two_parts_is_the_step_and_others_that_look_alike_share_its_program(in_parts):
+    kernel, images = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+    traces = []
+
+    def look(kernel, images):
+        traces.append(1)
+        return jax.value_and_grad(lambda images: jnp.sum(jnp.tanh(images @ kernel)))(images)
+
+    def away(scale, index, state, seen):
+        return State(state.images - scale * seen[1], state.total + index * seen[0])
+
+    def towards(scale, index, state, seen):
+        return State(state.images + scale * seen[1], state.total)
+
+    for move, scale in ((away, 0.1), (away, 0.2), (towards, 0.1)):
+        step = LookAndMove(look=Partial(look, jnp.asarray(kernel)), move=Partial(move, scale))
+        ascent = partial(iterate, step, steps=3)
+        found = (ascent if in_parts else jax.jit(ascent))(State(jnp.asarray(images), jnp.float32(0)))
+        position, total = images.astype(np.float64), 0.0
+        for index in range(3):  # d tanh = 1 - tanh^2
+            hidden = np.tanh(position @ kernel)
+            total += index * hidden.sum() * (move is away)
+            position = position + (scale if move is towards else -scale) * (1 - hidden**2) @ kernel.T
+        np.testing.assert_allclose(found.images, position, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.total, total, rtol=1e-5, atol=1e-6)
+    assert not in_parts or len(traces) == 1
 
 
 def affine(weights, x, *, slope=1.0, flip=False, power=1):

@@ -39,6 +39,7 @@ def l3(references, images):
 STARTS = [(0.2, 0.1), (-0.05, 0.2), (0.1, -0.15)]
 
 
+@pytest.mark.slow
 def test_l1_at_fixed_l2_on_two_pixels():
     """On a circle, the sum of absolute values is largest on the diagonals and smallest on the axes."""
     images = two_pixels(STARTS)

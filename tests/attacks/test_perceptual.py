@@ -168,6 +168,7 @@ def test_halves_round_to_even_and_other_images_are_rounded_too():
 SCORE_MEAN = Partial(lambda images: jnp.mean(images, axis=(1, 2, 3)))
 
 
+@pytest.mark.slow
 def test_euclidean_steps_as_printed_do_not_survive_rounding():
     images = photographs(1, 64, 64) * np.float32(0.5) + np.float32(0.25)
     images = np.round(255 * images) / np.float32(255)

@@ -589,7 +589,9 @@ def test_shard_map_with_the_same_images_on_both_devices(varying, steps):
 
 
 @pytest.mark.parametrize("steps", [2, 20])
-@pytest.mark.parametrize("wrap", [lambda w: Partial(network, w), lambda w: lambda x: network(w, x)])
+@pytest.mark.parametrize(
+    "wrap", [lambda w: Partial(network, w), lambda w: lambda x: network(w, x)], ids=["pytree", "closure"]
+)
 def test_adversarial_training_sees_the_attack_as_constant(steps, wrap):
     images, weights = images_like_photographs(), network_weights()
 

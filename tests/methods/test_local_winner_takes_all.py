@@ -145,6 +145,7 @@ def test_the_adaptive_score_is_the_mean_of_more_draws_at_the_temperature_of_trai
     assert adaptive.args[1] != models.score_fn(module, variables).args[1]  # other draws than those that judge
 
 
+@pytest.mark.slow
 def test_a_step_on_a_network(one_step):
     one_step("lwta")
 

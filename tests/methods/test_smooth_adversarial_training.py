@@ -81,6 +81,7 @@ def test_half_precision_stays_and_a_beta_of_0_gives_no_nan():
     assert np.isfinite(gradient["params"]["relu_root_beta"])
 
 
+@pytest.mark.slow
 def test_a_step_on_a_network_learns_beta(one_step):
     before, after, _ = one_step("sat", activation=LEARNED, attack_steps=0)
     roots = [tree.params["backbone"]["stage2_conv1_silu_root_beta"] for tree in (before, after)]

@@ -83,7 +83,7 @@ def test_published_caffe_weights(load):
         assert np.isfinite(stage).all() and (stage >= 0).all()
         alive = np.asarray(stage).max(axis=(0, 1, 2)) > 0
         assert alive.mean() > 0.9  # random input would leave far fewer
-    scores = models.score_fn(SqueezeNetScore(), variables)(images)
+    scores = jax.jit(models.score_fn(SqueezeNetScore(), variables))(images)
     assert np.isfinite(scores).all()
 
 
@@ -97,7 +97,7 @@ def test_training_fixes_the_spread_of_the_scores_at_the_start(getkey):
     apply = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))
     scores, updated = apply(variables, images)
     assert 0.1 < np.std(scores) < 10 and abs(np.mean(scores) - 50) < 5
-    after = models.score_fn(module, {**variables, **updated})(images)
+    after = jax.jit(models.score_fn(module, {**variables, **updated}))(images)
     np.testing.assert_allclose(after, scores, rtol=1e-4)
 
 

@@ -196,3 +196,21 @@ SLURM_STEP = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PR
 )
 def test_when_other_processes_are_expected(variables, expected):
     assert parallel._has_peers(variables) is expected
+
+
+def test_what_is_computed_from_uncommitted_variables_compiles_nothing_anew():
+    traces = []
+
+    @jax.jit
+    def step(weight, x):
+        traces.append(1)
+        return x * weight
+
+    committed = parallel.replicate({"weight": np.full(3, 2, np.float32)})
+    weight = parallel.uncommitted(committed)["weight"]
+    assert committed["weight"].committed and not weight.committed
+    np.testing.assert_array_equal(weight, committed["weight"])
+    x = step(weight, jnp.ones(3))
+    assert not x.committed
+    np.testing.assert_array_equal(step(weight, x), 4 * np.ones(3))
+    assert step._cache_size() == 1 and len(traces) == 1

@@ -1,6 +1,5 @@
 """What an attack does to the channels of a trunk: mean activations before and after (CPRL's first version, Fig. 5)."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float
 from cprl_jax import attacks, models
 from cprl_jax.data.crops import Crops
 from cprl_jax.evaluation.table import images_over_mos_range
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.files import read_cache, write_cache
 from cprl_jax.runtime.stamps import stamp
 
@@ -25,8 +25,12 @@ def channel_means(
 
     Empty for a network without a submodule `backbone`.
     """
-    last = jax.jit(functools.partial(models.last_map, module))(variables, images)
+    last = _last_map(module, variables, images)
     return np.zeros(0, np.float32) if last is None else np.asarray(jnp.mean(last, axis=range(last.ndim - 1)))
+
+
+# Equal modules share their compiled code.
+_last_map = jax.jit(models.last_map, static_argnums=0)
 
 
 def activations(
@@ -58,6 +62,7 @@ def activations(
     settings = {name: evaluation[name] for name in ("trust_radius", "pgd_steps", "mid")}
     result_stamp = stamp(network=network, pixels=crops[rows][:, 0], mos=mos[rows], settings=settings)
     if (found := read_cache(cache, result_stamp)) is None:
+        network = network[0], parallel.uncommitted(network[1])
         images = crops[rows][:, 0] / np.float32(255)
         attacked = attacks.pgd(
             models.score_fn(*network),

@@ -18,6 +18,7 @@ from cprl_jax.evaluation.table import images_over_mos_range
 from cprl_jax.methods import adaptive_score_fn
 from cprl_jax.robustness import metrics, trust
 from cprl_jax.robustness.landscape import landscape
+from cprl_jax.runtime import parallel
 from cprl_jax.runtime.files import read_cache, write_cache
 from cprl_jax.runtime.stamps import stamp
 
@@ -66,14 +67,13 @@ def robustness(
       `landscape`: `image` (its name), `scores`, `along_gradient` and `along_random` (1/255), `zero_gradient_fraction`.
     """
     evaluation = config.evaluation
-    score_fn, adaptive = models.score_fn(*networks[method]), adaptive_score_fn(method, *networks[method])
     other = next((name for name in networks if name != method), None)
     landscape_rows = images_over_mos_range(mos, 1 if evaluation.landscape_points else 0)
     rows = images_over_mos_range(mos, min(evaluation.trust_images, len(names)))
     result_stamp = stamp(
         network=networks[method],
         other=networks[other] if other and len(rows) else None,
-        adaptive=adaptive,
+        adaptive=adaptive_score_fn(method, *networks[method]),
         seed=config.seed,
         pixels=[crops[landscape_rows][:, 0], crops[rows][:, 0]],
         names=[names[row] for row in landscape_rows],
@@ -83,6 +83,8 @@ def robustness(
     )
     if (kept := read_cache(cache, result_stamp)) is not None:
         return json.loads(str(kept["result"]))
+    networks = {name: (module, parallel.uncommitted(variables)) for name, (module, variables) in networks.items()}
+    score_fn, adaptive = models.score_fn(*networks[method]), adaptive_score_fn(method, *networks[method])
     result: dict = {"method": method}
     for row in landscape_rows:
         logging.info("%s: score landscape of %s", method, names[row])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -67,7 +68,7 @@ def test_scores_are_means_over_crops(config, dataset, tmp_path, monkeypatch):
     study = Study(config, dataset, np.arange(len(dataset)), folder=tmp_path)
     variables, rows = study.start(0), np.array([3, 30, 4])
     pixels = np.stack([dataset.images[row] for row in rows]).astype(np.float32) / 255
-    expected = np.asarray(models.score_fn(study.module, variables)(pixels))
+    expected = np.asarray(jax.jit(models.score_fn(study.module, variables))(pixels))
     np.testing.assert_allclose(study.scores(variables, study.crops(rows)), expected, atol=1e-4)
     monkeypatch.setattr(scoring, "_BLOCK_BYTES", 2 * 3 * 16**2)  # two images a block
     np.testing.assert_allclose(study.scores(variables, study.crops(rows)), expected, atol=1e-4)
