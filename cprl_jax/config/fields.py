@@ -87,6 +87,9 @@ _TRAIN = {
     "ema_decay": Field(0.0, "averages parameters and batch statistics for evaluation; 0 = off", at_least=0, below=1),
     "evaluate_every": Field(0, "steps between validations and checkpoints; 0 = a twentieth of the run", at_least=0),
     "validation_crops": Field(2, "a validation image", at_least=1),
+    "pristine": Field(
+        "", "a folder of undistorted photographs, for networks that are fitted to some ('' = the training scenes')"
+    ),
     "workers": Field(0, "threads that make batches; 0 = one a core", at_least=0),
     "crop_on": Field(
         "auto", "where crops are cut; auto: on the devices, if images fit", choices=("auto", "host", "device")

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Key
 from cprl_jax.config.field import Field, listed, near
 from cprl_jax.fidelity import tensor_files
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
-from cprl_jax.models import weights
+from cprl_jax.models import fitted, weights
 from cprl_jax.models.change import NetworkChange, check_change
 from cprl_jax.models.network import Network
 from cprl_jax.models.weights import save_weights
@@ -147,7 +147,10 @@ def load_weights(
         connection or a package would be needed and is not there.
     """
     path = weights_file(source, config_model=config_model, field=field)
-    return weights.load(network_of(config_model), variables, path, config_model=config_model)
+    network = network_of(config_model)
+    if network.fit is not None:
+        return fitted.load(create(config_model), variables, path, network.read)
+    return weights.load(network, variables, path, config_model=config_model)
 
 
 def weights_file(
