@@ -150,6 +150,11 @@ def _validate_perceptual(config: ml_collections.ConfigDict) -> None:
             f"config.perceptual.height is {perceptual.height} and .width is {perceptual.width}; give both, or 0 for "
             "both to leave images as they are"
         )
+    if perceptual.brisque_conventions == "mittal2012" and perceptual.logistic == "published":
+        raise UserError(
+            "config.perceptual.brisque_conventions is 'mittal2012', and no logistic map is published for it; set "
+            "config.perceptual.logistic=fitted"
+        )
     if perceptual.labels and not perceptual.images:
         raise UserError("config.perceptual.labels is for a folder of images: give config.perceptual.images too")
 

@@ -24,7 +24,7 @@ from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models.fitted import FittedNetwork, Images, labelled_features
 from cprl_jax.models.network import Network, PublishedWeights
-from cprl_jax.models.svr import GAMMA, Svr, fit_rbf, load_svr, predict
+from cprl_jax.models.svr import GAMMA, Svr, check_enough, fit_rbf, load_svr, predict
 
 CONVENTIONS = ("zhang2022", "mittal2012")
 FEATURES = 36
@@ -329,7 +329,8 @@ class BRISQUE(FittedNetwork):
 
 
 def fit(module: BRISQUE, train: Images, validation: Images, *, seed: int, **_: Any) -> tuple[Mapping, dict[str, float]]:
-    """The regression of `svr.fit_rbf` to the MOS; nothing in it is random."""
+    """The regression of `svr.fit_rbf` to the MOS; nothing in it is random. Raises UserError as that does."""
+    check_enough(len(validation.mos))  # before minutes of work
     parts = (
         labelled_features(module, module.features, part, what="features of BRISQUE") for part in (train, validation)
     )

@@ -19,7 +19,7 @@ from cprl_jax.models import patches as patches_lib
 from cprl_jax.models.fitted import FittedNetwork, Images, each_batch, labelled_features
 from cprl_jax.models.network import Network
 from cprl_jax.models.patches import AREA, SIDE, Whitening
-from cprl_jax.models.svr import fit_linear
+from cprl_jax.models.svr import check_enough, fit_linear
 
 SAMPLED = 200  # patches of each image that the codebook is learnt from
 SAMPLES = 200_000  # at most
@@ -76,6 +76,7 @@ def fit(module: CORNIA, train: Images, validation: Images, *, seed: int, **_: An
     Raises:
       UserError: fewer patches than words, or too few validation images.
     """
+    check_enough(len(validation.mos))  # before minutes of work
     found = each_batch(lambda images: patches_lib.patches(images, SAMPLED), train.images, what="patches of CORNIA")
     samples = patches_lib.sample(found, SAMPLES, seed)
     whitening = patches_lib.fit_whitening(samples)

@@ -113,15 +113,20 @@ def _linear(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
     return gamma * (a @ b.T)
 
 
+def check_enough(count: int) -> None:
+    """Raises UserError where validation images are too few to choose by."""
+    if count < FEWEST:
+        raise UserError(
+            f"the parameters of the regression are chosen on validation images, of which there are {count} and should "
+            f"be {FEWEST} or more; raise config.dataset.validation_fraction"
+        )
+
+
 def _fit(train: Labelled, validation: Labelled, kernel: Callable, gammas: Sequence[float]):
     """((lowest, highest), the choice, its support vectors)."""
     from sklearn.svm import SVR  # here: slow to import, and rarely needed
 
-    if len(validation.labels) < FEWEST:
-        raise UserError(
-            f"the parameters of the regression are chosen on validation images, of which there are "
-            f"{len(validation.labels)} and should be {FEWEST} or more; raise config.dataset.validation_fraction"
-        )
+    check_enough(len(validation.labels))
     features = np.concatenate([train.features, validation.features]).astype(np.float64)
     labels = np.concatenate([train.labels, validation.labels]).astype(np.float64)
     lowest, highest = features.min(axis=0), features.max(axis=0)

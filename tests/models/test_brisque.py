@@ -11,6 +11,7 @@ from scipy import ndimage, stats
 from scipy.special import gamma as Gamma
 from skimage import data
 
+from cprl_jax import models
 from cprl_jax.models import brisque
 from cprl_jax.runtime.errors import UserError
 
@@ -340,3 +341,15 @@ def test_files_that_do_not_fit(arrays, tmp_path):
 def test_refusals(images, options, message):
     with pytest.raises(ValueError, match=message):
         brisque.features(images, **options)
+
+
+def test_the_network_scores_as_the_regression_of_a_published_file(arrays, images, config_model, tmp_path):
+    """Whatever score_mean and score_std are, scores are those of the file."""
+    np.savez(tmp_path / "svr.npz", **arrays)
+    config = config_model("brisque", backbone="", score_mean=50.0, score_std=20.0)
+    module = models.create(config)
+    unfitted = models.initialize(module, jax.random.key(0), 16)
+    variables = models.load_weights(unfitted, tmp_path / "svr.npz", config_model=config)
+    images = jnp.asarray(images[:, :20, :20], jnp.float32)
+    scores = jax.jit(models.score_fn(module, variables))(images)
+    np.testing.assert_allclose(scores, brisque.score_fn(brisque.load_svr(tmp_path / "svr.npz"))(images), atol=0.02)

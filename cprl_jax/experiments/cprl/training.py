@@ -116,7 +116,7 @@ def _fit(
         size = {"crops": 1, "crop_size": config.evaluation.crop_size, "seed": config.seed}
         parts = [rows(dataset, part) for part in (split.train, split.validation)]
         images = [Images(Crops(dataset, part, **size), dataset.mos[part]) for part in parts]
-        pristine = functools.partial(_pristine, config, dataset, parts[0])
+        pristine = functools.partial(pristine_photographs, config, dataset, parts[0])
         variables, numbers = network.fit(module, *images, pristine=pristine, seed=config.seed)
         logging.info("%s: fitted; %s", method, ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     if parallel.is_main_process():
@@ -125,7 +125,7 @@ def _fit(
     parallel.barrier("fitted")
 
 
-def _pristine(
+def pristine_photographs(
     config: ml_collections.ConfigDict, dataset: QualityDataset, train_rows: np.ndarray
 ) -> list[UInt8[np.ndarray, "height width 3"]]:
     """The undistorted photographs of config.train.pristine, or of the training scenes.

@@ -186,7 +186,10 @@ def _report(
         examples=results.examples(attacked, count=config.perceptual.examples),
         thresholds={cell.fidelity.name: cell.fidelity.threshold for cell in cells},
         config_text=config_lib.to_json(config),
-        notes=results.notes(config, counterexamples),
+        notes=[
+            *results.notes(config, counterexamples),
+            *(f"Scores of {target.name} on 0..10: {target.scale}." for target in targets),
+        ],
     )
     return page.terminal([*report.tables(**tables), cost])
 
