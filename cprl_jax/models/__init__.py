@@ -109,8 +109,9 @@ def _placement(network: Network, sort_mask: ml_collections.ConfigDict) -> SortMa
                 f"{listed(network.stages)}"
             )
     min_channels = sort_mask.min_channels or network.sort_mask.min_channels
+    rate = sort_mask.rate if network.stages else 0.0  # without convolutions there is nothing to mask
     try:
-        return SortMaskPlacement(sort_mask.rate, min_channels, stages, sort_mask.selection)
+        return SortMaskPlacement(rate, min_channels, stages, sort_mask.selection)
     except ValueError as error:
         raise UserError(f"config.model.sort_mask: {error}") from error
 

@@ -9,11 +9,11 @@ from cprl_jax import models
 from cprl_jax.models import fitted
 from cprl_jax.runtime.errors import UserError
 
+SIZES = {"niqe": 96}  # pixels a side: the least that it takes
 FITTED = [name for name, network in models.NETWORKS.items() if network.fit is not None]
-SIZE = 96
 
 
-def pictures(count, size=SIZE, seed=0):
+def pictures(count, size, seed=0):
     """Blurred noise, each with another blur: uint8."""
     generator = np.random.default_rng(seed)
     made = []
@@ -39,7 +39,7 @@ def made():
                 | {"score_mean": 50.0, "score_std": 20.0, "sort_mask": mask, name: options.get(name, {})}
             )
             module = models.create(config)
-            images = pictures(20)
+            images = pictures(20, SIZES.get(name, 24))
             mos = 20.0 + 15.0 * (np.arange(20) % 4)
             parts = fitted.Images(images[:14], mos[:14]), fitted.Images(images[14:], mos[14:])
             pristine = [*pictures(4, 480, seed=1)]
@@ -56,8 +56,9 @@ def test_images_do_not_influence_each_other_and_gradients_are_finite(name, made)
     """Natural, flat, black, white, half saturated; the smallest image there may be is its own case."""
     _, module, variables = made(name)
     score_fn = models.score_fn(module, variables)
-    natural = pictures(2, seed=2).astype(np.float32) / 255
-    half = np.where(np.arange(SIZE)[:, None, None] < SIZE // 2, 1.0, natural[0])
+    size = SIZES.get(name, 24)
+    natural = pictures(2, size, seed=2).astype(np.float32) / 255
+    half = np.where(np.arange(size)[:, None, None] < size // 2, 1.0, natural[0])
     flat = np.full_like(half, 0.4)
     images = jnp.asarray(np.stack([*natural, half, flat, np.zeros_like(flat), np.ones_like(flat)]), jnp.float32)
 
@@ -65,18 +66,20 @@ def test_images_do_not_influence_each_other_and_gradients_are_finite(name, made)
         scores = score_fn(images)
         return jnp.sum(scores), scores
 
-    gradients, scores = jax.jit(jax.grad(total, has_aux=True))(images)
+    compiled = jax.jit(jax.grad(total, has_aux=True))
+    gradients, scores = compiled(images)
     assert scores.shape == (6,) and np.isfinite(scores).all() and np.isfinite(gradients).all()
-    assert np.abs(gradients[:2]).max() > 0
-    backwards = jax.jit(score_fn)(images[::-1])
-    np.testing.assert_allclose(backwards[::-1], scores, rtol=1e-3, atol=1e-2)
+    assert np.abs(gradients[:2]).max() > 0 and np.ptp(scores[:2]) > 0
+    alone, again = compiled(jnp.concatenate([images[:1], jnp.zeros_like(images[1:])]))
+    np.testing.assert_allclose(again[0], scores[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(alone[0], gradients[0], rtol=1e-2, atol=1e-3 * np.abs(gradients[0]).max())
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_files_are_read_as_they_were_written(name, made, tmp_path):
     config, module, variables = made(name)
     models.save_weights(tmp_path / "weights.npz", variables)
-    unfitted = models.initialize(module, jax.random.key(0), SIZE)
+    unfitted = models.initialize(module, jax.random.key(0), SIZES.get(name, 24))
     read = models.load_weights(unfitted, tmp_path / "weights.npz", config_model=config)
     assert jax.tree.structure(read) == jax.tree.structure(jax.tree.map(np.asarray, dict(variables)))
     jax.tree.map(np.testing.assert_array_equal, read["params"], dict(variables["params"]))
@@ -91,17 +94,6 @@ def test_files_are_read_as_they_were_written(name, made, tmp_path):
         np.savez(tmp_path / "changed.npz", **changed)
         with pytest.raises(UserError, match=f"changed.npz: {message}"):
             models.load_weights(unfitted, tmp_path / "changed.npz", config_model=config)
-
-
-@pytest.mark.parametrize("name", FITTED)
-def test_a_fit_repeats_itself(name, made):
-    """What is random in it depends on the seed alone."""
-    _, module, variables = made(name)
-    if name == "brisque":
-        assert len(variables["params"]["vectors"]) > 1
-    again = models.score_fn(module, jax.tree.map(jnp.asarray, variables))(jnp.asarray(pictures(4), jnp.float32) / 255)
-    if name != "niqe":  # the blur of the pictures is their label
-        assert np.all(np.isfinite(again)) and np.ptp(again) > 1
 
 
 def test_results_of_batches_are_joined_without_what_fills_the_last():

@@ -217,7 +217,8 @@ def _target(model: Model, constants: logistic.LogisticConstants | None, how: str
     else:
         score_fn = logistic.logistic(model.score_fn, constants)
         scale = f"10 / (1 + exp(-(score - {constants.center:.6g}) / {constants.scale:.6g})), {how}"
-    return Target(model.name, score_fn, stamp(model=model.stamp, constants=constants), scale)
+    depends = model.stamp if how == "published" else stamp(model=model.stamp, constants=constants)
+    return Target(model.name, score_fn, depends, scale)
 
 
 def _ma19(options: ml_collections.ConfigDict) -> Model:

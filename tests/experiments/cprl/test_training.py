@@ -126,7 +126,7 @@ def test_a_fitted_network_is_fitted_once_and_defences_behind_it_keep_its_paramet
     weights.model.weights = str(tmp_path / "plain" / "weights.npz")
     training.train(weights, "plain", dataset=dataset, split=split, workdir=tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, variables, trained_model(weights, "plain", tmp_path / "again")[1])
-    with pytest.raises(UserError, match="no weights of plain in .*none; fit it first"):
+    with pytest.raises(UserError, match="no weights of plain in .*plain; fit it first"):
         trained_model(config, "plain", tmp_path / "none")
     config.methods = ("plain", "cprl")
     with pytest.raises(
