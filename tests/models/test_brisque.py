@@ -172,7 +172,7 @@ def test_degenerate_samples():
 @pytest.mark.parametrize("size", [(9, 12), (31, 2), (3, 5)])
 def test_corner_aligned_half_is_torch_s(size):
     gray = np.random.default_rng(0).uniform(0, 255, size)
-    found = brisque._half(jnp.asarray(gray[None], jnp.float32), "zhang2022")[0]
+    found = brisque.half(jnp.asarray(gray[None], jnp.float32), "zhang2022")[0]
     np.testing.assert_allclose(found, literal_half(gray), rtol=1e-5, atol=1e-3)
 
 
@@ -184,14 +184,14 @@ def test_filtered_half_is_matlab_s():
     half = torch.nn.functional.interpolate(
         torch.tensor(surround)[None, None], size=(17, 20), mode="bicubic", antialias=True
     )[0, 0, 5:12, 5:15]
-    found = brisque._half(jnp.asarray(gray[None], jnp.float32), "mittal2012")[0]
+    found = brisque.half(jnp.asarray(gray[None], jnp.float32), "mittal2012")[0]
     np.testing.assert_allclose(found, half.numpy(), rtol=1e-5, atol=1e-3)
 
 
 def test_original_conventions_round_grey_levels(images):
     eight_bit = np.round(255 * images).astype(np.float32)
     found = np.asarray(brisque.features(eight_bit / 255, conventions="mittal2012"))
-    gray = np.floor(eight_bit.astype(np.float64) @ np.array(brisque._MATLAB_LUMA) + 0.5)
+    gray = np.floor(eight_bit.astype(np.float64) @ np.array(brisque.MATLAB_LUMA) + 0.5)
     for index in range(len(images)):
         expected = literal_ggd(literal_mscn(gray[index]))
         np.testing.assert_allclose(found[index, :2], expected, rtol=2e-3)
