@@ -12,7 +12,8 @@ The same command again resumes: every (model, fidelity, image) is computed once 
 
 Arguments (--config=configs/perceptual_attack.py:key=value,key=value):
   models       joined by +: ma19, brisque (their weights by config.perceptual.ma19_weights, .brisque_svr), and
-               run:FOLDER:METHOD for a model that was trained here
+               run:FOLDER:METHOD for a model that was trained here, also by configs/classical.py or configs/ma19.py;
+               --config.perceptual.logistic=fitted brings all to 0..10 by maps fitted to the labels, as the paper does
                (default run:runs/quickstart:plain+run:runs/quickstart:cprl, attacked on their own test images)
   fidelities   chebyshev, ssim, lpips or dists, joined by + (default chebyshev+ssim); the last two need
                config.perceptual.vgg16_weights

@@ -85,6 +85,8 @@ def _validate_sizes(config: ml_collections.ConfigDict) -> None:
 
 
 def _validate_methods(config: ml_collections.ConfigDict) -> None:
+    if config.job in ("train_and_evaluate", "train", "paper_table", "causal_iqa", "leave_one_out"):
+        _validate_fitted(config)
     for place, name in enumerate(config.methods):
         settings, before = config[name], config.methods[:place]
         if settings.start_from != "weights" and settings.start_from not in before:
@@ -101,6 +103,23 @@ def _validate_methods(config: ml_collections.ConfigDict) -> None:
                 f"config.{name}.as_long_as is {other!r}{hint}; it is another method that trains, whose length does not "
                 f"follow a third one: {listed(trained)}"
             )
+
+
+def _validate_fitted(config: ml_collections.ConfigDict) -> None:
+    network = models.network_of(config.model)
+    if network.fit is None:
+        return
+    if config.job not in ("train_and_evaluate", "train"):
+        raise UserError(
+            f"config.model.name is {network.name!r}, which is fitted and not trained by gradients: the job "
+            f"{config.job!r} has no use for it"
+        )
+    gradients = [name for name in config.methods if name != "plain" and methods.METHODS[name].trains]
+    if gradients:
+        raise UserError(
+            f"config.methods names {listed(gradients)}, which train by gradients; {network.name} is fitted without: "
+            "leave plain, and methods that train nothing"
+        )
 
 
 def _validate_evaluation(config: ml_collections.ConfigDict) -> None:
@@ -151,6 +170,11 @@ def _validate_perceptual(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.perceptual.height is {perceptual.height} and .width is {perceptual.width}; give both, or 0 for "
             "both to leave images as they are"
+        )
+    if perceptual.brisque_conventions == "mittal2012" and perceptual.logistic == "published":
+        raise UserError(
+            "config.perceptual.brisque_conventions is 'mittal2012', and no logistic map is published for it; set "
+            "config.perceptual.logistic=fitted"
         )
     if perceptual.labels and not perceptual.images:
         raise UserError("config.perceptual.labels is for a folder of images: give config.perceptual.images too")

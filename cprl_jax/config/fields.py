@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from cprl_jax import data
 from cprl_jax.config.field import Field, flatten
 from cprl_jax.data import splits
+from cprl_jax.data.weak_labels import RULES as LABEL_RULES
 from cprl_jax.evaluation.table_attacks import ATTACKS
 from cprl_jax.methods import METHODS
 from cprl_jax.models import NETWORKS
+from cprl_jax.models.brisque import CONVENTIONS
 
 JOBS = ("train_and_evaluate", "train", "evaluate", "paper_table", "perceptual_attack", "causal_iqa", "leave_one_out")
 UPDATES = ("erm", "metaiqa", "cis", "cip")
@@ -26,6 +28,9 @@ _DATASET = {
     "labels": Field("", "own: the CSV file `image,mos[,reference,...]` ('' = labels.csv in manual_dir)"),
     "mos_worst": Field(0.0, "own: the ends of its scale; worst > best for labels that grow with the damage"),
     "mos_best": Field(100.0),
+    "photographs": Field("", "distorted: the folder of undistorted photographs that it is made from"),
+    "distortions": Field((), "distorted: of data.distortions, () = noise, blur, JPEG and JPEG 2000"),
+    "label": Field("mean", "distorted: the full-reference rule that labels its images", choices=tuple(LABEL_RULES)),
     **data.FIELDS,
     "resize": Field(0, "a side that all images are brought to; 0 = as they are", "pixels", at_least=0),
     "cache": Field(
@@ -88,6 +93,9 @@ _TRAIN = {
     "ema_decay": Field(0.0, "averages parameters and batch statistics for evaluation; 0 = off", at_least=0, below=1),
     "evaluate_every": Field(0, "steps between validations and checkpoints; 0 = a twentieth of the run", at_least=0),
     "validation_crops": Field(2, "a validation image", at_least=1),
+    "pristine": Field(
+        "", "a folder of undistorted photographs, for networks that are fitted to some ('' = the training scenes')"
+    ),
     "workers": Field(0, "threads that make batches; 0 = one a core", at_least=0),
     "crop_on": Field(
         "auto", "where crops are cut; auto: on the devices, if images fit", choices=("auto", "host", "device")
@@ -172,9 +180,21 @@ _CAUSAL_IQA = {
 _PERCEPTUAL = {
     "models": Field((), "attacked: 'ma19', 'brisque', or 'run:FOLDER:METHOD' for a model that was trained here"),
     "ma19_weights": Field("", "of Ma19: a path or a Hugging Face owner/name[:file]"),
-    "brisque_svr": Field("", "BRISQUE's trained regression (libsvm, in .mat or .npz)"),
+    "brisque_svr": Field("", "BRISQUE's trained regression (libsvm's text, .mat or .npz)"),
     "brisque_ranges": Field("", "the file with the ranges of its features ('' = the same file)"),
+    "brisque_conventions": Field(
+        "zhang2022",
+        "of its features; 'mittal2012' for LIVE's regression, whose scores are negated",
+        choices=CONVENTIONS,
+    ),
     "brisque_rho": Field(0.0, "its offset, for a file that does not have it; 0 = the file has it"),
+    "logistic": Field(
+        "published",
+        "how scores come to 0..10: by the published maps of ma19 and brisque (a run's scores are divided by 10), or by "
+        "maps that are 'fitted' to MOS",
+        choices=("published", "fitted"),
+    ),
+    "logistic_images": Field(200, "fitted: images, evenly over their MOS; 0 = all", at_least=0),
     "fidelities": Field(("chebyshev", "ssim"), "that measure the change", choices=FIDELITIES),
     "ssim_gray": Field(False, "SSIM of grey images, as the paper says; its code takes each colour by itself"),
     "vgg16_weights": Field("", "of LPIPS and DISTS: torchvision's VGG-16, or 'random' to try the path out"),

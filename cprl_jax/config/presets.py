@@ -15,8 +15,9 @@ from cprl_jax.runtime.files import user_path
 COMPARED = "plain+plain_longer+cprl_loss+cprl"
 """The default methods of CPRL's experiments: a control for the length of training, and one for each part of CPRL."""
 
-BACKBONES = (*(name for name in NETWORKS if name != "resnet"), *NETWORKS["resnet"].variants)
-"""What the argument `backbone` of a configuration can name."""
+TRAINED = tuple(name for name, network in NETWORKS.items() if network.fit is None)
+BACKBONES = (*(name for name in TRAINED if name != "resnet"), *NETWORKS["resnet"].variants)
+"""What the argument `backbone` of a configuration can name: not what is fitted without gradients."""
 
 
 def cprl_experiment(dataset: str, argument: str | None) -> ml_collections.ConfigDict:

@@ -15,7 +15,7 @@ _FILES = (file.name for file in pkgutil.iter_modules(releases.__path__) if file.
 RELEASES: Mapping[str, Release] = {name: importlib.import_module(f"{releases.__name__}.{name}") for name in _FILES}
 """Official releases, each a file of releases/ that nothing else names."""
 
-DATASETS = ("embedded", *RELEASES, "own")
+DATASETS = ("embedded", *RELEASES, "own", "distorted")
 FIELDS: Mapping[str, Field] = {
     name: field for release in RELEASES.values() for name, field in getattr(release, "OPTIONS", {}).items()
 }
@@ -32,8 +32,9 @@ def load(config_dataset: "ConfigDict") -> QualityDataset:
       config_dataset: `name` is one of `DATASETS`, or several joined by + (see `combined.combine`); with `resize` every
         image is resized to that many pixels a side (see `combined.resize`). The official releases read `manual_dir`,
         `data_dir`, `cache` and `cache_gib` (see `releases.build.load`), and their `OPTIONS`; 'own' reads these
-        four, `labels`, `mos_worst` and `mos_best` (see `own.load`); 'embedded' reads `seed`, `image_size`, `scenes` and
-        `levels` (see `embedded.make_embedded`).
+        four, `labels`, `mos_worst` and `mos_best` (see `own.load`); 'distorted' reads the four, keeping the set in
+        `manual_dir`, and `photographs`, `distortions` and `label` (see `distorted.load`); 'embedded' reads `seed`,
+        `image_size`, `scenes` and `levels` (see `embedded.make_embedded`).
 
     Raises:
       UserError: a name that is unknown, or whatever the dataset's loader finds wrong.
@@ -62,6 +63,11 @@ def _load(name: str, config_dataset: "ConfigDict", cache: dict) -> QualityDatase
 
         options = {option: config_dataset[option] for option in ("labels", "mos_worst", "mos_best", "data_dir")}
         return own.load(config_dataset.manual_dir, **options, **cache)
+    if name == "distorted":
+        from cprl_jax.data import distorted
+
+        options = {option: config_dataset[option] for option in ("distortions", "label", "data_dir")}
+        return distorted.load(config_dataset.photographs, keep=config_dataset.manual_dir, **options, **cache)
     from cprl_jax.data.releases import build
 
     options = {option: config_dataset[option] for option in getattr(RELEASES[name], "OPTIONS", {})}

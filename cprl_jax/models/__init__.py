@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Key
 from cprl_jax.config.field import Field, listed, near
 from cprl_jax.fidelity import tensor_files
 from cprl_jax.layers.sort_mask import SortMaskConv, SortMaskPlacement
-from cprl_jax.models import weights
+from cprl_jax.models import fitted, weights
 from cprl_jax.models.change import NetworkChange, check_change
 from cprl_jax.models.network import Network
 from cprl_jax.models.weights import save_weights
@@ -109,8 +109,9 @@ def _placement(network: Network, sort_mask: ml_collections.ConfigDict) -> SortMa
                 f"{listed(network.stages)}"
             )
     min_channels = sort_mask.min_channels or network.sort_mask.min_channels
+    rate = sort_mask.rate if network.stages else 0.0  # without convolutions there is nothing to mask
     try:
-        return SortMaskPlacement(sort_mask.rate, min_channels, stages, sort_mask.selection)
+        return SortMaskPlacement(rate, min_channels, stages, sort_mask.selection)
     except ValueError as error:
         raise UserError(f"config.model.sort_mask: {error}") from error
 
@@ -147,7 +148,10 @@ def load_weights(
         connection or a package would be needed and is not there.
     """
     path = weights_file(source, config_model=config_model, field=field)
-    return weights.load(network_of(config_model), variables, path, config_model=config_model)
+    network = network_of(config_model)
+    if network.fit is not None:
+        return fitted.load(create(config_model), variables, path, network.read)
+    return weights.load(network, variables, path, config_model=config_model)
 
 
 def weights_file(

@@ -1,8 +1,8 @@
 """Lists the networks that config.model.name can name: `python -m cprl_jax.models --list`.
 
-One line for each variant: parameters; height and width in pixels of the RGB images that it takes; the stages of its
-trunk, as config.model.sort_mask.stages counts them; who publishes weights that config.model.weights loads, and under
-which licence.
+One line for each variant: parameters (before the fit, of a network that is fitted); height and width in pixels of the
+RGB images that it takes; the stages of its trunk, as config.model.sort_mask.stages counts them; who publishes weights
+that config.model.weights loads, and under which licence.
 """
 
 from cprl_jax.runtime import program
@@ -40,8 +40,9 @@ def _row(network: Network, variant: str) -> Row:
         "network": network.described(variant),
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])),
         "images": f"{smallest} to {largest}" if largest else f"from {smallest}",
-        "stages": ", ".join(map(str, network.stages)),
-        "weights": "; ".join(weights.source for weights in network.weights) or "none: it starts from random ones",
+        "stages": ", ".join(map(str, network.stages)) or "-",
+        "weights": "; ".join(weights.source for weights in network.weights)
+        or ("none: they are fitted to images" if network.fit else "none: it starts from random ones"),
         "licences": "; ".join(weights.licence for weights in network.weights) or "-",
     }
 

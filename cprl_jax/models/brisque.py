@@ -7,29 +7,30 @@ Mittal et al., "No-Reference Image Quality Assessment in the Spatial Domain", IE
 """
 
 import functools
-import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.io
-import scipy.sparse
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 from scipy import special
 
-from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import user_path
+from cprl_jax.config.field import Field
+from cprl_jax.layers.sort_mask import SortMaskPlacement
+from cprl_jax.models.fitted import FittedNetwork, Images, labelled_features
+from cprl_jax.models.network import Network, PublishedWeights
+from cprl_jax.models.svr import GAMMA, Svr, check_enough, fit_rbf, load_svr, predict
 
 CONVENTIONS = ("zhang2022", "mittal2012")
 FEATURES = 36
-GAMMA = 0.05  # of the kernel, in all published models
 SHIFTS = ((0, 1), (1, 0), (1, 1), (-1, 1))  # (rows, columns): the neighbours whose products are modelled
 _LUMA = (0.2989, 0.587, 0.114)
-_MATLAB_LUMA = (0.298936021293775, 0.587043074451121, 0.114020904255103)
+MATLAB_LUMA = (0.298936021293775, 0.587043074451121, 0.114020904255103)
 _WINDOW = 7
 _SIGMA = 7.0 / 6.0
 _SHAPES = np.arange(200, 10_001) / 1000.0  # the shape parameters that are searched
@@ -85,11 +86,16 @@ def features(
 @functools.partial(jax.jit, static_argnames=("conventions", "smooth"))
 def _features(images: Array, *, conventions: str, smooth: bool) -> Array:
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    red, green, blue = _LUMA if conventions == "zhang2022" else _MATLAB_LUMA
+    red, green, blue = _LUMA if conventions == "zhang2022" else MATLAB_LUMA
     gray = 255.0 * (red * images[..., 0] + green * images[..., 1] + blue * images[..., 2])
     if conventions == "mittal2012":
-        gray = gray + lax.stop_gradient(jnp.floor(gray + 0.5) - gray)
-    return jnp.concatenate([_statistics(gray, smooth), _statistics(_half(gray, conventions), smooth)], axis=-1)
+        gray = rounded(gray)
+    return jnp.concatenate([_statistics(gray, smooth), _statistics(half(gray, conventions), smooth)], axis=-1)
+
+
+def rounded(gray: Array) -> Array:
+    """To whole grey levels, with the gradient of no rounding."""
+    return gray + lax.stop_gradient(jnp.floor(gray + 0.5) - gray)
 
 
 def _statistics(gray: Array, smooth: bool) -> Array:
@@ -104,10 +110,23 @@ def _statistics(gray: Array, smooth: bool) -> Array:
 
 def mscn(gray: Float[Array, "batch height width"]) -> Float[Array, "batch height width"]:
     """(gray - mean) / (deviation + 1), both under a 7x7 Gaussian window, with zeros outside the image (Eq. 1 to 3)."""
+    mean, deviation = local_moments(gray, "constant")
+    return (gray - mean) / (deviation + 1.0)
+
+
+def local_moments(
+    gray: Float[Array, "batch height width"], border: str
+) -> tuple[Float[Array, "batch height width"], Float[Array, "batch height width"]]:
+    """Mean and standard deviation under a 7x7 Gaussian window of standard deviation 7/6.
+
+    Args:
+      gray: any range.
+      border: what is outside the image: 'constant' (zeros) or 'edge' (the nearest pixel).
+    """
     window = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2.0 * _SIGMA**2))
     window /= window.sum()
     margin = _WINDOW // 2
-    mean = jnp.pad(gray, ((0, 0), (margin, margin), (margin, margin)))
+    mean = jnp.pad(gray, ((0, 0), (margin, margin), (margin, margin)), mode=border)
     variance = jnp.zeros_like(mean)
     # Rows, then columns, by the law of total variance: E[x^2] - E[x]^2 would cancel where the image is flat.
     for axis in (1, 2):
@@ -123,7 +142,7 @@ def mscn(gray: Float[Array, "batch height width"]) -> Float[Array, "batch height
             weight * (within + (value - mean) ** 2)
             for weight, value, within in zip(window, means, variances, strict=True)
         )
-    return (gray - mean) / (_root(variance) + 1.0)
+    return mean, root(variance)
 
 
 def generalized_gaussian(
@@ -134,7 +153,7 @@ def generalized_gaussian(
     Shape 2 is a Gaussian, 1 a Laplacian; 0.2 to 10 in steps of 0.001, see `features` for `smooth`.
     """
     power = jnp.mean(x * x, axis=-1)
-    ratio = _ratio(jnp.mean(jnp.abs(x), axis=-1), _root(power)) ** 2
+    ratio = _ratio(jnp.mean(jnp.abs(x), axis=-1), root(power)) ** 2
     if smooth:
         return _interpolate(_moment_ratio(_SMOOTH_SHAPES), _SMOOTH_SHAPES, ratio), power
     # As published, by the distance of the inverse ratios.
@@ -150,8 +169,8 @@ def asymmetric_generalized_gaussian(
     The variances are the mean squares of the negative and of the positive samples, 0 if there are none.
     """
     left, right = _mean_square(x, x < 0), _mean_square(x, x > 0)
-    left_root, right_root = _root(left), _root(right)
-    ratio = _ratio(jnp.mean(jnp.abs(x), axis=-1), _root(jnp.mean(x * x, axis=-1))) ** 2
+    left_root, right_root = root(left), root(right)
+    ratio = _ratio(jnp.mean(jnp.abs(x), axis=-1), root(jnp.mean(x * x, axis=-1))) ** 2
     # The published factor (g^3 + 1)(g + 1) / (g^2 + 1)^2 with g = left_root / right_root, of which either may be 0.
     share = _ratio(left_root, left_root + right_root)
     ratio = ratio * (share**3 + (1.0 - share) ** 3) / (share**2 + (1.0 - share) ** 2) ** 2
@@ -196,13 +215,14 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     return jnp.where(positive, numerator, 1.0) / jnp.where(positive, denominator, 1.0)
 
 
-def _root(x: Array) -> Array:
+def root(x: Array) -> Array:
     """The square root; its gradient at 0 is 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def _half(gray: Array, conventions: str) -> Array:
+def half(gray: Float[Array, "batch height width"], conventions: str) -> Float[Array, "batch half_height half_width"]:
+    """Grey images at half their size, see `features`."""
     matrix = _corner_aligned_half if conventions == "zhang2022" else _filtered_half
     rows, columns = (jnp.asarray(matrix(size), gray.dtype) for size in gray.shape[1:3])
     gray = jnp.einsum("oh,bhw->bow", rows, gray, precision=lax.Precision.HIGHEST)
@@ -243,109 +263,6 @@ def _gather_matrix(taps: np.ndarray, weights: np.ndarray, size: int) -> np.ndarr
     return matrix
 
 
-class Svr(NamedTuple):
-    """A support vector regression with the kernel exp(-gamma |f - v|^2), as libsvm stores it, and its features' ranges.
-
-    The ranges are those of the training set, `lowest` to `highest` of each feature, which are scaled to -1 and 1.
-    """
-
-    vectors: Float[Array, "vectors 36"]
-    coefficients: Float[Array, " vectors"]
-    rho: Float[Array, ""]
-    gamma: Float[Array, ""]
-    lowest: Float[Array, "36"]
-    highest: Float[Array, "36"]
-
-
-def load_svr(
-    path: str | os.PathLike,
-    *,
-    ranges: str | os.PathLike | None = None,
-    rho: float | None = None,
-    gamma: float | None = None,
-) -> Svr:
-    """Reads a trained regression of libsvm from a .mat or .npz file, by the names that libsvm's interfaces use.
-
-    `SVs` [vectors, 36] (sparse or not), `sv_coef` [vectors], `rho`, and optionally `gamma` (0.05 in all published
-    models), and `scale` [2, 36], the lowest and highest of each feature, which may lie in a file of its own. For the
-    files of Zhang et al.: `load_svr("svm_model.mat", ranges="scale.mat", rho=30.168717)`.
-
-    Args:
-      path: of the regression.
-      ranges: of the file with `scale`; None if it is in the same file.
-      rho, gamma: where the file does not have them, or instead of what it has.
-
-    Raises:
-      UserError: no such file, another kind of file, a variable that is missing, not finite or of a wrong shape, or a
-        range whose highest is not above its lowest.
-    """
-    file = _read_arrays(path)
-    place = path if ranges is None else ranges
-    scale = _variable(place, file if ranges is None else _read_arrays(ranges), "scale")
-    vectors, coefficients = _variable(path, file, "SVs"), _variable(path, file, "sv_coef").reshape(-1)
-    if rho is None:
-        rho = _number(path, file, "rho")
-    if gamma is None:
-        gamma = _number(path, file, "gamma") if "gamma" in file else GAMMA
-    if vectors.shape != (len(coefficients), FEATURES):
-        needed = (len(coefficients), FEATURES)
-        raise UserError(f"{path}: SVs has shape {vectors.shape}; by the length of sv_coef it must be {needed}")
-    if scale.shape != (2, FEATURES):
-        raise UserError(f"{place}: scale has shape {scale.shape}; it must be (2, {FEATURES}), lowest and highest")
-    if not (scale[1] > scale[0]).all():
-        index = int(np.argmin(scale[1] - scale[0]))
-        raise UserError(
-            f"{place}: scale goes from {scale[0, index]} to {scale[1, index]} for feature {index} (from 0); the second "
-            "row must be above the first"
-        )
-    values = (vectors, coefficients, rho, gamma, *scale)
-    return Svr(*(jnp.asarray(value, jnp.float32) for value in values))
-
-
-def _read_arrays(path: str | os.PathLike) -> dict[str, Any]:
-    path = user_path(path, field="the file of BRISQUE's regression")
-    if path.suffix not in (".mat", ".npz"):
-        raise UserError(f"{path}: unknown kind of file; allowed: .mat, .npz")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        if path.suffix == ".mat":
-            return scipy.io.loadmat(path)
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # zipfile, zlib, NumPy and SciPy each have their own
-        raise UserError(
-            f"{path}: not a {path.suffix} file of plain arrays ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _variable(path: str | os.PathLike, file: dict[str, Any], name: str) -> np.ndarray:
-    if name not in file:
-        present = ", ".join(sorted(key for key in file if not key.startswith("__")))
-        hint = {"scale": "; give the file that has it as ranges=", "rho": "; give it as rho="}.get(name, "")
-        raise UserError(f"{path}: no variable {name!r} in it, but {present}{hint}")
-    value = file[name].toarray() if scipy.sparse.issparse(file[name]) else np.asarray(file[name])
-    if not np.issubdtype(value.dtype, np.number) or not np.isfinite(value).all():
-        raise UserError(f"{path}: {name} must hold finite numbers")
-    return value.astype(np.float64)
-
-
-def _number(path: str | os.PathLike, file: dict[str, Any], name: str) -> float:
-    value = _variable(path, file, name)
-    if value.size != 1:
-        raise UserError(f"{path}: {name} has shape {value.shape}; it must be one number")
-    return float(value.reshape(()))
-
-
-def predict(svr: Svr, found: Float[Array, "batch 36"]) -> Float[Array, " batch"]:
-    """sum_i coefficient_i exp(-gamma |f - vector_i|^2) - rho, f being the features `found` scaled to the ranges."""
-    span = (svr.highest - svr.lowest).reshape(1, -1)
-    scaled = 2.0 * (found - svr.lowest.reshape(1, -1)) / span - 1.0
-    difference = scaled[:, None, :] - svr.vectors[None, :, :]
-    kernel = jnp.exp(-svr.gamma * jnp.sum(difference * difference, axis=-1))
-    return jnp.sum(kernel * svr.coefficients.reshape(1, -1), axis=-1) - svr.rho
-
-
 def score_fn(
     svr: Svr, *, conventions: str = "zhang2022", smooth: bool = False, negate: bool = False
 ) -> Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]:
@@ -379,3 +296,69 @@ def _scorer(conventions: str, smooth: bool, negate: bool) -> Callable[[Svr, Arra
 def _check_conventions(conventions: str) -> None:
     if conventions not in CONVENTIONS:
         raise ValueError(f"conventions must be one of {', '.join(CONVENTIONS)}, got {conventions!r}")
+
+
+class BRISQUE(FittedNetwork):
+    """The features and a support vector regression, as a network that `cprl_jax.main` fits to a data set.
+
+    Attributes:
+      conventions, smooth: see `features`.
+    """
+
+    conventions: str = "zhang2022"
+    smooth: bool = False
+
+    smallest_image = 2
+
+    def features(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch 36"]:
+        """See `features`."""
+        return features(images, conventions=self.conventions, smooth=self.smooth)
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Float[Array, " batch"]:
+        """Scores of RGB images in [0, 1], at least 2x2 pixels, the higher the better; float32."""
+        regression = Svr(
+            self.fitted("vectors", (1, FEATURES)),
+            self.fitted("coefficients", (1,)),
+            self.fitted("rho", ()),
+            self.fitted("gamma", (), nn.initializers.constant(GAMMA)),
+            self.fitted("lowest", (FEATURES,)),
+            self.fitted("highest", (FEATURES,), nn.initializers.ones),
+        )
+        return self.score(predict(regression, self.features(self.change.images(images))))
+
+
+def fit(module: BRISQUE, train: Images, validation: Images, *, seed: int, **_: Any) -> tuple[Mapping, dict[str, float]]:
+    """The regression of `svr.fit_rbf` to the MOS; nothing in it is random. Raises UserError as that does."""
+    check_enough(len(validation.mos))  # before minutes of work
+    parts = (
+        labelled_features(module, module.features, part, what="features of BRISQUE") for part in (train, validation)
+    )
+    regression, numbers = fit_rbf(*parts)
+    return {"params": regression._asdict()}, numbers
+
+
+def read(path: Path, module: BRISQUE) -> Mapping[str, Any]:
+    """A regression of libsvm with its ranges in one .mat or .npz file (`load_svr`), for scores as it predicts them."""
+    regression = load_svr(path)
+    shift = module.score_mean / module.score_std
+    return regression._replace(
+        coefficients=regression.coefficients / module.score_std, rho=regression.rho / module.score_std + shift
+    )._asdict()
+
+
+NETWORK = Network(
+    name="brisque",
+    title="BRISQUE",
+    source="Mittal et al., IEEE TIP 2012",
+    weights=(PublishedWeights("zwx8981/PerceptualAttack_BIQA: svm_model.mat", "none stated"),),
+    module=BRISQUE,
+    settings={
+        "conventions": Field("zhang2022", "of grey levels and of the half size", choices=CONVENTIONS),
+        "smooth": Field(False, "gradients also pass through the shapes, which the published attack looks up"),
+    },
+    stages=(),
+    sort_mask=SortMaskPlacement(stages=()),
+    fit=fit,
+    read=read,
+)

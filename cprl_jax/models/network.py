@@ -203,6 +203,9 @@ class Network:
       rescale: (tensors by our names, mean, std), see `linear_head`; the weights must give the scores of the file.
       optional_parts: beginnings of our names, in the trunk, that a file may lack as a whole, and what they are called.
       imagenet: variant ('' if there are none) -> the file that weights='imagenet' means.
+      fit: of a network that is not trained by gradients (`models.fitted`): (module, training images, validation images,
+        pristine, seed) -> (variables, numbers to note); `pristine()` reads undistorted photographs, for who needs them.
+      read: of such a network: (path, module) -> its parameters by name, from a file that somebody else published.
     """
 
     name: str
@@ -219,6 +222,8 @@ class Network:
     rescale: Callable[[Tensors, float, float], None] = linear_head("head")
     optional_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     imagenet: Mapping[str, PackagedFile] = dataclasses.field(default_factory=dict)
+    fit: Callable[..., tuple[Mapping, dict[str, float]]] | None = None
+    read: Callable[..., Mapping[str, Any]] | None = None
 
     def variant(self, backbone: str) -> str:
         """The variant that a value of `config.model.backbone` means: '' is the default. '' if there are no variants.

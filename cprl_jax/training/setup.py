@@ -63,6 +63,8 @@ def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: i
     start = "" if settings.start_from == "weights" else f"after {settings.start_from}: "
     if not METHODS[method].trains:
         return f"{start}nothing is trained"
+    if models.network_of(config.model).fit is not None:
+        return "fitted to the training images without gradients; what had to be chosen, on validation"
     steps, gradients = total_steps(config, method, images=images), METHODS[method].gradients(settings)
     budget = steps * _gradients(config, method)  # without that of the method it starts from
     if config.evaluation.checkpoint == "last":
@@ -128,8 +130,13 @@ def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Pa
     """The variables to evaluate, from the best or last checkpoint as config.evaluation says.
 
     Raises:
-      UserError: no checkpoint.
+      UserError: no checkpoint; no weights.npz of a network that is fitted.
     """
+    if models.network_of(config.model).fit is not None:
+        if not (folder / "weights.npz").is_file():
+            raise UserError(f"there are no weights of {method} in {folder}; fit it first, or give another folder")
+        unfitted = _initialize(config, method, seed=config.seed)
+        return models.load_weights(unfitted, folder / "weights.npz", config_model=config.model, field="the run")
     from cprl_jax.training.checkpoints import Checkpoints  # here: Orbax takes seconds, and exported models do without
 
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:

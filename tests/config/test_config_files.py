@@ -23,7 +23,7 @@ FILES = sorted(
 )  # that one needs a run
 PAGES = [*(ROOT / "configs").glob("*.py"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 RESNETS = models.NETWORKS["resnet"].variants
-OTHERS = tuple(name for name in models.NETWORKS if name != "resnet")
+OTHERS = tuple(name for name, network in models.NETWORKS.items() if name != "resnet" and network.fit is None)
 QUICK = ("hyperiqa", "resnet18", "squeezenet")  # to trace
 VARIANTS = [
     *(f"livec.py:backbone={backbone},schedule={schedule}" for backbone in QUICK for schedule in ("paper", "short")),
@@ -79,7 +79,7 @@ def trace(module, size):
 def check(config):
     checks.validate(config)
     if config.job == "perceptual_attack":  # its other models are trained ones, and BRISQUE
-        for name in set(config.perceptual.models) & set(models.NETWORKS):
+        for name in set(config.perceptual.models) & set(models.NETWORKS) - {"brisque"}:
             model = defaults.default().model
             model.name = name
             trace(models.create(model), 64)

@@ -11,6 +11,7 @@ from scipy import ndimage, stats
 from scipy.special import gamma as Gamma
 from skimage import data
 
+from cprl_jax import models
 from cprl_jax.models import brisque
 from cprl_jax.runtime.errors import UserError
 
@@ -171,7 +172,7 @@ def test_degenerate_samples():
 @pytest.mark.parametrize("size", [(9, 12), (31, 2), (3, 5)])
 def test_corner_aligned_half_is_torch_s(size):
     gray = np.random.default_rng(0).uniform(0, 255, size)
-    found = brisque._half(jnp.asarray(gray[None], jnp.float32), "zhang2022")[0]
+    found = brisque.half(jnp.asarray(gray[None], jnp.float32), "zhang2022")[0]
     np.testing.assert_allclose(found, literal_half(gray), rtol=1e-5, atol=1e-3)
 
 
@@ -183,14 +184,14 @@ def test_filtered_half_is_matlab_s():
     half = torch.nn.functional.interpolate(
         torch.tensor(surround)[None, None], size=(17, 20), mode="bicubic", antialias=True
     )[0, 0, 5:12, 5:15]
-    found = brisque._half(jnp.asarray(gray[None], jnp.float32), "mittal2012")[0]
+    found = brisque.half(jnp.asarray(gray[None], jnp.float32), "mittal2012")[0]
     np.testing.assert_allclose(found, half.numpy(), rtol=1e-5, atol=1e-3)
 
 
 def test_original_conventions_round_grey_levels(images):
     eight_bit = np.round(255 * images).astype(np.float32)
     found = np.asarray(brisque.features(eight_bit / 255, conventions="mittal2012"))
-    gray = np.floor(eight_bit.astype(np.float64) @ np.array(brisque._MATLAB_LUMA) + 0.5)
+    gray = np.floor(eight_bit.astype(np.float64) @ np.array(brisque.MATLAB_LUMA) + 0.5)
     for index in range(len(images)):
         expected = literal_ggd(literal_mscn(gray[index]))
         np.testing.assert_allclose(found[index, :2], expected, rtol=2e-3)
@@ -322,7 +323,7 @@ def test_files_that_do_not_fit(arrays, tmp_path):
     refused(r"for feature \d+ .* second row must be above", scale=arrays["scale"][::-1])
     refused("rho has shape", rho=np.ones(2))
     refused("SVs must hold finite numbers", SVs=np.full((50, 36), np.nan))
-    refused("svr.txt: unknown kind of file; allowed: .mat, .npz", tmp_path / "svr.txt")
+    refused("svr.txt: no such file", tmp_path / "svr.txt")
     refused("none.mat: no such file", tmp_path / "none.mat")
     (tmp_path / "broken.mat").write_bytes(b"broken")
     refused("broken.mat: not a .mat file", tmp_path / "broken.mat")
@@ -340,3 +341,15 @@ def test_files_that_do_not_fit(arrays, tmp_path):
 def test_refusals(images, options, message):
     with pytest.raises(ValueError, match=message):
         brisque.features(images, **options)
+
+
+def test_the_network_scores_as_the_regression_of_a_published_file(arrays, images, config_model, tmp_path):
+    """Whatever score_mean and score_std are, scores are those of the file."""
+    np.savez(tmp_path / "svr.npz", **arrays)
+    config = config_model("brisque", backbone="", score_mean=50.0, score_std=20.0)
+    module = models.create(config)
+    unfitted = models.initialize(module, jax.random.key(0), 16)
+    variables = models.load_weights(unfitted, tmp_path / "svr.npz", config_model=config)
+    images = jnp.asarray(images[:, :20, :20], jnp.float32)
+    scores = jax.jit(models.score_fn(module, variables))(images)
+    np.testing.assert_allclose(scores, brisque.score_fn(brisque.load_svr(tmp_path / "svr.npz"))(images), atol=0.02)

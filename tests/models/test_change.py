@@ -84,7 +84,7 @@ LARGE = ("dbcnn", "metaiqa", "mobilenet_v2", "nima", "paq2piq", "unique")  # the
 REPLACEABLE = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE))
     for name in models.NETWORKS
-    if name not in ("ma19", "cnniqa", "hyperiqa")
+    if name not in ("ma19", "cnniqa", "hyperiqa") and models.NETWORKS[name].fit is None
 ]
 
 

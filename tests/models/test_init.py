@@ -12,6 +12,7 @@ from absl import logging
 
 from cprl_jax import models
 from cprl_jax.config.field import Field
+from cprl_jax.models.fitted import FittedNetwork
 from cprl_jax.models.network import ScoreNetwork
 from cprl_jax.runtime.errors import UserError
 
@@ -197,6 +198,9 @@ def test_every_file_of_a_network_declares_it(config_model):
             field.check(setting, field.default)
         assert set(network.imagenet) <= {*network.variants, *([] if network.variants else [""])}
         assert set(network.sort_mask.stages) <= set(network.stages)
+        if network.fit is not None:
+            assert not network.stages and network.module.__base__ is FittedNetwork
+            continue
         masked = config_model(name, backbone="", sort_mask={"rate": 0.1, "stages": (), "min_channels": 0})
         assert models.masked_convolutions(models.create(masked), 224)  # the declared place is one
 
@@ -246,7 +250,7 @@ def test_networks_and_their_gradients_take_strict_types(config_model, name):
     config = config_model(name, backbone=next(iter(network.variants or ("",))))
     config.sort_mask.update(rate=0.1, min_channels=0, stages=())
     module = models.create(config)
-    size = 224 if name in ("hyperiqa", "metaiqa") else 64
+    size = {"hyperiqa": 224, "metaiqa": 224, "niqe": 96}.get(name, 64)
 
     def gradients(variables, images):
         def total(variables, images, train):

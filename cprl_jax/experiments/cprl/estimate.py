@@ -118,7 +118,7 @@ def left(config: ml_collections.ConfigDict, method: str, train: int, test: int, 
       train, test: images.
     """
     steps = done = 0
-    if config.job != "evaluate":
+    if config.job != "evaluate" and models.network_of(config.model).fit is None:
         steps = setup.total_steps(config, method, images=train)
         if (folder / "checkpoints").is_dir():
             with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:

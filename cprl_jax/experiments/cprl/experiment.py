@@ -237,6 +237,8 @@ def describe_network(config: ml_collections.ConfigDict) -> str:
     """'resnet (resnet18), starting from weights from FILE', for a report."""
     model = config.model
     network = models.network_of(model).described(model.backbone)
+    if not model.weights and models.network_of(model).fit is not None:
+        return network
     start = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
     return f"{network}, starting from {start}"
 

@@ -1,20 +1,28 @@
 """One method trained on the training part of a split."""
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_collections
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
 
 from cprl_jax import models
+from cprl_jax.data import photographs
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.device_images import training_feed
 from cprl_jax.data.splits import Split, rows
 from cprl_jax.evaluation.statistics import MIN_IMAGES
 from cprl_jax.evaluation.validation import make_validation
 from cprl_jax.methods import METHODS
+from cprl_jax.models.fitted import Images
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.errors import UserError
+from cprl_jax.runtime.files import user_path, write_file
 from cprl_jax.training import setup
 from cprl_jax.training.loop import fit
 from cprl_jax.training.optimizers import make_optimizer
@@ -39,6 +47,8 @@ def train(
       UserError: a batch that the devices cannot share, no training image, a start from a method without checkpoint, or
         too few validation images for a method that needs them.
     """
+    if models.network_of(config.model).fit is not None:
+        return _fit(config, method, dataset=dataset, split=split, workdir=workdir)
     settings, train, folder, declared = config[method], config.train, workdir / method, METHODS[method]
     train_rows, validation_rows = rows(dataset, split.train), rows(dataset, split.validation)
     steps = setup.total_steps(config, method, images=len(train_rows))
@@ -84,6 +94,57 @@ def train(
     trained = setup.trained_variables(config, method, folder)
     if parallel.is_main_process():
         models.save_weights(folder / "weights.npz", trained)
+
+
+def _fit(
+    config: ml_collections.ConfigDict, method: str, *, dataset: QualityDataset, split: Split, workdir: Path
+) -> None:
+    """The same for a network that is fitted: one crop of each image, as the evaluation cuts them; writes fit.json too.
+
+    A method that does not train has the parameters of the one that it starts from; config.model.weights are taken as
+    they are.
+    """
+    folder, network = workdir / method, models.network_of(config.model)
+    if (folder / "weights.npz").exists():
+        logging.info("%s: already fitted", method)
+        return
+    module, start, numbers = setup.create_model(config, method), config[method].start_from, {}
+    variables = setup.start_variables(config, method, seed=config.seed)
+    if start != "weights":
+        variables = setup.trained_variables(config, start, workdir / start)
+    elif not config.model.weights and parallel.is_main_process():
+        size = {"crops": 1, "crop_size": config.evaluation.crop_size, "seed": config.seed}
+        parts = [rows(dataset, part) for part in (split.train, split.validation)]
+        images = [Images(Crops(dataset, part, **size), dataset.mos[part]) for part in parts]
+        pristine = functools.partial(pristine_photographs, config, dataset, parts[0])
+        variables, numbers = network.fit(module, *images, pristine=pristine, seed=config.seed)
+        logging.info("%s: fitted; %s", method, ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    if parallel.is_main_process():
+        write_file(folder / "fit.json", json.dumps(numbers, indent=1))
+        models.save_weights(folder / "weights.npz", variables)
+    parallel.barrier("fitted")
+
+
+def pristine_photographs(
+    config: ml_collections.ConfigDict, dataset: QualityDataset, train_rows: np.ndarray
+) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """The undistorted photographs of config.train.pristine, or of the training scenes.
+
+    Raises:
+      UserError: there are none, or one that cannot be read.
+    """
+    if not config.train.pristine:
+        if scenes := [name for name in np.unique(dataset.references[train_rows]) if name in dataset.pristine]:
+            return [dataset.pristine[name] for name in scenes]
+        raise UserError(
+            f"{config.model.name} is fitted to undistorted photographs, and the data set {dataset.name} has none: give "
+            "a folder of some, --config.train.pristine=DIR"
+        )
+    folder = user_path(config.train.pristine, field="config.train.pristine")
+    paths = photographs.image_files(folder) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"config.train.pristine: there are no photographs in {folder}; give the folder of some")
+    return [photographs.read(path, None) for path in paths]
 
 
 def _calibration(config: ml_collections.ConfigDict, method: str, validate: Callable[[Mapping], Mapping] | None):

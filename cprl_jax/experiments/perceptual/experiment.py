@@ -232,7 +232,10 @@ def _report(
         examples=results.examples(counterexamples, candidates, count=config.perceptual.examples, folder=workdir),
         thresholds={cell.fidelity.name: cell.fidelity.threshold for cell in cells} if observations is None else {},
         config_text=config_lib.to_json(config),
-        notes=results.notes(config, counterexamples, observations),
+        notes=[
+            *results.notes(config, counterexamples, observations),
+            *(f"Scores of {target.name} on 0..10: {target.scale}." for target in targets),
+        ],
         transfer_scores=results.transfer_scores(others),
     )
     return page.terminal([*report.tables(**tables), cost])

@@ -35,12 +35,28 @@ class Picture(NamedTuple):
     mos: float
 
 
+ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
+
+
 class Target(NamedTuple):
-    """A model: its scores on 0..10, higher is better, and the stamp of what they depend on."""
+    """A model: its scores on 0..10, higher is better, the stamp of what they depend on, and how they got there."""
 
     name: str
-    score_fn: Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
+    score_fn: ScoreFn
     stamp: str
+    scale: str = ""
+
+
+class Model(NamedTuple):
+    """A model with scores of its own, higher is better.
+
+    `constants` are those of the published logistic map to 0..10; None for a model of MOS on 0..100, which is divided.
+    """
+
+    name: str
+    score_fn: ScoreFn
+    stamp: str
+    constants: logistic.LogisticConstants | None
 
 
 class Fidelity(NamedTuple):
@@ -86,12 +102,17 @@ def read_pictures(config: ml_collections.ConfigDict) -> list[Picture]:
     Raises:
       UserError: no such folder or none in it, a file that is no image, labels that do not fit, no images left.
     """
+    return _pictures(config, config.perceptual.count)
+
+
+def _pictures(config: ml_collections.ConfigDict, count: int) -> list[Picture]:
+    """So many of the images, evenly over their MOS; all for 0."""
     options = config.perceptual
     names, decode, mos = _folder(options) if options.images else _dataset(config)
     chosen = np.arange(len(names))
-    if 0 < options.count < len(names):
+    if 0 < count < len(names):
         order = np.argsort(mos, kind="stable") if np.all(np.isfinite(mos)) else chosen
-        chosen = np.sort(order[np.round(np.linspace(0, len(names) - 1, options.count)).astype(int)])
+        chosen = np.sort(order[np.round(np.linspace(0, len(names) - 1, count)).astype(int)])
     return [Picture(names[row], _resize(decode(row), options.height, options.width), float(mos[row])) for row in chosen]
 
 
@@ -167,23 +188,53 @@ def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
-    """The models of config.perceptual.models, each on 0..10: Ma19 and BRISQUE by their published logistic maps.
+    """The models of config.perceptual.models, each on 0..10, as config.perceptual.logistic says.
 
-    Scores of models of a run, which predict MOS on 0..100, are divided by 10.
+    'published': Ma19 and BRISQUE by their published logistic maps; scores of models of a run, which predict MOS on
+    0..100, are divided by 10. 'fitted': every model by the logistic map that is nearest to the MOS of
+    config.perceptual.logistic_images images.
 
     Raises:
-      UserError: weights that are missing or do not fit, no such run or method.
+      UserError: weights that are missing or do not fit, no such run or method, images without labels to fit to.
     """
-    readers = {"ma19": _ma19, "brisque": _brisque}
-    asked = config.perceptual.models
-    targets = [readers[name](config.perceptual) if name in readers else _trained(name) for name in asked]
-    names = [target.name for target in targets]
+    readers, options = {"ma19": _ma19, "brisque": _brisque}, config.perceptual
+    found = [readers[name](options) if name in readers else _trained(name) for name in options.models]
+    names = [model.name for model in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"config.perceptual.models: two models would be called {twice[0]!r}; rename a run's folder")
-    return targets
+    if options.logistic == "published":
+        return [_target(model, model.constants, "published") for model in found]
+    pictures = _pictures(config, options.logistic_images)
+    mos = np.array([picture.mos for picture in pictures])
+    if not np.isfinite(mos).all():
+        raise UserError(
+            "config.perceptual.logistic is 'fitted', but the images have no labels to fit to: give "
+            "config.perceptual.labels, or set logistic=published"
+        )
+    return [_target(model, _fitted(model, pictures, mos / 10.0), f"fitted to {len(mos)} images") for model in found]
 
 
-def _ma19(options: ml_collections.ConfigDict) -> Target:
+def _fitted(model: Model, pictures: list[Picture], mos: np.ndarray) -> logistic.LogisticConstants:
+    """The constants of the logistic map from the scores of the pictures to `mos` (0..10)."""
+    score = jax.jit(model.score_fn)
+    scores = [float(score(as_floats(picture.pixels[None]))[0]) for picture in pictures]
+    try:
+        return logistic.fit_logistic(scores, mos, highest=HIGHEST, lowest=LOWEST)
+    except ValueError as error:
+        raise UserError(f"config.perceptual.logistic is 'fitted', and {model.name} has no fit: {error}") from error
+
+
+def _target(model: Model, constants: logistic.LogisticConstants | None, how: str) -> Target:
+    if constants is None:
+        score_fn, scale = Partial(_tenth, model.score_fn), "score / 10"
+    else:
+        score_fn = logistic.logistic(model.score_fn, constants)
+        scale = f"10 / (1 + exp(-(score - {constants.center:.6g}) / {constants.scale:.6g})), {how}"
+    depends = model.stamp if how == "published" else stamp(model=model.stamp, constants=constants)
+    return Target(model.name, score_fn, depends, scale)
+
+
+def _ma19(options: ml_collections.ConfigDict) -> Model:
     if not options.ma19_weights:
         raise UserError("the weights of ma19: --config.perceptual.ma19_weights=FILE is not given")
     config_model = config_lib.default().model
@@ -194,19 +245,20 @@ def _ma19(options: ml_collections.ConfigDict) -> Target:
     variables = models.load_weights(
         variables, options.ma19_weights, config_model=config_model, field="config.perceptual.ma19_weights"
     )
-    score_fn = logistic.logistic(models.score_fn(module, variables), logistic.MA19)
-    return Target("ma19", score_fn, stamp(model="ma19", score_fn=score_fn))
+    score_fn = models.score_fn(module, variables)
+    return Model("ma19", score_fn, stamp(model="ma19", score_fn=score_fn), logistic.MA19)
 
 
-def _brisque(options: ml_collections.ConfigDict) -> Target:
+def _brisque(options: ml_collections.ConfigDict) -> Model:
     if not options.brisque_svr:
         raise UserError("the regression of brisque: --config.perceptual.brisque_svr=FILE is not given")
     svr = brisque.load_svr(options.brisque_svr, ranges=options.brisque_ranges or None, rho=options.brisque_rho or None)
-    score_fn = logistic.logistic(brisque.score_fn(svr), logistic.BRISQUE)
-    return Target("brisque", score_fn, stamp(model="brisque", score_fn=score_fn))
+    conventions = options.brisque_conventions  # the original regression predicts DMOS: the higher the worse
+    score_fn = brisque.score_fn(svr, conventions=conventions, negate=conventions == "mittal2012")
+    return Model("brisque", score_fn, stamp(model="brisque", score_fn=score_fn), logistic.BRISQUE)
 
 
-def _trained(name: str) -> Target:
+def _trained(name: str) -> Model:
     """A model of a run of `cprl_jax.main`: 'run:FOLDER:METHOD'; of Causal-IQA 'run:FOLDER:UPDATE' or UPDATE/seed-K."""
     folder, _, method = name.removeprefix("run:").rpartition(":")
     if not folder:
@@ -223,8 +275,8 @@ def _trained(name: str) -> Target:
     except UserError as error:
         raise UserError(f"config.perceptual.models names {name!r}: {error}") from None
     module, variables = trained_model(config, method, run)
-    score_fn = Partial(_tenth, models.score_fn(module, variables))
-    return Target(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables))
+    score_fn = models.score_fn(module, variables)
+    return Model(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables), None)
 
 
 def _tenth(score_fn: Callable, images: Array) -> Array:

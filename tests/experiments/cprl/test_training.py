@@ -2,10 +2,13 @@
 
 import csv
 import dataclasses
+import json
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from cprl_jax import models
 from cprl_jax.config import checks
@@ -16,7 +19,7 @@ from cprl_jax.experiments.cprl import training
 from cprl_jax.models.common import global_mean, linear
 from cprl_jax.models.network import MaskableModule, ScoreNetwork
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.training.setup import describe_budget
+from cprl_jax.training.setup import describe_budget, trained_model
 
 NAMES = [f"{number}.png" for number in range(12)]
 
@@ -96,3 +99,61 @@ def test_no_training_is_as_long_as_none(config):
     config.plain.as_long_as = "jpeg"
     with pytest.raises(UserError, match="config.plain.as_long_as is 'jpeg'; it is another method that trains"):
         checks.validate(config)
+
+
+def test_a_fitted_network_is_fitted_once_and_defences_behind_it_keep_its_parameters(config, tmp_path):
+    config.model.name, config.methods = "cornia", ("plain", "blur")
+    config.model.cornia.words, config.model.cornia.patches = 4, 16
+    config.evaluation.crop_size = 8
+    checks.validate(config)
+    random = np.random.default_rng(0)
+    images = list(random.integers(0, 256, (len(NAMES), 9, 8, 3), np.uint8))
+    mos, zeros = random.uniform(0, 100, len(NAMES)), np.zeros(len(NAMES))
+    dataset = QualityDataset("own", images, NAMES, mos, mos, zeros, NAMES, [""] * len(NAMES), [0] * len(NAMES))
+    split = Split("own", 0, NAMES[:5], NAMES[5:9], NAMES[9:], "random")
+    for method in ("plain", "blur"):
+        training.train(config, method, dataset=dataset, split=split, workdir=tmp_path)
+    module, variables = trained_model(config, "plain", tmp_path)
+    _, behind_blur = trained_model(config, "blur", tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, variables, behind_blur)
+    assert set(json.loads((tmp_path / "plain" / "fit.json").read_text())) >= {"cost", "validation_srcc"}
+    assert "without gradients" in describe_budget(config, "plain", images=5)
+    content = (tmp_path / "plain" / "weights.npz").read_bytes()
+    training.train(config, "plain", dataset=dataset, split=split, workdir=tmp_path)
+    assert (tmp_path / "plain" / "weights.npz").read_bytes() == content
+
+    weights = config.copy_and_resolve_references()
+    weights.model.weights = str(tmp_path / "plain" / "weights.npz")
+    training.train(weights, "plain", dataset=dataset, split=split, workdir=tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, variables, trained_model(weights, "plain", tmp_path / "again")[1])
+    with pytest.raises(UserError, match="no weights of plain in .*plain; fit it first"):
+        trained_model(config, "plain", tmp_path / "none")
+    config.methods = ("plain", "cprl")
+    with pytest.raises(
+        UserError, match="config.methods names cprl, which train by gradients; cornia is fitted without"
+    ):
+        checks.validate(config)
+    config.methods, config.job = ("plain",), "causal_iqa"
+    with pytest.raises(UserError, match="'cornia', which is fitted .*the job 'causal_iqa' has no use for it"):
+        checks.validate(config)
+
+
+def test_undistorted_photographs_are_those_of_the_folder_or_of_the_training_scenes(config, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 24, 3), np.uint8)
+    scenes = ["x", "x", "y", "z"]
+    dataset = QualityDataset(
+        "own", list(pixels), NAMES[:4], [1, 2, 3, 4], [1, 2, 3, 4], np.zeros(4), scenes, [""] * 4, [0] * 4,
+        pristine={"x": pixels[0], "z": pixels[3]},
+    )  # fmt: skip
+    (found,) = training.pristine_photographs(config, dataset, np.array([0, 1, 2]))
+    np.testing.assert_array_equal(found, pixels[0])
+    with pytest.raises(
+        UserError, match="the data set own has none: give a folder of some, --config.train.pristine=DIR"
+    ):
+        training.pristine_photographs(config, dataset, np.array([2]))
+    config.train.pristine = str(tmp_path)
+    with pytest.raises(UserError, match="config.train.pristine: there are no photographs in"):
+        training.pristine_photographs(config, dataset, np.array([2]))
+    Image.fromarray(pixels[2]).save(tmp_path / "p.png")
+    (found,) = training.pristine_photographs(config, dataset, np.array([2]))
+    np.testing.assert_array_equal(found, pixels[2])

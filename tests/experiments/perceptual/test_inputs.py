@@ -236,3 +236,58 @@ def test_deep_fidelities_run_on_a_random_network(config):
     images = np.random.default_rng(0).random((2, 1, 24, 24, 3), np.float32)
     for found in inputs.read_fidelities(config):
         assert found.distance(images[0], images[1])[0] > found.distance(images[0], images[0])[0] - 1e-6
+
+
+@pytest.fixture
+def bright(monkeypatch):
+    """Two models: one whose score is the brightness, one of MOS on 0..100, which is 100 times that."""
+
+    def brightness(images):
+        return images.mean(axis=(1, 2, 3))
+
+    monkeypatch.setattr(
+        inputs,
+        "_ma19",
+        lambda options: inputs.Model("ma19", brightness, "1", inputs.logistic.LogisticConstants(0.4, 0.1)),
+    )
+    monkeypatch.setattr(inputs, "_trained", lambda name: inputs.Model("run", lambda x: 100 * brightness(x), "2", None))
+
+
+def test_the_scale_of_scores_is_published_or_fitted(config, bright, tmp_path):
+    """Fitted maps of any monotone model recover the scale of the labels, which here follow a logistic law."""
+    config.perceptual.models = ("ma19", "run:x:plain")
+    published, run = inputs.read_targets(config)
+    (picture, *_), levels = inputs.read_pictures(config), np.linspace(0.1, 0.9, 12)
+    image = inputs.as_floats(picture.pixels[None])
+    np.testing.assert_allclose(published.score_fn(image)[0], 10 / (1 + np.exp(-(image.mean() - 0.4) / 0.1)), rtol=1e-4)
+    np.testing.assert_allclose(run.score_fn(image)[0], 10 * image.mean(), rtol=1e-4)
+
+    config.perceptual.logistic = "fitted"
+    with pytest.raises(UserError, match="'fitted', but the images have no labels.*perceptual.labels"):
+        inputs.read_targets(config)
+    gray = [np.full((8, 8, 3), round(255 * level), np.uint8) for level in levels]
+    (tmp_path / "gray").mkdir()
+    rows = ["image,mos"]
+    for number, pixels in enumerate(gray):
+        Image.fromarray(pixels).save(tmp_path / "gray" / f"{number}.png")
+        rows.append(f"{number}.png,{100 / (1 + np.exp(-(pixels.mean() / 255 - 0.55) / 0.2))}")
+    (tmp_path / "mos.csv").write_text("\n".join(rows))
+    config.perceptual.images, config.perceptual.labels = str(tmp_path / "gray"), str(tmp_path / "mos.csv")
+    config.perceptual.count = 2
+    targets = inputs.read_targets(config)
+    expected = 10 / (1 + np.exp(-(image.mean() - 0.55) / 0.2))
+    for target in targets:
+        np.testing.assert_allclose(target.score_fn(image)[0], expected, rtol=1e-3)
+        assert "fitted to 12 images" in target.scale
+    assert {target.stamp for target in targets}.isdisjoint({published.stamp, run.stamp})
+    config.perceptual.logistic_images = 3
+    with pytest.raises(UserError, match="ma19 has no fit: 3 images are too few to fit 2 parameters"):
+        inputs.read_targets(config)
+
+
+def test_the_original_regression_needs_a_fitted_map(config):
+    config.perceptual.brisque_conventions = "mittal2012"
+    with pytest.raises(UserError, match="set config.perceptual.logistic=fitted"):
+        config_checks.validate(config)
+    config.perceptual.logistic = "fitted"
+    config_checks.validate(config)

@@ -1,0 +1,43 @@
+"""Quality models that are fitted, not trained by gradients: features of the image, and a support vector regression.
+
+BRISQUE (Mittal et al., IEEE TIP 2012) has statistics of natural scenes, CORNIA (Ye et al., CVPR 2012) a codebook of
+patches; parameters of their regression are chosen on the validation part. NIQE (Mittal et al., 2013) reads no label,
+but undistorted photographs (--config.train.pristine=DIR). The test part is then scored and attacked, as elsewhere.
+On 777 images of LIVE-C (622 of them for fit and choice, seed 0): SRCC 0.51 for BRISQUE and 0.61 for CORNIA, both
+within 0.13 (95 %); less than a minute of processor time each, without attacks.
+
+  python -m cprl_jax.main --config=configs/classical.py:model=brisque,dataset=own --config.dataset.manual_dir=DIR
+  python -m cprl_jax.main --config=configs/classical.py:model=brisque,dataset=livec --config.evaluation.attacks="()"
+
+The models are then at hand by their run's folder: `python -m cprl_jax.score --checkpoint=runs/classical-brisque-own`,
+and for the perceptual attack --config=configs/perceptual_attack.py:models=run:runs/classical-brisque-own:plain.
+
+Arguments (--config=configs/classical.py:key=value,key=value):
+  model     brisque (default), cornia, niqe
+  dataset   livec (default), any other of data.DATASETS, or several joined by +
+  methods   plain (default), and defences that train nothing, joined by +: plain+blur
+"""
+
+from cprl_jax.config import defaults as config_lib
+from cprl_jax.config import presets
+from cprl_jax.models import NETWORKS
+
+SMALL = {"embedded": 112, "kadid10k": 384, "tid2013": 384}  # the shorter side of their images, in pixels
+
+
+def get_config(argument: str | None = None):
+    fitted = tuple(name for name, network in NETWORKS.items() if network.fit is not None)
+    values = presets.parse_argument(argument, {"model": fitted, "dataset": None, "methods": None})
+    config = config_lib.default()
+    config.model.name = values.get("model", "brisque")
+    config.dataset.name = values.get("dataset", "livec")
+    config.methods = presets.parse_methods(values.get("methods", "plain"))
+    if config.model.name == "niqe":
+        config.model.score_mean, config.model.score_std = 100.0, 5.0  # NIQE 0 to 20 becomes 100 to 0
+    evaluation = config.evaluation
+    evaluation.crops = 1
+    evaluation.crop_size = min(SMALL.get(name, 500) for name in config.dataset.name.split("+"))
+    evaluation.batch_size = 8
+    evaluation.radii = (1.0, 2.0)
+    evaluation.trust_images = 4
+    return config
