@@ -98,7 +98,9 @@ def random_network(name, *, rate=0.0):
     return models.score_fn(module, models.initialize(module, jax.random.key(0), size)), size
 
 
-@pytest.mark.parametrize("name", ["compact", "squeezenet", pytest.param("efficientnet_lite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["compact", *(pytest.param(name, marks=pytest.mark.slow) for name in ("squeezenet", "efficientnet_lite"))]
+)
 def test_attacked_scores_of_networks_are_inside(name):
     score_fn, size = random_network(name, rate=0.1 if name == "compact" else 0.0)
     images, radius = np.random.default_rng(3).random((2, size, size, 3), np.float32), 1e-4

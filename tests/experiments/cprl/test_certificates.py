@@ -11,7 +11,7 @@ from cprl_jax.config import checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.experiments.cprl import certificates as module
 from cprl_jax.experiments.cprl import figures as pictures
-from cprl_jax.experiments.cprl import findings, tables
+from cprl_jax.experiments.cprl import findings, report, tables
 from cprl_jax.robustness import certify
 from cprl_jax.runtime.errors import UserError
 
@@ -156,3 +156,16 @@ def test_wrong_settings_are_named(settings, message):
     config.evaluation.certify.update(settings)
     with pytest.raises(UserError, match=message):
         checks.validate(config)
+
+
+@pytest.mark.parametrize("broken_by", [0.0, -5.0])
+def test_the_page_shows_what_was_proved_and_a_broken_bound_twice(made, tmp_path, broken_by):
+    results = made.results(robustness=[{"method": "plain", "certificates": made_up(broken_by)}])
+    report.write(tmp_path, results, title="t", summary="What was done.", config_text="c", notes=[])
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "What was done." in text and "Certified against attacked" in text
+    assert text.count("CERTIFICATES ARE BROKEN") == (2 if broken_by else 0)
+    assert ("CERTIFICATES ARE BROKEN" in report.terminal(results)) == bool(broken_by)
+    assert (tmp_path / "figures" / "certified_plain_0.05.png").exists()
+    assert (tmp_path / "certificates.csv").read_text().count("\n") == 2
+    assert (tmp_path / "certified_scores.csv").read_text().count("\n") == 5
