@@ -178,9 +178,9 @@ def fewest_samples(confidence: float) -> int:
 
 
 def under_noise(score_fn: ScoreFn, *, sigma: float) -> Callable[[Key[Array, ""], Array], Float[Array, " batch"]]:
-    """`(key, images) -> scores` of the images with one draw of noise: what `attacks.expectation` averages.
+    """`(key, images) -> scores` of the images with one draw of noise: what `attacks.adaptive.expectation` averages.
 
-        target = attacks.expectation(certify.under_noise(score_fn, sigma=0.12), key, samples=16)
+        target = attacks.adaptive.expectation(certify.under_noise(score_fn, sigma=0.12), key, samples=16)
         attacks.pgd(target, images, radius=0.05, norm="l2", direction=attacks.up(), steps=20)
 
     attacks the smoothed score by the gradient of its mean, which follows the median closely and has a gradient.

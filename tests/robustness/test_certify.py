@@ -10,8 +10,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy import stats
 
-from cprl_jax import attacks, models
-from cprl_jax.config import defaults as config_lib
+from cprl_jax import attacks
 from cprl_jax.models import transformed
 from cprl_jax.robustness import certify
 from cprl_jax.runtime import parallel
@@ -141,16 +140,15 @@ def test_bounds_that_hold_together_are_wider(smoothed):
 
 def test_samples_depend_on_the_key_and_the_place_alone():
     first = smooth(linear, samples=20, batch_size=7)
-    for options in ({"batch_size": 64}, {"batch_size": 1}):
-        np.testing.assert_allclose(smooth(linear, samples=20, **options).samples, first.samples, rtol=1e-6)
+    np.testing.assert_allclose(smooth(linear, samples=20, batch_size=64).samples, first.samples, rtol=1e-6)
     np.testing.assert_array_equal(smooth(linear, samples=20, batch_size=7).samples, first.samples)
     assert not np.array_equal(smooth(linear, samples=20, batch_size=7, seed=1).samples, first.samples)
     others = smooth(linear, np.concatenate([IMAGES[:2], 1 - IMAGES[:1]]), samples=20, batch_size=7).samples
     np.testing.assert_allclose(others[:2], first.samples[:2], rtol=1e-6)
     assert len(np.unique(first.samples)) == first.samples.size
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(4))
-    moved = smooth(linear, IMAGES[2:], samples=20, key=keys[2:]).samples
-    np.testing.assert_allclose(moved, first.samples[2:], rtol=1e-6)
+    moved = smooth(linear, IMAGES[1:], samples=20, batch_size=7, key=keys[1:]).samples
+    np.testing.assert_allclose(moved, first.samples[1:], rtol=1e-6)
 
 
 def test_one_device_gives_what_two_give(monkeypatch):
@@ -177,25 +175,31 @@ def test_a_denoiser_in_front_narrows_the_bounds():
     assert widths[1] < widths[0] / 2
 
 
+def _small_network(kernel, head, images):
+    """A convolution, a ReLU, the mean over places and a linear head."""
+    maps = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return 50 + jnp.mean(jax.nn.relu(maps), axis=(1, 2)) @ head
+
+
 def test_attacked_images_stay_inside_their_bounds():
     # PGD on the mean over draws of noise, which knows the smoothing; judged by other draws.
-    config = config_lib.default()
-    config.model.name = "compact"
-    module = models.create(config.model)
-    score_fn = models.score_fn(module, models.initialize(module, jax.random.key(0), 16))
-    images, sigma = np.random.default_rng(2).random((6, 16, 16, 3), np.float32), 0.1
-    options = {"sigma": sigma, "samples": 300, "batch_size": 48}
+    random = np.random.default_rng(2)
+    kernel, head = random.normal(size=(3, 3, 3, 8)), random.normal(size=8)
+    score_fn = Partial(_small_network, *(jnp.asarray(each, jnp.float32) for each in (kernel, head)))
+    images, sigma = random.random((200, 8, 8, 3), np.float32), 0.1
+    options = {"sigma": sigma, "samples": 300, "batch_size": 1000}
     clean = smooth(score_fn, images, **options)
-    target = attacks.expectation(certify.under_noise(score_fn, sigma=sigma), jax.random.key(5), samples=4)
-    lower, upper = clean.bounds(0.1)
+    target = attacks.adaptive.expectation(certify.under_noise(score_fn, sigma=sigma), jax.random.key(5), samples=4)
+    (lower, upper), (least, most) = clean.bounds(0.1), clean.bounds(0.1, together=True)
     moved = []
     for direction in (attacks.up(), attacks.down()):
-        attack = {"radius": 0.1, "norm": "l2", "steps": 4}
+        attack = {"radius": 0.1, "norm": "l2", "steps": 10}
         attacked = attacks.pgd(target, images, direction=direction, **attack).images
-        assert np.linalg.norm((attacked - images).reshape(6, -1), axis=1).max() <= 0.1
+        assert np.linalg.norm((attacked - images).reshape(200, -1), axis=1).max() <= 0.1
         found = smooth(score_fn, attacked, seed=9, **options)
-        assert (found.bounds(0)[1] >= lower).all() and (found.bounds(0)[0] <= upper).all()
-        assert ((lower < found.score) & (found.score < upper)).all()
+        low, high = found.bounds(0, together=True)
+        assert (high >= least).all() and (low <= most).all(), "a bound that an attack breaks is a bug"
+        assert np.mean((lower < found.score) & (found.score < upper)) > 0.98
         moved.append(found.score - clean.score)
     assert moved[0].mean() > 0 > moved[1].mean(), "the attack works"
 

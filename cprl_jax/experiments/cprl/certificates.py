@@ -73,7 +73,7 @@ def certificates(
         return certify.median_smoothing(score_fn, images, key=draws, batch_size=batch_size, progress=what, **smoothing)
 
     def attack(way: str, radius: float) -> Arrays:
-        target = attacks.expectation(
+        target = attacks.adaptive.expectation(
             certify.under_noise(score_fn, sigma=settings.sigma), jax.random.fold_in(key, 3), settings.attack_draws
         )
         at_once, parts = max(1, batch_size // settings.attack_draws), []

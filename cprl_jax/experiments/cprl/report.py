@@ -67,7 +67,7 @@ def write(
         | {"numbers": json.dumps(row["numbers"])}
         for row in results.checks
     ]
-    summary = results.certificates("summary")
+    certified = results.certificates("summary")
     return page.write(
         folder,
         page.Page(
@@ -84,8 +84,8 @@ def write(
             "scores.csv": csv_text(results.scores, SCORE_KEYS),
             "differences.csv": csv_text(results.differences, DIFFERENCE_KEYS),
             "trust.csv": csv_text(checks, ()) if checks else "",
-            "certificates.csv": csv_text(summary, ("method", "radius")) if summary else "",
-            "certified_scores.csv": csv_text(results.certificates("images"), ("method", "radius")) if summary else "",
+            "certificates.csv": csv_text(certified, ("method", "radius")) if certified else "",
+            "certified_scores.csv": csv_text(results.certificates("images"), ("method", "radius")) if certified else "",
             "zero_shot.csv": tables.zero_shot(results).csv() if results.zero_shot else "",
             "table.md": page.markdown(title, _parts(results)),
             "settings.json": config_text,

@@ -1,6 +1,8 @@
 """Certificates of a run: what is kept, what is reported, and that a broken bound is shouted out."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,20 +11,28 @@ from cprl_jax.config import checks
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.experiments.cprl import certificates as module
 from cprl_jax.experiments.cprl import figures as pictures
-from cprl_jax.experiments.cprl import findings, tables
+from cprl_jax.experiments.cprl import findings, report, tables
 from cprl_jax.robustness import certify
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.training.setup import create_model
 
 NAMES = [f"image_{i}" for i in range(5)]
 MOS = np.array([10.0, 80.0, 55.0, 30.0, 95.0], np.float32)
 CROPS = np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16, 3), dtype=np.uint8)
 
 
+class Roughness(nn.Module):
+    """A score that is cheap to compile: the mean difference of neighbouring pixels, and their mean."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        weights = self.param("head", nn.initializers.ones, (2,))
+        rough = jnp.mean(jnp.abs(jnp.diff(images, axis=1)), axis=(1, 2, 3))
+        return 50 + 20 * weights[0] * rough + 30 * weights[1] * jnp.mean(images, axis=(1, 2, 3))
+
+
 @pytest.fixture(scope="module")
 def config():
     config = config_lib.default()
-    config.model.name = "compact"
     config.evaluation.batch_size = 8
     config.evaluation.certify.update(
         {"samples": 40, "confidence": 0.9, "radii": (0.02, 5.0), "attack_steps": 2, "attack_draws": 2}
@@ -31,9 +41,8 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def network(config):
-    made = create_model(config, "plain")
-    return made, models.initialize(made, jax.random.key(0), 16)
+def network():
+    return Roughness(), {"params": {"head": jnp.ones(2)}}
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +156,16 @@ def test_wrong_settings_are_named(settings, message):
     config.evaluation.certify.update(settings)
     with pytest.raises(UserError, match=message):
         checks.validate(config)
+
+
+@pytest.mark.parametrize("broken_by", [0.0, -5.0])
+def test_the_page_shows_what_was_proved_and_a_broken_bound_twice(made, tmp_path, broken_by):
+    results = made.results(robustness=[{"method": "plain", "certificates": made_up(broken_by)}])
+    report.write(tmp_path, results, title="t", summary="What was done.", config_text="c", notes=[])
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "What was done." in text and "Certified against attacked" in text
+    assert text.count("CERTIFICATES ARE BROKEN") == (2 if broken_by else 0)
+    assert ("CERTIFICATES ARE BROKEN" in report.terminal(results)) == bool(broken_by)
+    assert (tmp_path / "figures" / "certified_plain_0.05.png").exists()
+    assert (tmp_path / "certificates.csv").read_text().count("\n") == 2
+    assert (tmp_path / "certified_scores.csv").read_text().count("\n") == 5
