@@ -234,7 +234,7 @@ def _report(
         config_text=config_lib.to_json(config),
         notes=[
             *results.notes(config, counterexamples, observations),
-            *(f"Scores of {target.name} on 0..10: {target.scale}." for target in targets),
+            *dict.fromkeys(f"Scores of {cell.target.name} on 0..10: {cell.target.scale}." for cell in cells),
         ],
         transfer_scores=results.transfer_scores(others),
     )
