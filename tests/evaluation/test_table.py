@@ -204,3 +204,13 @@ def test_every_measure_has_its_interval():
     assert list(row) == [f"{name}{end}" for name in ("srcc", "plcc", "rmse") for end in ("", "_low", "_high")]
     interval = statistics.bootstrap_interval(predictions, targets, statistics.plcc, seed=0, resamples=50)
     assert (row["plcc_low"], row["plcc_high"]) == interval
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5, 12])
+def test_images_over_the_mos_range_differ(images):
+    mos = np.random.default_rng(0).permutation(images).astype(float)
+    for count in range(images + 1):
+        ranks = mos[table.images_over_mos_range(mos, count)]
+        assert len(ranks) == count and (np.diff(ranks) > 0).all()
+    if images > 2:
+        assert set(mos[table.images_over_mos_range(mos, images - 2)]) == set(range(1, images - 1))

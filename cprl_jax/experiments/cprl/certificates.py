@@ -60,7 +60,7 @@ def certificates(
     if not settings.samples:
         return {"summary": [], "images": []}
     some = 0 < settings.images < len(names)
-    rows = np.unique(images_over_mos_range(mos, settings.images)) if some else np.arange(len(names))
+    rows = np.sort(images_over_mos_range(mos, settings.images)) if some else np.arange(len(names))
     pixels, mos = crops[rows][:, 0], mos[rows].astype(np.float64)
     images, score_fn = pixels / np.float32(255), models.score_fn(*network)
     smoothing = {name: settings[name] for name in SMOOTHING}
