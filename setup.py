@@ -101,6 +101,7 @@ setup(
             "torchmetrics>=1.4,<2",
             "lpips>=0.1.4,<0.2",
             "DISTS_pytorch>=0.1,<0.2",
+            "sureal>=0.9,<1",
             "torchvision",
         ],
     },

@@ -7,7 +7,7 @@ them where `python -m cprl_jax.score` finds them; stopped at any moment, it goes
 
 which for each model is
 
-  python -m cprl_jax.main --config=configs/weights.py:model=robust --config.dataset.manual_dir=DIR \\
+  python -m cprl_jax.main --config=configs/weights.py:model=robust --config.dataset.manual_dir=DIR \
       --workdir=runs/weights/robust
   python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=bfloat16
 

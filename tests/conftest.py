@@ -29,9 +29,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Compiling is most of what these tests do, and takes half the time without LLVM's later passes (0: with them). Programs
 # that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's newer code generator for fusions takes 40 % longer to compile a network, and can be turned off in this series.
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
 # The compilation cache is set here rather than in JAX's configuration, so that programs started by tests share it.
 _CACHE = Path(__file__).parents[1] / ".cache" / f"jax-{importlib.metadata.version('jax')}-{_code_generation()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

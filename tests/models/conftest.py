@@ -26,7 +26,7 @@ def config_model():
                 "sort_mask": {"rate": 0.0, "min_channels": 128, "stages": (2, 3), "selection": "fast"},
             }
         )
-        if models.NETWORKS[name].fit is not None:
+        if name in models.NETWORKS and models.NETWORKS[name].fit is not None:
             config.sort_mask.update(stages=())
         config.update(changes)
         return config
