@@ -212,7 +212,7 @@ def examples(
 
 
 def images_over_mos_range(mos: Float[np.ndarray, " images"], count: int) -> np.ndarray:
-    """Rows of `count` different images, evenly over the ranks of the MOS, the extremes left out where others suffice."""
+    """Rows of `count` different images, evenly over the ranks of the MOS; the extremes where there are no others."""
     left_out = 1 if count <= len(mos) - 2 else 0
     places = np.linspace(0, len(mos) - 1, count + 2 * left_out)[left_out : left_out + count]
     return np.argsort(mos, kind="stable")[np.round(places).astype(int)]
