@@ -17,6 +17,10 @@ PROGRAMS = sorted(
     for path in PACKAGE.rglob("*.py")
     if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
 )
+PARAMETERS = [  # what all programs share is tested on two of them by default
+    pytest.param(name, marks=[] if name in ("cprl_jax.main", "cprl_jax.score") else pytest.mark.slow)
+    for name in PROGRAMS
+]
 ARGUMENTS = {  # without which they would end at once
     "cprl_jax.score": ["photo.jpg", "--model=nowhere"],
     "cprl_jax.export": ["--run=nowhere", "--out=model"],
@@ -44,12 +48,12 @@ def test_all_of_them_are_found():
     assert {"cprl_jax.main", "cprl_jax.score", "cprl_jax.data.synthesize"} < set(PROGRAMS)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", PARAMETERS)
 def test_help_that_nobody_reads(program):
     assert finish(program, "--help", shell="| true", PYTHONIOENCODING="cp1252") == (0, b"", b"")
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", PARAMETERS)
 def test_a_mistake_is_one_line_in_every_encoding(program):
     code, output, errors = finish(program, "--日本=\udce9", PYTHONIOENCODING="ascii")
     assert (code, output) == (2, b"")
@@ -57,7 +61,7 @@ def test_a_mistake_is_one_line_in_every_encoding(program):
 
 
 # Python imports the package `models`, which takes seconds, before the first line of its `__main__`.
-@pytest.mark.parametrize("program", [program for program in PROGRAMS if program != "cprl_jax.models"])
+@pytest.mark.parametrize("program", [program for program in PARAMETERS if program.values != ("cprl_jax.models",)])
 def test_ctrl_c_while_a_program_starts(program):
     process = start(program, *ARGUMENTS.get(program, []), options=["-X", "importtime"])
     for line in process.stderr:

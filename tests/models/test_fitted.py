@@ -51,7 +51,7 @@ def made():
     return make
 
 
-@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "niqe")) for name in FITTED])
 def test_images_do_not_influence_each_other_and_gradients_are_finite(name, made):
     """Natural, flat, black, white, half saturated; the smallest image there may be is its own case."""
     _, module, variables = made(name)

@@ -18,6 +18,7 @@ from cprl_jax.runtime.errors import UserError
 
 LARGE = (
     "dbcnn",
+    "efficientnet_lite",
     "hyperiqa",
     "metaiqa",
     "mobilenet_v2",

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 IMAGES = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype(np.float32)
 
 
+@pytest.mark.slow  # its trunk is that of test_resnet.py
 def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded):
     network = torch_network("metaiqa-resnet18")
     with torch.no_grad():

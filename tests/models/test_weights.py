@@ -253,6 +253,7 @@ def test_files_that_are_none(tmp_path, config_model, variables):
 # --- ImageNet weights in installed packages ---
 
 
+@pytest.mark.slow
 def test_imagenet_weights_of_a_package(tmp_path, config_model, variables, monkeypatch):
     config = config_model("resnet", backbone="")
     saved = variables(config, seed=1)

@@ -99,7 +99,7 @@ def random_network(name, *, rate=0.0):
 
 
 @pytest.mark.parametrize(
-    "name", ["compact", *(pytest.param(name, marks=pytest.mark.slow) for name in ("squeezenet", "efficientnet_lite"))]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("compact", "squeezenet", "efficientnet_lite")]
 )
 def test_attacked_scores_of_networks_are_inside(name):
     score_fn, size = random_network(name, rate=0.1 if name == "compact" else 0.0)
