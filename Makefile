@@ -17,6 +17,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check
 DATA ?=
 NOTICE ?=
 DTYPE ?= bfloat16
+CERTIFY ?= 5
 
 .PHONY: help install quickstart weights study test test-slow lint clean
 .DELETE_ON_ERROR:
@@ -39,12 +40,15 @@ quickstart: $(INSTALLED)
 # `python -m cprl_jax.score` looks for them in cprl_jax/shipped/.
 weights: $(INSTALLED)
 	@test -n '$(DATA)' || { echo 'Name the folder of photographs with labels.csv: make weights DATA=DIR' >&2; exit 1; }
+	@test -z '$(NOTICE)' || test -r '$(NOTICE)' || { echo 'NOTICE=$(NOTICE) is no file that can be read' >&2; exit 1; }
+	@case '$(DTYPE)' in float32|bfloat16|int8) ;; \
+	  *) echo 'DTYPE=$(DTYPE) is not allowed; it is float32, bfloat16 or int8' >&2; exit 1;; esac
 	@$(PIP) install --editable '.[imagenet]'
 	@for model in robust plain; do \
 	  $(VENV)/bin/python -m cprl_jax.main --config=configs/weights.py:model=$$model --workdir=runs/weights/$$model \
 	    --config.dataset.manual_dir='$(DATA)' && \
 	  $(VENV)/bin/python -m cprl_jax.export --run=runs/weights/$$model --out=cprl_jax/shipped/$$model \
-	    --dtype=$(DTYPE) --notice='$(NOTICE)' --command='make weights DATA=DIR' || exit 1; \
+	    --dtype=$(DTYPE) --notice='$(NOTICE)' --certify=$(CERTIFY) --command='make weights DATA=DIR' || exit 1; \
 	done
 
 install: $(INSTALLED)

@@ -9,7 +9,7 @@ which for each model is
 
   python -m cprl_jax.main --config=configs/weights.py:model=robust --config.dataset.manual_dir=DIR \
       --workdir=runs/weights/robust
-  python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=bfloat16
+  python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=bfloat16 --certify=5
 
 Arguments (--config=configs/weights.py:key=value):
   model      robust (default): CPRL's loss, from the plain model; or plain

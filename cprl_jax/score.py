@@ -93,9 +93,8 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--sigma", type=float, default=0.12, help="of the noise (default: 0.12)")
     parser.add_argument("--samples", type=int, default=1000, help="noisy copies of an image (default: 1000)")
     given = parser.parse_args(argv)
-    for name, least in (("radius", 0), ("sigma", 1e-6), ("samples", 1)):
-        if not least <= (value := getattr(given, name)) < math.inf:
-            raise UserError(f"--{name} is {value}; it must be a number of at least {least:g}")
+    if given.certify:
+        _check_smoothing(given.radius, given.sigma, given.samples)
     from cprl_jax.data import listed_files
 
     warnings.filterwarnings("ignore", message="Image size")  # Pillow's of a large photograph, which is no accident here
@@ -113,6 +112,18 @@ def _run(argv: Sequence[str] | None) -> int:
     if sys.stdout is not None and (given.csv or given.json):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
     return _print_scores(files, each(files), line, problems=problems, heading=heading)
+
+
+def _check_smoothing(radius: float, sigma: float, samples: int) -> None:
+    """Raises UserError, which names the flag, for what no image can be certified with."""
+    from cprl_jax.robustness.certify import CONFIDENCE, fewest_samples
+
+    if not 0 <= radius < math.inf:
+        raise UserError(f"--radius is {radius}; it must be a number of at least 0")
+    if not 1e-6 <= sigma <= 1:
+        raise UserError(f"--sigma is {sigma}; it must be from 1e-06 to 1, in units of pixels in [0, 1]")
+    if samples < (fewest := fewest_samples(CONFIDENCE)):
+        raise UserError(f"--samples is {samples}; it must be at least {fewest}, for a confidence of {CONFIDENCE:.1%}")
 
 
 def _print_scores(
@@ -133,12 +144,15 @@ def _print_scores(
             if heading:
                 print(heading, flush=True)
             for path, result in zip(files, results, strict=True):
+                numbers = result if isinstance(result, tuple) else (result,)
+                if not isinstance(result, UserError) and not math.isfinite(numbers[0]):
+                    result = UserError(f"{path} has no score: the model's is {numbers[0]}")
                 if isinstance(result, UserError):
                     bar.clear()
                     program.complain(result)
                     failed = True
                 else:
-                    print(line(path, result if isinstance(result, tuple) else (result,)), flush=True)
+                    print(line(path, numbers), flush=True)
                 bar.update()
         except BrokenPipeError:  # `| head` has seen enough
             program.discard(sys.stdout)

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import re
 import runpy
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_models_are_installed(arguments, tmp_path):
     assert names <= {path for pattern in patterns for path in tmp_path.glob(pattern)}
     recipe = (ROOT / "Makefile").read_text()
     assert f"--out=cprl_jax/{folder}/$$model" in recipe and f"for model in {' '.join(SHIPPED)}" in recipe
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("DATA=", "Name the folder of photographs with labels.csv"),
+        ("NOTICE=/no/file.txt", "NOTICE=/no/file.txt is no file that can be read"),
+        ("DTYPE=int4", "DTYPE=int4 is not allowed; it is float32, bfloat16 or int8"),
+    ],
+)
+def test_mistakes_are_told_before_the_hours_of_training(given, message):
+    installed = ["-o", "LICENSE", "INSTALLED=LICENSE", "VENV=/nowhere"]  # nothing is installed for this
+    command = ["make", "-C", str(ROOT), *installed, "weights", "DATA=photographs", given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and message in done.stderr
 
 
 def test_license_is_the_whole_text():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -252,21 +253,29 @@ def test_certified_intervals(monkeypatch, capsys):
 
     class Certifying:
         def certify_each(self, files, **options):
-            assert options == {"radius": 0.5, "sigma": 0.12, "samples": 9}
+            assert options == {"radius": 0.5, "sigma": 0.12, "samples": 11}
             yield deploy.Certified(50.0, 40.25, np.inf, 0.2)
             yield UserError("b cannot be read: it is bad")
 
     monkeypatch.setattr(deploy, "load", lambda *_, **__: Certifying())
-    command = ["a", "b", "--certify", "--radius=0.5", "--samples=9"]
+    command = ["a", "b", "--certify", "--radius=0.5", "--samples=11"]
     assert score.main(command) == 1
     assert capsys.readouterr() == ("50.00\t40.25\tinf\ta\n", "error: b cannot be read: it is bad\n")
     assert score.main([*command, "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {"score": 50.0, "lower": 40.25, "upper": None, "path": "a"}
     assert score.main([*command, "--csv"]) == 1
     assert capsys.readouterr().out == "score,lower,upper,path\n50.0,40.25,inf,a\n"
-    for wrong in ("--sigma=0", "--radius=nan", "--samples=0"):
+    for wrong in ("--sigma=0", "--sigma=2", "--radius=nan", "--radius=-1", "--radius=inf", "--samples=10"):
         assert score.main(["a", "--certify", wrong]) == 2
         assert capsys.readouterr().err.startswith(f"error: {wrong.split('=')[0]} is ")
+
+
+def test_a_score_that_is_not_finite_is_none(monkeypatch, capsys):
+    for bad in (math.nan, math.inf):
+        monkeypatch.setattr(Made, "each", lambda self, files, bad=bad: iter([bad, 1.0]))
+        monkeypatch.setattr(score, "load", lambda *_, **__: Made())
+        assert score.main(["a", "b", "--csv"]) == 1
+        assert capsys.readouterr() == ("score,path\n1.0,b\n", f"error: a has no score: the model's is {bad}\n")
 
 
 def test_the_model_is_the_robust_one_unless_another_is_named(monkeypatch, capsys):

@@ -65,7 +65,7 @@ def read_config(run: Path, *, file: str = "config.json") -> ml_collections.Confi
         if splits := sorted(path.parent.name for path in run.glob("*/config.json")):
             raise UserError(f"{run} is not the folder of one run; give one in it, such as {run / splits[0]}") from None
         raise UserError(f"{run} is not the folder of a run: {file} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); put back a copy, or give another --workdir") from None
 
 

@@ -159,7 +159,7 @@ class Model:
 
     def certify_each(self, entries: Sequence, *, key: Key[Array, ""] | None = None, radius: float, **options):
         """As `certify`, for one file or image after the other: a Certified of single numbers, or a UserError."""
-        from cprl_jax.robustness.certify import median_smoothing
+        from cprl_jax.robustness.certify import NotFiniteError, median_smoothing
 
         key = jax.random.key(0) if key is None else key
         for entry in entries:
@@ -170,7 +170,12 @@ class Model:
                 continue
             score_fn, pixels = self._of_pixels(image)
             batch_size = max(1, self.config.evaluation.batch_size // self._view.crops)
-            smoothed = median_smoothing(score_fn, pixels[None, :, None], key=key, batch_size=batch_size, **options)
+            try:
+                smoothed = median_smoothing(score_fn, pixels[None, :, None], key=key, batch_size=batch_size, **options)
+            except NotFiniteError:
+                what = "an image" if hasattr(entry, "dtype") else entry
+                yield UserError(f"{what} has no certificate: not all its scores under noise are finite numbers")
+                continue
             numbers = (smoothed.score, *smoothed.bounds(radius), smoothed.largest_radius)
             yield Certified(*(float(np.asarray(number).reshape(())) for number in numbers))
 
@@ -215,7 +220,9 @@ class Model:
             try:
                 hub = huggingface_hub.HfApi()
                 address = hub.create_repo(repo, private=private, exist_ok=True)
-                hub.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"{self.method}, {self.dtype}")
+                hub.upload_folder(
+                    repo_id=repo, folder_path=folder, commit_message=f"{self.method}, {dtype or self.dtype}"
+                )
             except Exception as error:  # of the connection, the name, the token: the library has no common class
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise UserError(f"{repo} could not be written on Hugging Face: {reason}") from error
@@ -232,14 +239,19 @@ class Model:
         return _View(config.evaluation.crops, config.evaluation.crop_size, config.seed, config.dataset.resize)
 
     def _of_pixels(self, image: Shaped[np.ndarray, "height width 3"]) -> tuple[ScoreFn, Float[np.ndarray, "shown 3"]]:
-        """The score as a function of the pixels that crops show, as images [B, shown, 1, 3]; and those of an image."""
+        """The score as a function of the pixels that crops show, as images [B, shown, 1, 3]; and those of an image.
+
+        They are followed by black ones, up to a power of two.
+        """
         view = self._view
         if view.resize:
             image = combined.resized(np.asarray(image), view.resize) if image.dtype == np.uint8 else image
             image = np.asarray(_resized(jnp.asarray(image)[None], view.resize)[0]) if image.dtype != np.uint8 else image
         numbers, counts = view.pixels(image.shape)
         shown, places = np.unique(numbers, return_inverse=True)
-        pixels = np.asarray(image).reshape(-1, 3)[shown]
+        # Few shapes to compile for, whatever the size of the image; what no crop shows changes no score.
+        unused = (1 << (len(shown) - 1).bit_length()) - len(shown)
+        pixels = np.pad(np.asarray(image).reshape(-1, 3)[shown], ((0, unused), (0, 0)))
         pixels = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels.astype(np.float32)
         places = places.reshape(numbers.shape).astype(np.int32)
         return jax.tree_util.Partial(_mean_over_crops, self._network, places, counts), pixels

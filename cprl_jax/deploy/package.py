@@ -67,7 +67,7 @@ def is_package(folder: Path) -> bool:
         return True
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 
@@ -147,7 +147,12 @@ def _replaced(folder: Path):
         yield new
         if folder.exists():
             os.rename(folder, old)
-        os.rename(new, folder)
+        try:
+            os.rename(new, folder)
+        except BaseException:  # Ctrl-C, too
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            raise
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -172,7 +177,7 @@ def _read_description(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); get the model again") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); get the model again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f'{path} is not that of a model: it has no "format": "{FORMAT}"')

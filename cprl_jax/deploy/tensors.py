@@ -69,7 +69,7 @@ def decode(content: bytes, expected: Mapping[str, Any]) -> dict:
         raise ValueError(f"it is no whole safetensors file ({' '.join(str(error).split())})") from None
     leaves = flax.traverse_util.flatten_dict(dict(expected), sep="/")
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    scales = {name + _SCALE: (entry.shape[-1],) for name, entry in entries.items() if entry.dtype == np.int8}
+    scales = {name + _SCALE: entry.shape[-1:] for name, entry in entries.items() if entry.dtype == np.int8}
     shapes |= scales
     if missing := sorted(set(shapes) - set(entries)):
         raise ValueError(f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))

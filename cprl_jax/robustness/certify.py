@@ -34,7 +34,13 @@ from cprl_jax.attacks.arguments import (
 from cprl_jax.attacks.loop import as_pytree
 from cprl_jax.runtime import parallel
 
+CONFIDENCE = 0.999  # unless another is asked for
+
 ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"]]
+
+
+class NotFiniteError(ValueError):
+    """A score under noise that is no finite number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +90,9 @@ class Smoothed:
         images, count = self.samples.shape
         radius = np.broadcast_to(radius, images)
         confidence = 1 - (1 - self.confidence) / (max(images, 1) if together else 1)
-        low, high = order_statistics(radius / self.sigma, samples=count, confidence=confidence)
+        with np.errstate(over="ignore"):  # infinitely far: no bounds
+            shift = radius / self.sigma
+        low, high = order_statistics(shift, samples=count, confidence=confidence)
         padded = np.pad(self.samples.astype(np.float64), ((0, 0), (1, 1)), constant_values=(-np.inf, np.inf))
         rows = np.arange(images)
         return padded[rows, low], padded[rows, high]
@@ -127,7 +135,7 @@ def median_smoothing(
     sigma: float,
     samples: int,
     key: Key[Array, ""] | Key[Array, " batch"],
-    confidence: float = 0.999,
+    confidence: float = CONFIDENCE,
     batch_size: int = 32,
     progress: str = "",
 ) -> Smoothed:
@@ -165,7 +173,7 @@ def median_smoothing(
     tree = score_fn, images, keys, jnp.asarray(sigma, images.dtype)
     scores = _in_batches(tree, batch, samples, batch_size, progress)
     if wrong := np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
-        raise ValueError(
+        raise NotFiniteError(
             f"images {wrong}, counted from 0, have scores under noise that are not finite numbers: leave them out, or "
             "mend score_fn."
         )

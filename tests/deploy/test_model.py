@@ -1,5 +1,7 @@
 """A model: one score of an image by every way to it, gradients, certificates, and the same after it was saved."""
 
+import json
+
 import flax.linen as nn
 import huggingface_hub
 import jax
@@ -13,6 +15,7 @@ from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.deploy import Model
 from cprl_jax.evaluation.scoring import Scorer
+from cprl_jax.robustness import certify
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import write_file
 from cprl_jax.training.checkpoints import Checkpoints
@@ -107,6 +110,31 @@ def test_certificates_are_of_the_score_and_of_the_image_alone(model, pictures, s
         model.certify("nowhere.png")
 
 
+def test_images_of_many_sizes_are_certified_with_few_compilations(model, pictures, monkeypatch):
+    shapes, smooth = [], certify.median_smoothing
+
+    def noting(score_fn, images, **options):
+        shapes.append(images.shape)
+        return smooth(score_fn, images, **options)
+
+    monkeypatch.setattr(certify, "median_smoothing", noting)
+    images = [pictures(1, height, width)[0] for height, width in ((60, 90), (61, 88), (64, 95))]
+    assert len(list(model.certify_each(images, radius=0.02, sigma=0.1, samples=20))) == 3
+    assert len(set(shapes)) == 1 and shapes[0][1] <= 2 * 3 * 24 * 24
+
+
+def test_an_image_whose_scores_are_not_finite_costs_the_others_nothing(tiny, pictures, save, monkeypatch):
+    model = Model(tiny, name="it", card=str)
+    dark, light = np.full((2, 30, 26, 3), np.uint8([[[[20]]], [[[230]]]]))
+    roots = jax.tree_util.Partial(lambda images: jnp.sqrt(images.mean(axis=(1, 2, 3)) - 0.5))
+    monkeypatch.setitem(vars(model), "_network", roots)
+    paths = save([dark, light])
+    results = list(model.certify_each(paths, radius=0.02, sigma=0.05, samples=20))
+    assert isinstance(results[0], UserError) and results[1].lower <= results[1].score <= results[1].upper
+    with pytest.raises(UserError, match=r"0.png has no certificate: not all its scores under noise are finite"):
+        model.certify(paths, samples=20)
+
+
 def test_a_run_and_its_exported_model_score_alike_bit_for_bit(content, pictures, save, tmp_path):
     write_file(tmp_path / "run" / "config.json", to_json(content.config))
     with Checkpoints(tmp_path / "run" / "cprl" / "checkpoints") as checkpoints:
@@ -142,10 +170,14 @@ def test_a_model_goes_to_hugging_face_as_a_folder(model, monkeypatch):
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             sent[repo_id] = sorted(path.name for path in folder_path.iterdir())
+            assert (
+                commit_message == f"cprl, {json.loads((folder_path / 'config.json').read_text())['weights']['dtype']}"
+            )
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     assert model.push_to_hub("somebody/model") == "https://huggingface.co/somebody/model"
     assert sent == {"somebody/model": ["README.md", "config.json", "model.safetensors"]}
+    model.push_to_hub("somebody/model", dtype="int8")
     Hub.create_repo = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("401\nUnauthorized"))
     with pytest.raises(UserError, match="somebody/model could not be written on Hugging Face: 401 Unauthorized"):
         model.push_to_hub("somebody/model")

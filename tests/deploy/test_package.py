@@ -76,6 +76,10 @@ DAMAGES = {
     "config cut": (rewritten("config.json", lambda c: c[:99]), "config.json is damaged"),
     "config of bytes": (rewritten("config.json", lambda _: b"\xff\xfe"), "config.json is damaged"),
     "config is a list": (rewritten("config.json", lambda _: b"[]"), "config.json is not that of a model"),
+    "config of lists in lists": (
+        rewritten("config.json", lambda _: b"[" * 99_999 + b"]" * 99_999),
+        "config.json is damaged .*depth",
+    ),
     "another format": (edited(format="bert"), "config.json is not that of a model"),
     "a later version": (edited(version=2), "config.json is of version 2; this cprl_jax reads version 1"),
     "no method": (edited(method=None), "config.json is damaged: method"),
@@ -125,6 +129,21 @@ def test_a_folder_is_replaced_whole_or_not_at_all(content, folder, monkeypatch):
     package.write(folder, content._replace(dtype="int8"), "# Another\n")
     assert package.read(folder).dtype == "int8" and (folder / "README.md").read_text() == "# Another\n"
     assert os.listdir(folder.parent) == ["model"]
+
+
+def test_an_older_model_is_put_back_where_the_new_one_cannot_take_its_place(content, folder, monkeypatch):
+    before = (folder / "model.safetensors").read_bytes()
+    rename = os.rename
+
+    def failing(source, target):
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error", str(target))
+        rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(os, "rename", failing)
+        package.write(folder, content._replace(dtype="int8"), "# Another\n")
+    assert (folder / "model.safetensors").read_bytes() == before and os.listdir(folder.parent) == ["model"]
 
 
 def test_nothing_else_is_written_over(content, folder):

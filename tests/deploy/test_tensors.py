@@ -102,6 +102,13 @@ def changed(remove=(), add=()):
         (changed(add=[("params/head/bias", np.ones(3, np.float32))]), r"bias has the shape \(3,\); the network needs"),
         (changed(add=[("params/head/bias", np.ones(2))]), "type F64; a model's are F32, BF16, I8"),
         (changed(add=[("params/head/kernel", np.ones((7, 2), np.int8))]), "lacks params/head/kernel:scale"),
+        (changed(add=[("params/head/kernel", np.array(3, np.int8))]), "lacks params/head/kernel:scale"),
+        (
+            changed(
+                add=[("params/head/bias", np.array(3, np.int8)), ("params/head/bias:scale", np.array(1, np.float32))]
+            ),
+            r"bias has the shape \(\); the network needs",
+        ),
         (changed(add=[("params/head/bias", np.float32([1, np.nan]))]), "bias has values that are not finite"),
     ],
     ids=lambda value: None if isinstance(value, str) else "file",

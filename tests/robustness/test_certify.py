@@ -2,6 +2,7 @@
 
 import fractions
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +125,10 @@ def test_bounds_widen_with_the_radius_to_the_largest_one_and_are_infinite_beyond
     ends = np.array([smoothed.bounds(radius) for radius in radii[:-1]])
     assert (np.diff(ends[:, 0], axis=0) <= 0).all() and (np.diff(ends[:, 1], axis=0) >= 0).all()
     assert np.isfinite(smoothed.bounds(0.999 * smoothed.largest_radius)).all()
-    lower, upper = smoothed.bounds(1.001 * smoothed.largest_radius)
-    assert np.isneginf(lower).all() and np.isposinf(upper).all()
+    for beyond in (1.001 * smoothed.largest_radius, 1e308):
+        with warnings.catch_warnings(action="error"):
+            lower, upper = smoothed.bounds(beyond)
+        assert np.isneginf(lower).all() and np.isposinf(upper).all()
     # One radius for each image.
     mixed = smoothed.bounds(np.array([0, 0.01, 1, 0.01]))
     assert np.isfinite(mixed).all(axis=0).tolist() == [True, True, False, True]
