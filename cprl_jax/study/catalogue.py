@@ -108,8 +108,8 @@ def open_or_make(run: Path, folder: Path, settings: Settings) -> Catalogue:
                 catalogue.content(image)
             except UserError:
                 raise UserError(
-                    f"{folder / 'images' / image}.png is missing or damaged, and the run does not have it any more; put a "
-                    "copy of it back, or begin another study by --study=NAME (the answers of this one can be analysed)"
+                    f"{folder / 'images' / image}.png is missing or damaged, and the run does not have it any more; "
+                    "put a copy back, or begin another study by --study=NAME (answers to this one can be analysed)"
                 ) from None
     return catalogue
 
