@@ -209,7 +209,7 @@ def _delete(arguments: argparse.Namespace) -> None:
     """Deletes everything about an observer."""
     if not _open(arguments).delete(arguments.observer):
         raise UserError(f"--observer={arguments.observer}: there is no such observer; `export` lists them")
-    program.show(f"observer {arguments.observer} is deleted; files that were exported before still have the answers")
+    program.show(f"observer {arguments.observer} is deleted; exports and analyses made before still have the answers")
 
 
 def _bundle(arguments: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def test_from_a_simulated_study_to_its_export(own_run, tmp_path, capsys):
     with (tmp_path / "export" / "answers.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * (6 + 1 + 2 + 2)
     assert json.loads((tmp_path / "export" / "study.json").read_text())["settings"]["trials"] == 6
-    assert "exported before" in call(capsys, "delete", *common, "--observer=2")
+    assert "made before" in call(capsys, "delete", *common, "--observer=2")
     assert "observers: 2 began" in call(capsys, "status", *common)
     assert "there is no such observer" in call(capsys, "delete", *common, "--observer=2", code=2)
 

@@ -10,6 +10,8 @@ const backend = (() => {
   let study;
   let plan;
 
+  const damaged = (name) => new Refused(404, `The file data/${name} is damaged: copy the whole folder again.`);
+
   /** The content of a file of data/; one at a time, as they all call the same function. */
   function read(name) {
     queue = queue.catch(() => {}).then(() => new Promise((resolve, reject) => {
@@ -17,7 +19,7 @@ const backend = (() => {
       received = resolve;
       script.onload = () => {
         script.remove();
-        reject(new Refused(404, `The file data/${name} is damaged: copy the whole folder again.`)); // unless it was received
+        reject(damaged(name)); // unless it was received
       };
       script.onerror = () => reject(new Refused(404, `The file data/${name} is missing: copy the whole folder.`));
       script.src = `data/${name}`;
@@ -53,8 +55,13 @@ const backend = (() => {
     },
 
     async image(id) {
-      const bytes = Uint8Array.from(atob(await read(`image-${id}.js`)), (character) => character.charCodeAt(0));
-      return new Blob([bytes], { type: "image/png" });
+      const content = await read(`image-${id}.js`);
+      try {
+        const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+        return new Blob([bytes], { type: "image/png" });
+      } catch (error) {
+        throw damaged(`image-${id}.js`);
+      }
     },
 
     async submit(step, record, events) {
