@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cprl_jax.runtime.files import write_file
 TRIALS = ("yesno", "flicker", "2afc")
 FILE = "settings.json"
 _LONGEST = 1000  # characters of a text
+_UNWRITABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # control characters; bytes of a command line that are no UTF-8
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -65,7 +67,7 @@ class Settings:
                 raise UserError(f"--{field.name}={given}: choose one of {', '.join(choices)}")
             if not isinstance(given, str) and not least <= given <= most:
                 raise UserError(f"--{field.name}={given}: it must be from {least:g} to {most:g}")
-            if isinstance(given, str) and (len(given) > _LONGEST or not given.isprintable()):
+            if isinstance(given, str) and (len(given) > _LONGEST or _UNWRITABLE.search(given)):
                 shown = given if len(given) <= 60 else f"{given[:60]}..."
                 raise UserError(f"--{field.name}={shown!r}: it must be one line of at most {_LONGEST} characters")
 

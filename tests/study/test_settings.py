@@ -46,6 +46,12 @@ def test_a_flag_that_makes_no_sense_is_refused(name, text, says):
         Settings(**{name: settings_lib.parse(field, text)})
 
 
+def test_a_title_may_have_the_characters_of_any_language(tmp_path):
+    title = "Où est la différence\u00a0? 違い\u3000\u200f؟ 👩\u200d🔬 <b>"
+    settings_lib.settle(tmp_path, {"title": title})
+    assert settings_lib.read(tmp_path).title == title
+
+
 def test_the_schedules_are_those_of_the_paper_and_of_its_relatives():
     assert Settings().schedule == ((0, 1000), (-1, 500), (1, 1000))  # Zhang et al., Section 4.1
     assert Settings(trial="2afc").schedule == ((0, 1000), (-1, 500), (1, 1000), (-1, 500), (2, 1000))
