@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C
 import argparse
 import dataclasses
 import secrets
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int | None:
     arguments = _parser().parse_args(argv)
-    return arguments.work(arguments)
+    try:
+        return arguments.work(arguments)
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{arguments.run}: answers cannot be read or kept ({error}); those that were acknowledged are kept, and "
+            "the same command goes on when the disk has room"
+        ) from None
 
 
 def _parser() -> Parser:
@@ -118,6 +125,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     program.show(f"Token for exports: {admin}   (curl -H 'Authorization: Bearer {admin}' {link}api/admin/status)")
     if not host.is_loopback(listener):
         program.show("Other machines can reach this server, without encryption: docs/study.md says how to add it.")
+    if host.is_any(listener):
+        program.show("In the link for observers, write this machine's name or address in the place of the host.")
     host.serve(app, listener)
 
 
@@ -200,7 +209,7 @@ def _delete(arguments: argparse.Namespace) -> None:
     """Deletes everything about an observer."""
     if not _open(arguments).delete(arguments.observer):
         raise UserError(f"--observer={arguments.observer}: there is no such observer; `export` lists them")
-    program.show(f"observer {arguments.observer} is deleted; files that were exported before still have the answers")
+    program.show(f"observer {arguments.observer} is deleted; exports and analyses made before still have the answers")
 
 
 def _bundle(arguments: argparse.Namespace) -> None:
@@ -214,14 +223,11 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
 def _open(arguments: argparse.Namespace):
     """The study of a command; begun, where there is none and the command may."""
-    from cprl_jax.study import catalogue
-    from cprl_jax.study.page import consent_text, keep_consent
+    from cprl_jax.study import catalogue, page
     from cprl_jax.study.store import Store, open_store
 
     run = user_path(arguments.run, field="--run").resolve()
-    if not arguments.study or Path(arguments.study).name != arguments.study:
-        raise UserError(f"--study={arguments.study!r}: give a name without slashes")
-    folder = run / arguments.study
+    folder = _folder(run, arguments.study)
     if arguments.command not in _BEGIN:
         return open_store(folder)
     given = {
@@ -230,11 +236,30 @@ def _open(arguments: argparse.Namespace):
         if getattr(arguments, field.name) is not None
     }
     catalogue.check_run(run)
-    if "consent" in given or not folder.exists():
-        consent_text(Settings(**given))
+    if not (folder / settings_lib.FILE).exists():  # they are kept last: a study that could not begin decides nothing
+        chosen = Settings(**given)
+        text = page.consent_text(chosen)
+        catalogue.make(run, folder, chosen)
+        page.keep_consent(folder, text)
     settings = settings_lib.settle(folder, given)
-    keep_consent(folder, settings)
+    if "consent" in given:
+        page.check_consent(folder, settings)
     return Store(folder, settings, catalogue.open_or_make(run, folder, settings))
+
+
+def _folder(run: Path, name: str) -> Path:
+    """Where a study lies: a folder of its own in that of the run."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UserError(f"--study={name!r}: give a name without slashes")
+    folder = user_path(run / name, field="--study")
+    if folder.is_dir() and not (folder / settings_lib.FILE).exists():
+        others = (path.name for path in folder.iterdir() if not path.name.startswith("."))
+        strange = sorted(set(others) - {"images", "catalogue.json", "consent.txt"})  # of one that was stopped early
+    else:
+        strange = [name] if folder.is_file() else []
+    if strange:
+        raise UserError(f"--study={name}: {folder} is not of a study (it has {strange[0]}); give another name")
+    return folder
 
 
 def _server_modules() -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from cprl_jax.study.settings import Settings
 FILE = "catalogue.json"
 PAIR_NUMBERS = ("distance", "ssim", "max_change", "before", "after")
 _IMAGE_ID = re.compile(r"[0-9a-f]{32}")
+_RESTORED = "the study's command, given again, restores it from the run"
 _COARSE = 16  # pixels: blocks of a plainly different image; those of training are also half and a quarter as large
 
 
@@ -67,40 +68,76 @@ class Catalogue(NamedTuple):
     unchanged: int
 
     def content(self, image: str) -> bytes | None:
-        """The PNG file of an id; None if there is no such image in the study."""
-        known = _IMAGE_ID.fullmatch(image) and image in self.images
-        return (self.folder / "images" / f"{image}.png").read_bytes() if known else None
+        """The PNG file of an id; None if there is no such image in the study.
+
+        Raises:
+          UserError: the file is missing, or is not what it was when the study began.
+        """
+        if not (_IMAGE_ID.fullmatch(image) and image in self.images):
+            return None
+        path = self.folder / "images" / f"{image}.png"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); {_RESTORED}") from None
+        if hashlib.sha256(content).hexdigest() != self.images[image].sha256:
+            raise UserError(f"{path} is damaged; {_RESTORED}")
+        return content
+
+    def is_whole(self) -> bool:
+        """Whether every image can be shown."""
+        try:
+            return all(map(self.content, self.images))
+        except UserError:
+            return False
 
 
 def open_or_make(run: Path, folder: Path, settings: Settings) -> Catalogue:
-    """The catalogue of the study in `folder`; made from the run if it is not there yet. Raises UserError as both do."""
+    """The catalogue of the study in `folder`, with all of its images: made from the run where they are not there yet.
+
+    Raises:
+      UserError: as `make` and `read` do; an image is damaged, and the run does not have it any more.
+    """
     if not (folder / FILE).exists():
         make(run, folder, settings)
-    return read(folder)
+    catalogue = read(folder)
+    if not catalogue.is_whole():
+        _draw(run, folder, settings)
+        for image in catalogue.images:
+            try:
+                catalogue.content(image)
+            except UserError:
+                raise UserError(
+                    f"{folder / 'images' / image}.png is missing or damaged, and the run does not have it any more; "
+                    "put a copy back, or begin another study by --study=NAME (answers to this one can be analysed)"
+                ) from None
+    return catalogue
 
 
 def read(folder: Path) -> Catalogue:
-    """Raises UserError: no catalogue there, or damaged, or an image is missing."""
+    """What `folder` has, without a look at its images. Raises UserError: no catalogue there, or damaged."""
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = {entry["id"]: Shown(**entry) for entry in content["images"]}
         pictures = tuple(Picture(**{**entry, "coarse": tuple(entry["coarse"])}) for entry in content["pictures"])
         pairs = tuple(Pair(**{**entry, "candidates": tuple(entry["candidates"])}) for entry in content["pairs"])
-        catalogue = Catalogue(content["study"], folder, images, pictures, pairs, content["unchanged"])
+        return Catalogue(content["study"], folder, images, pictures, pairs, content["unchanged"])
     except FileNotFoundError:
         raise UserError(f"there is no study in {folder}; `serve` or `static` begins one") from None
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is no catalogue of a study ({error!r}); remove it, and it is made again") from None
-    for shown in images.values():
-        file = folder / "images" / f"{shown.id}.png"
-        if not file.is_file() or file.stat().st_size != shown.bytes:
-            raise UserError(f"{file} is missing or damaged; remove {path}, and the images are written again")
-    return catalogue
 
 
 def make(run: Path, folder: Path, settings: Settings) -> None:
-    """Writes images/ and, when all of them are there, catalogue.json.
+    """Writes images/ and, when all of them are there, catalogue.json. Raises UserError as `_draw` does."""
+    unchanged, content = _draw(run, folder, settings)
+    study = hashlib.sha256(json.dumps([content, repr(settings)], sort_keys=True).encode()).hexdigest()[:16]
+    write_file(folder / FILE, json.dumps({"study": study, "unchanged": unchanged, **content}, indent=1) + "\n")
+
+
+def _draw(run: Path, folder: Path, settings: Settings) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Writes images/; returns how many candidates change nothing, and pictures, pairs and images for the catalogue.
 
     Candidates with the pixels of their original are left out (there is nothing to ask), and candidates of one image
     with the same pixels are shown as one pair.
@@ -135,9 +172,7 @@ def make(run: Path, folder: Path, settings: Settings) -> None:
         for (name, perturbed), rows in shared.items()
     ]
     parts = {"pictures": pictures, "pairs": pairs, "images": list(writer.images.values())}
-    content = {name: [entry._asdict() for entry in entries] for name, entries in parts.items()}
-    study = hashlib.sha256(json.dumps([content, repr(settings)], sort_keys=True).encode()).hexdigest()[:16]
-    write_file(folder / FILE, json.dumps({"study": study, "unchanged": unchanged, **content}, indent=1) + "\n")
+    return unchanged, {name: [entry._asdict() for entry in entries] for name, entries in parts.items()}
 
 
 class _Writer:

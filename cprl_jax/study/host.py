@@ -33,6 +33,11 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
+def is_any(listener: socket.socket) -> bool:
+    """Whether it listens at all addresses of the machine, none of which its own address then tells."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_unspecified
+
+
 def serve(app: Starlette, listener: socket.socket) -> None:
     """Serves until the process is stopped."""
     _server(app).run(sockets=[listener])

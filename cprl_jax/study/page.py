@@ -1,5 +1,6 @@
 """The files of the page, and the texts that a lab writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,17 +38,34 @@ def study(store: Store) -> dict[str, Any]:
     """What the page has to know of a study."""
     settings = store.settings
     known = {name: getattr(settings, name) for name in ("trial", "title", "fullscreen", "break_seconds")}
-    known |= {"id": store.catalogue.study, "answers": settings.answers, "schedule": settings.schedule}
+    known |= {
+        "practice": settings.training > 0,
+        "id": store.catalogue.study,
+        "answers": settings.answers,
+        "schedule": settings.schedule,
+    }
     kept = store.catalogue.folder / CONSENT
     return known | {
         "consent": kept.read_text(encoding="utf-8").split("\n\n") if kept.exists() else consent_text(settings)
     }
 
 
-def keep_consent(folder: Path, settings: Settings) -> None:
-    """Writes what observers agree to into the study's folder, once: it does not change under them."""
-    if not (folder / CONSENT).exists():
-        write_file(folder / CONSENT, "\n\n".join(consent_text(settings)))
+def keep_consent(folder: Path, paragraphs: Sequence[str]) -> None:
+    """Writes what observers agree to into the study's folder when it begins: it does not change under them."""
+    write_file(folder / CONSENT, "\n\n".join(paragraphs))
+
+
+def check_consent(folder: Path, settings: Settings) -> None:
+    """Raises UserError if the file that was given says something else than what observers agree to."""
+    try:
+        given = consent_text(settings)
+    except UserError:  # what it said is kept with the study, so that the file is not needed any more
+        return
+    if (kept := folder / CONSENT).exists() and kept.read_text(encoding="utf-8") != "\n\n".join(given):
+        raise UserError(
+            f"--consent={settings.consent}: it has changed since the study began with the text in {kept}; begin "
+            "another study by --study=NAME"
+        )
 
 
 def consent_text(settings: Settings) -> list[str]:
@@ -66,7 +84,8 @@ def consent_text(settings: Settings) -> list[str]:
         raise UserError(f"--consent={path} is no text in UTF-8; save it as one") from None
     except OSError as error:
         raise UserError(f"--consent={path} cannot be read ({error.strerror})") from None
-    paragraphs = [" ".join(paragraph.split()) for paragraph in text.replace("\r\n", "\n").split("\n\n")]
+    lines = [" ".join(line.split()) for line in text.splitlines()]  # one with blanks alone ends a paragraph as well
+    paragraphs = [" ".join(paragraph.split()) for paragraph in "\n".join(lines).split("\n\n")]
     if not any(paragraphs):
         raise UserError(f"--consent={path} is empty; write what observers agree to")
     return [paragraph for paragraph in paragraphs if paragraph]

@@ -153,13 +153,20 @@ def problem(kind: str, record: Any, *, answers: Iterable[str] = ()) -> str:
 
 
 def _is(value: Any, column: Column) -> bool:
-    if column.type == "boolean":
-        return isinstance(value, bool)
     if column.type == "text":
-        return isinstance(value, str) and len(value) <= column.longest and is_unicode(value)
-    if column.type == "numbers":
+        return is_of("text", value) and len(value) <= column.longest
+    return is_of(column.type, value)
+
+
+def is_of(type_: str, value: Any) -> bool:
+    """Whether a value is of a type of `Column`; numbers are finite and not negative."""
+    if type_ == "boolean":
+        return isinstance(value, bool)
+    if type_ == "text":
+        return isinstance(value, str) and is_unicode(value)
+    if type_ == "numbers":
         return isinstance(value, list) and len(value) <= _LONGEST_LIST and all(map(_is_number, value))
-    return _is_number(value) and (column.type == "number" or float(value).is_integer())
+    return _is_number(value) and (type_ == "number" or float(value).is_integer())
 
 
 def _is_number(value: Any) -> bool:

@@ -17,6 +17,7 @@ import hmac
 import json
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,6 +26,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cprl_jax.runtime import program
+from cprl_jax.runtime.errors import UserError
 from cprl_jax.study import export, page, plan, records
 from cprl_jax.study.store import Refused, Session, Store
 
@@ -112,9 +115,10 @@ class _Doors:
                 response = JSONResponse({"error": str(refusal)}, refusal.status)
                 if refusal.status == 429:
                     response.headers["Retry-After"] = "1"
-            except sqlite3.Error as error:  # a full disk, a lock that is not let go of: the page tries again
-                print(f"answers cannot be kept: {error}", flush=True)
-                response = JSONResponse({"error": "the answer cannot be kept at the moment"}, 503)
+            except (sqlite3.Error, OSError, UserError) as error:
+                # A full disk, a lock that is not let go of, a damaged image: the page tries again, until it is mended.
+                program.complain(f"observers wait: {error}")
+                response = JSONResponse({"error": "the server cannot do that at the moment"}, 503)
             except ClientDisconnect:
                 response = Response(status_code=400)
             for name, value in _HEADERS.items():
@@ -160,7 +164,7 @@ class _Doors:
         return Response(content, media_type="image/png", headers=keep)
 
     async def withdraw(self, request: Request) -> Response:
-        await run_in_threadpool(self.store.withdraw, _bearer(request))
+        await self._with_token(request, self.store.withdraw)
         return JSONResponse({"deleted": True})
 
     async def export(self, request: Request) -> Response:
@@ -189,15 +193,18 @@ class _Doors:
 
     async def _observer(self, request: Request) -> str:
         """The token of a session that there is."""
+        await self._with_token(request, self.store.check)
+        return _bearer(request)
+
+    async def _with_token(self, request: Request, work: Callable[[str], None]) -> None:
+        """Does something with the token of a request; wrong ones are counted."""
         self.failures.take(_address(request), cost=0)
-        token = _bearer(request)
         try:
-            await run_in_threadpool(self.store.check, token)
+            await run_in_threadpool(work, _bearer(request))
         except Refused as refusal:
             if refusal.status == 401:
                 self.failures.take(_address(request))
             raise
-        return token
 
     def _state(self, session: Session) -> dict[str, Any]:
         steps = [plan.public(step) for step in session.steps]

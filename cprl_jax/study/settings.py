@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from cprl_jax.runtime.files import write_file
 
 TRIALS = ("yesno", "flicker", "2afc")
 FILE = "settings.json"
+_LONGEST = 1000  # characters of a text
+_UNWRITABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # control characters; bytes of a command line that are no UTF-8
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -32,11 +35,13 @@ class Settings:
     training: int = _setting(8, "trials with feedback before the first block", least=0, most=100)
     block: int = _setting(40, "trials between two breaks", least=1, most=10_000)
     break_seconds: int = _setting(20, "shortest break", least=0, most=3600)
-    stimulus_ms: int = _setting(1000, "how long an image is shown; flicker: for at most eight times that", least=10)
-    gap_ms: int = _setting(500, "grey between two images", least=10)
-    flicker_ms: int = _setting(100, "flicker: how long before the other image takes the place", least=10)
+    stimulus_ms: int = _setting(
+        1000, "how long an image is shown; flicker: for at most eight times that", least=10, most=60_000
+    )
+    gap_ms: int = _setting(500, "grey between two images", least=10, most=60_000)
+    flicker_ms: int = _setting(100, "flicker: how long before the other image takes the place", least=10, most=60_000)
     candidates: int = _setting(0, "of each model, fidelity and image, evenly over the distances; 0 = all", least=0)
-    seed: int = _setting(0, "of all random choices", least=0)
+    seed: int = _setting(0, "of all random choices", least=0, most=2**63 - 1)
     hours: float = _setting(24.0, "how long an unfinished session can be taken up again", least=0.01, most=10_000)
     most_observers: int = _setting(1000, "sessions that the server begins at most", least=1, most=100_000)
     title: str = _setting("Can you see the difference?", "heading of the first page")
@@ -46,7 +51,7 @@ class Settings:
         0.25, "exclusion: an observer with a larger share of wrong catch trials", least=0, most=1
     )
     max_timing_error_ms: float = _setting(
-        50.0, "exclusion: a trial with an image or gap that was this much longer or shorter", least=0
+        50.0, "exclusion: a trial with an image or gap that was this much longer or shorter", least=0, most=60_000
     )
     drop_hidden: bool = _setting(True, "exclusion: a trial during which the page was hidden or lost the focus")
     bt500: bool = _setting(True, "exclusion: observers that the screening of ITU-R BT.500 rejects")
@@ -62,6 +67,9 @@ class Settings:
                 raise UserError(f"--{field.name}={given}: choose one of {', '.join(choices)}")
             if not isinstance(given, str) and not least <= given <= most:
                 raise UserError(f"--{field.name}={given}: it must be from {least:g} to {most:g}")
+            if isinstance(given, str) and (len(given) > _LONGEST or _UNWRITABLE.search(given)):
+                shown = given if len(given) <= 60 else f"{given[:60]}..."
+                raise UserError(f"--{field.name}={shown!r}: it must be one line of at most {_LONGEST} characters")
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -155,7 +155,7 @@ class _World:
     """What all modelled observers share."""
 
     def __init__(self, catalogue: Catalogue, settings: Settings, model: Observers, accelerated: bool):
-        self.settings, self.model, self.accelerated = settings, model, accelerated
+        self.settings, self.model, self.accelerated, self.study = settings, model, accelerated, catalogue.study
         self.originals = {picture.original for picture in catalogue.pictures}
         self.pairs = {(pair.original, pair.perturbed): pair.candidates[0] for pair in catalogue.pairs}
         self._verified: set[str] = set()
@@ -168,6 +168,9 @@ class _World:
         client.token = random.SystemRandom().randbytes(32).hex()
         begun = {"token": client.token, "participant": f"simulated {number}"}
         state = client.get("POST", "/api/sessions", begun)
+        if state["study"]["id"] != self.study:
+            client.get("DELETE", "/api/session")
+            raise UserError(f"--url={url}: this server has another study; give its --run and --study, and its settings")
         for step in state["steps"][state["done"] :]:
             record = (
                 PAGES.get(step["kind"]) if step["kind"] != "trial" else self._trial(client, state, step, rng, factor)

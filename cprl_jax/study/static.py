@@ -91,17 +91,7 @@ def read(store: Store, path: Path) -> str:
     if not isinstance(code, str) or not code.isalnum() or len(code) > 20:
         raise UserError(f"{path}: {str(code)[:40]!r} is no completion code")
     try:
-        known = store.has(token)
-        before = store.begin(token, participant, number=number).done
+        new = store.take(token, participant, number, code, letters)
     except Refused as refusal:
         raise UserError(f"{path}: {refusal}") from None
-    try:
-        for step, record, events in letters:
-            store.submit(token, step, record, events)
-    except Refused as refusal:
-        if not known:
-            store.withdraw(token)
-        raise UserError(f"{path}: {refusal}") from None
-    store.set_code(token, code)
-    done = store.session(token).done
-    return "there already" if known and done == before else f"{done - before} steps"
+    return f"{new} steps" if new else "there already"

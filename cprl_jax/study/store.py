@@ -91,7 +91,8 @@ class Store:
                 yield self._file
                 self._file.execute("COMMIT")
             except BaseException:
-                self._file.execute("ROLLBACK")
+                if self._file.in_transaction:  # a full disk has ended it already
+                    self._file.execute("ROLLBACK")
                 raise
 
     def begin(self, token: str, participant: str = "", *, number: int = 0) -> Session:
@@ -106,37 +107,59 @@ class Store:
         Raises:
           Refused: no token, a name that cannot be kept, or as many sessions as the settings allow.
         """
+        with self._writing() as file:
+            self._begin(file, token, participant, number)
+        return self.session(token)
+
+    def _begin(self, file: sqlite3.Connection, token: str, participant: str, number: int) -> None:
+        """Makes a session, unless there is one of this token."""
         if not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise Refused(400, "the token of a session has 64 hexadecimal digits")
         if not isinstance(participant, str) or len(participant) > 100 or not records.is_unicode(participant):
             raise Refused(400, "the name of a participant is a text of at most 100 characters")
+        if file.execute("SELECT 1 FROM observers WHERE token = ?", (_hash(token),)).fetchone():
+            return
+        begun = file.execute("SELECT count(*) FROM observers").fetchone()[0]
+        if not number and begun >= self.settings.most_observers:
+            raise Refused(403, "the study has all the observers it needs; thank you for your interest")
+        code = "".join(secrets.choice(_CODE) for _ in range(8))
+        source = "file" if number else "server"
+        observer = file.execute(
+            "INSERT INTO observers (token, study, source, participant, started, code) VALUES (?, ?, ?, ?, ?, ?)",
+            (_hash(token), self.catalogue.study, source, participant, now(), code),
+        ).lastrowid
+        if number:
+            steps = plan.of_file(self.settings, self.catalogue, number)
+        else:
+            steps = plan.make(self.settings, self.catalogue, (0, observer), self._counts(file))
+        file.executemany(
+            "INSERT INTO steps (observer, position, id, role, pair, plan) VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (observer, place, step["id"], step.get("role"), step.get("pair"), json.dumps(step))
+                for place, step in enumerate(steps)
+            ],
+        )
+
+    def take(self, token: str, participant: str, number: int, code: str, letters: Sequence[tuple]) -> int:
+        """Keeps a session that took place without a server, all of it or nothing; returns how many steps are new.
+
+        Args:
+          token, participant, number: as in `begin`.
+          code: the completion code that the observer was shown.
+          letters: (step, record, events), as for `submit`; those of the same session that are kept already change
+            nothing.
+
+        Raises:
+          Refused: as `begin` and `submit` do.
+        """
         with self._writing() as file:
-            found = file.execute("SELECT observer FROM observers WHERE token = ?", (_hash(token),)).fetchone()
-            if found is None:
-                if (
-                    not number
-                    and file.execute("SELECT count(*) FROM observers").fetchone()[0] >= self.settings.most_observers
-                ):
-                    raise Refused(503, "the study has all the observers it needs; thank you for your interest")
-                code = "".join(secrets.choice(_CODE) for _ in range(8))
-                source = "file" if number else "server"
-                observer = file.execute(
-                    "INSERT INTO observers (token, study, source, participant, started, code) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    (_hash(token), self.catalogue.study, source, participant, now(), code),
-                ).lastrowid
-                if number:
-                    steps = plan.of_file(self.settings, self.catalogue, number)
-                else:
-                    steps = plan.make(self.settings, self.catalogue, (0, observer), self._counts(file))
-                file.executemany(
-                    "INSERT INTO steps (observer, position, id, role, pair, plan) VALUES (?, ?, ?, ?, ?, ?)",
-                    [
-                        (observer, place, step["id"], step.get("role"), step.get("pair"), json.dumps(step))
-                        for place, step in enumerate(steps)
-                    ],
-                )
-        return self.session(token)
+            self._begin(file, token, participant, number)
+            _, before, _ = self._observer(token)
+            for letter in letters:
+                self._submit(file, token, *letter)
+            file.execute("UPDATE observers SET code = ? WHERE token = ?", (code, _hash(token)))
+            _, after, _ = self._observer(token)
+        return after - before
 
     def _counts(self, file: sqlite3.Connection) -> dict[str, int]:
         """pair -> observers who have answered it, or still may."""
@@ -158,12 +181,6 @@ class Store:
             rows = self._file.execute("SELECT plan FROM steps WHERE observer = ? ORDER BY position", (observer,))
             steps = [json.loads(text) for (text,) in rows]
         return Session(observer, steps, done, code if done == len(steps) else "")
-
-    def has(self, token: str) -> bool:
-        """Whether there is a session of this token."""
-        with self._lock:
-            query = "SELECT 1 FROM observers WHERE token = ?"
-            return self._file.execute(query, (_hash(str(token)),)).fetchone() is not None
 
     def check(self, token: str) -> None:
         """Raises Refused as `session` does."""
@@ -189,44 +206,47 @@ class Store:
             or an event is not what `records` asks for.
         """
         with self._writing() as file:
-            observer, done, _ = self._observer(token)
-            if not isinstance(step, str) or not records.is_unicode(step):
-                raise Refused(404, "there is no such step in this session")
-            found = file.execute(
-                "SELECT position, plan, record FROM steps WHERE observer = ? AND id = ?", (observer, step)
-            ).fetchone()
-            if found is None:
-                raise Refused(404, "there is no such step in this session")
-            position, kind, before = found[0], json.loads(found[1])["kind"], found[2]
-            if trouble := records.problem(kind, record, answers=self.settings.answers):
-                raise Refused(422, f"the record of a step of kind {kind}: {trouble}")
-            if not isinstance(events, list | tuple) or len(events) > records.MOST_EVENTS:
-                raise Refused(422, f"events are a list of at most {records.MOST_EVENTS}")
-            for event in events:
-                if trouble := records.problem("event", event):
-                    raise Refused(422, f"an event: {trouble}")
-            text = json.dumps(record, sort_keys=True)
-            if before is not None:
-                if before != text:
-                    raise Refused(409, "this step was answered already, in another way")
-                return done
-            if position != done:
-                raise Refused(409, "it is not this step's turn")
-            moment = now()
-            file.execute(
-                "UPDATE steps SET record = ?, received = ? WHERE observer = ? AND position = ?",
-                (text, moment, observer, position),
-            )
-            file.executemany(
-                "INSERT INTO events (observer, position, number, event) VALUES (?, ?, ?, ?)",
-                [(observer, position, number, json.dumps(event)) for number, event in enumerate(events)],
-            )
-            file.execute(
-                "UPDATE observers SET done = done + 1, finished = CASE WHEN (SELECT count(*) FROM steps WHERE "
-                "steps.observer = observers.observer) = done + 1 THEN ? END WHERE observer = ?",
-                (moment, observer),
-            )
-            return done + 1
+            return self._submit(file, token, step, record, events)
+
+    def _submit(self, file: sqlite3.Connection, token: str, step: Any, record: Any, events: Any) -> int:
+        observer, done, _ = self._observer(token)
+        if not isinstance(step, str) or not records.is_unicode(step):
+            raise Refused(404, "there is no such step in this session")
+        found = file.execute(
+            "SELECT position, plan, record FROM steps WHERE observer = ? AND id = ?", (observer, step)
+        ).fetchone()
+        if found is None:
+            raise Refused(404, "there is no such step in this session")
+        position, kind, before = found[0], json.loads(found[1])["kind"], found[2]
+        if trouble := records.problem(kind, record, answers=self.settings.answers):
+            raise Refused(422, f"the record of a step of kind {kind}: {trouble}")
+        if not isinstance(events, list | tuple) or len(events) > records.MOST_EVENTS:
+            raise Refused(422, f"events are a list of at most {records.MOST_EVENTS}")
+        for event in events:
+            if trouble := records.problem("event", event):
+                raise Refused(422, f"an event: {trouble}")
+        text = json.dumps(record, sort_keys=True)
+        if before is not None:
+            if before != text:
+                raise Refused(409, "this step was answered already, in another way")
+            return done
+        if position != done:
+            raise Refused(409, "it is not this step's turn")
+        moment = now()
+        file.execute(
+            "UPDATE steps SET record = ?, received = ? WHERE observer = ? AND position = ?",
+            (text, moment, observer, position),
+        )
+        file.executemany(
+            "INSERT INTO events (observer, position, number, event) VALUES (?, ?, ?, ?)",
+            [(observer, position, number, json.dumps(event)) for number, event in enumerate(events)],
+        )
+        file.execute(
+            "UPDATE observers SET done = done + 1, finished = CASE WHEN (SELECT count(*) FROM steps WHERE "
+            "steps.observer = observers.observer) = done + 1 THEN ? END WHERE observer = ?",
+            (moment, observer),
+        )
+        return done + 1
 
     def withdraw(self, token: str) -> None:
         """Deletes a session and all that belongs to it, as its observer asks; also an old one."""
@@ -246,11 +266,6 @@ class Store:
         """Takes what was deleted out of the log of writes, too."""
         with self._lock:
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def set_code(self, token: str, code: str) -> None:
-        """The completion code of a session that took place without a server."""
-        with self._writing() as file:
-            file.execute("UPDATE observers SET code = ? WHERE token = ?", (code, _hash(token)))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """The rows of a table of `records.TABLES`, each with all of its columns; None where nothing is known.

@@ -259,3 +259,35 @@ def test_a_folder_of_files_works_from_a_disk_and_its_answers_come_back(make_stor
     (observer,) = store.rows("observers")
     assert observer["completion_code"] == code and observer["participant"] == "Ann" and observer["source"] == "file"
     assert len(rows(store, "test")) == 3 and observer["verified"] == "sha256"
+
+
+def test_a_folder_that_was_written_anew_begins_anew_and_damage_is_said(make_store, tmp_path):
+    folder = static.write(make_store(fullscreen=False), tmp_path / "folder", plans=1)
+    page = Page(tmp_path / "browser")
+    try:
+        links = [f"{(folder / 'index.html').as_uri()}?participant={name}" for name in ("Ann", "Ann%20B")]
+        for link in links:
+            page.driver.get(link)
+            page.see("agreed").click()
+            page.see("jspsych-survey-html-form-next").click()
+            page.see("jspsych-instructions-next")
+        page.driver.execute_script("memory.clear()")  # as withdrawing does
+        for link, expected in zip(links, ("jspsych-instructions-next", "agreed"), strict=True):
+            page.driver.get(link)
+            assert page.see("agreed", "jspsych-instructions-next").get_attribute("id") == expected
+        static.write(make_store("other", seed=1, training=0, fullscreen=False), folder, plans=1)
+        for image in (folder / "data").glob("image-*.js"):
+            image.write_text('received("iVBOR")')
+        page.driver.get(links[0])
+        page.see("agreed").click()
+        page.see("jspsych-survey-html-form-next").click()
+        page.see("jspsych-instructions-next").click()
+        assert "practice" not in page.driver.find_element("tag name", "body").text
+        for _ in range(2):
+            page.see("jspsych-instructions-next").click()
+        deadline = time.monotonic() + PATIENCE
+        while "is damaged: copy the whole folder again" not in page.driver.page_source and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "is damaged: copy the whole folder again" in page.driver.page_source
+    finally:
+        page.driver.quit()

@@ -117,7 +117,35 @@ def test_a_run_that_does_not_fit_is_refused_and_leaves_no_study(run, tmp_path, n
         catalogue_lib.read(tmp_path / "study")
 
 
-def test_a_lost_image_is_missed_before_anybody_is_asked(store):
-    next((store.catalogue.folder / "images").iterdir()).unlink()
-    with pytest.raises(UserError, match="missing or damaged; remove .*catalogue.json"):
-        catalogue_lib.read(store.catalogue.folder)
+def spoilt_images(catalogue):
+    """Removes an image, cuts one off, and changes one byte of a third; returns what was there."""
+    paths = sorted((catalogue.folder / "images").iterdir())
+    whole = {path: path.read_bytes() for path in paths}
+    paths[0].unlink()
+    paths[1].write_bytes(whole[paths[1]][:-10])
+    paths[2].write_bytes(whole[paths[2]][:-20] + b"!" + whole[paths[2]][-19:])
+    return whole
+
+
+def test_damaged_images_are_written_again_and_the_study_stays_the_same(run, store):
+    catalogue = store.catalogue
+    whole = spoilt_images(catalogue)
+    assert catalogue_lib.open_or_make(run, catalogue.folder, store.settings) == catalogue
+    assert {path: path.read_bytes() for path in (catalogue.folder / "images").iterdir()} == whole
+
+
+def test_an_image_that_the_run_has_no_more_is_named_and_answers_can_still_be_read(run, store, tmp_path):
+    grown = shutil.copytree(run, tmp_path / "grown")
+    table = grown / "report" / "candidates.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True) if NAMES[0] not in line))
+    spoilt_images(store.catalogue)
+    with pytest.raises(UserError, match=r"images.*png is missing or damaged, and the run does not have it any more"):
+        catalogue_lib.open_or_make(grown, store.catalogue.folder, store.settings)
+    assert catalogue_lib.read(store.catalogue.folder) == store.catalogue
+
+
+def test_a_damaged_image_is_not_handed_out(store):
+    spoilt_images(store.catalogue)
+    for path in sorted((store.catalogue.folder / "images").glob("*"))[:2]:
+        with pytest.raises(UserError, match=f"{path.stem}.*damaged; the study's command, given again, restores it"):
+            store.catalogue.content(path.stem)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -11,6 +12,7 @@ import pytest
 
 from cprl_jax.study import __main__ as program
 from cprl_jax.study import bundle
+from cprl_jax.study.store import Store
 
 from .conftest import SHORT
 
@@ -38,14 +40,14 @@ def test_from_a_simulated_study_to_its_export(own_run, tmp_path, capsys):
     with (tmp_path / "export" / "answers.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * (6 + 1 + 2 + 2)
     assert json.loads((tmp_path / "export" / "study.json").read_text())["settings"]["trials"] == 6
-    assert "exported before" in call(capsys, "delete", *common, "--observer=2")
+    assert "made before" in call(capsys, "delete", *common, "--observer=2")
     assert "observers: 2 began" in call(capsys, "status", *common)
     assert "there is no such observer" in call(capsys, "delete", *common, "--observer=2", code=2)
 
 
 def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
     said = call(capsys, "static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=2", *FLAGS)
-    assert "wrong in more than 25 % of the catch trials" in said.partition("What counts (stated now")[2]
+    assert "wrong in more than 25 % of the catch trials, of at least 8, is left out" in said
     assert (tmp_path / "folder" / "index.html").is_file()
     (tmp_path / "bad.json").write_text("{}")
     wrong = call(capsys, "import", f"--run={own_run}", tmp_path / "bad.json", tmp_path / "none.json", code=1)
@@ -59,17 +61,49 @@ def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
         (["serve", "--trials=0"], "--trials=0: it must be from 1"),
         (["serve", "--trial=abx"], "choose one of yesno"),
         (["serve", "--study=../elsewhere"], "give a name without slashes"),
+        (["serve", "--study=.."], "give a name without slashes"),
+        (["serve", "--study=report"], "report is not of a study (it has candidates.csv); give another name"),
+        (["serve", "--study=config.json"], "is not of a study"),
+        (["status", f"--study={300 * 'x'}"], "no usable path"),
         (["serve", "--consent=/nowhere/at/all"], "there is no file"),
         (["serve", "--host=256.0.0.1"], "cannot listen there"),
         (["simulate", "--observers=0"], "--observers=0: it must be at least 1"),
         (["simulate", "--thresholds=ssim"], "is not FIDELITY=DISTANCE"),
         (["delete"], "--observer"),
     ],
-    ids=["no-study", "range", "choice", "path", "consent", "host", "observers", "thresholds", "missing"],
+    ids=[
+        "no-study",
+        "range",
+        "choice",
+        "path",
+        "above",
+        "report",
+        "file",
+        "long",
+        "consent",
+        "host",
+        "observers",
+        "thresholds",
+        "missing",
+    ],
 )
 def test_a_mistake_gets_one_sentence(own_run, capsys, arguments, says):
+    (own_run / "config.json").write_text("{}")
+    before = sorted(own_run.rglob("*"))
     said = call(capsys, arguments[0], f"--run={own_run}", *arguments[1:], code=2)
     assert says in said and said.count("\n") == 1
+    assert "--host" in str(arguments) or sorted(own_run.rglob("*")) == before or arguments[0] == "simulate"
+
+
+def test_a_study_that_could_not_begin_decides_nothing(own_run, tmp_path, capsys):
+    arguments = ("static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=1", *FLAGS)
+    (tmp_path / "ours.txt").write_text("One.")
+    originals = shutil.move(own_run / "originals", tmp_path / "originals")
+    call(capsys, *arguments, "--seed=1", f"--consent={tmp_path / 'ours.txt'}", code=2)
+    shutil.move(originals, own_run / "originals")
+    (tmp_path / "ours.txt").write_text("Two.")
+    call(capsys, *arguments, "--seed=2", f"--consent={tmp_path / 'ours.txt'}")
+    assert '["Two."]' in (tmp_path / "folder" / "data" / "study.js").read_text()
 
 
 def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, capsys):
@@ -79,11 +113,16 @@ def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, capsys):
 
 def test_what_observers_agree_to_does_not_change_under_way(own_run, tmp_path, capsys):
     arguments = ("static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=1")
-    for text in ("We ask\nyou.\n\n<b>Twice</b>.\n", "Something else."):
-        (tmp_path / "ours.txt").write_text(text)
-        call(capsys, *arguments, f"--consent={tmp_path / 'ours.txt'}", *FLAGS)
+    file = tmp_path / "ours.txt"
+    for text in ("We ask\r\nyou.\r\n \r\n<b>Twice</b>.\n", "We ask you.\n\n<b>Twice</b>.", None):
+        file.unlink() if text is None else file.write_text(text)
+        call(capsys, *arguments, f"--consent={file}", *FLAGS)
         content = (tmp_path / "folder" / "data" / "study.js").read_text()
         assert '["We ask you.", "<b>Twice</b>."]' in content
+    file.write_text("Something else.")
+    said = call(capsys, *arguments, f"--consent={file}", *FLAGS, code=2)
+    assert "ours.txt: it has changed since the study began with the text in" in said
+    call(capsys, *arguments, *FLAGS)
 
 
 def test_settings_do_not_change_under_way(own_run, tmp_path, capsys):
@@ -91,6 +130,17 @@ def test_settings_do_not_change_under_way(own_run, tmp_path, capsys):
     call(capsys, *arguments, *FLAGS)
     call(capsys, *arguments, "--trials=6")
     assert "was begun with 6; begin another by --study=NAME" in call(capsys, *arguments, "--trials=7", code=2)
+
+
+def test_a_full_disk_costs_an_import_and_is_said(own_run, tmp_path, capsys, monkeypatch):
+    call(capsys, "static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", "--plans=1", *FLAGS)
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "delete", full)
+    said = call(capsys, "delete", f"--run={own_run}", "--observer=1", code=2)
+    assert "database or disk is full" in said and said.count("\n") == 1
 
 
 def test_without_npm_the_page_is_missed_in_a_sentence(own_run, tmp_path, capsys, monkeypatch):
@@ -109,14 +159,13 @@ def test_serve_says_the_link_and_the_token_and_takes_requests(own_run, tmp_path)
     command = [sys.executable, "-c", script, "serve", f"--run={own_run}", "--port=0", *FLAGS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            said = []
-            while not said or not said[-1].startswith("Token for exports: "):
-                said.append(process.stdout.readline())
-                assert said[-1], "the server has ended"
-            link = said[-2].removeprefix("Link for observers: ").partition("?")[0]
-            token = said[-1].split()[3]
+            lines = []
+            while not lines or (lines[-1] and not lines[-1].startswith("Token")):
+                lines.append(process.stdout.readline())
+            link = lines[-2].split()[3].partition("?")[0]
+            token = lines[-1].split()[3]
             request = urllib.request.Request(f"{link}api/admin/status", headers={"Authorization": f"Bearer {token}"})
             assert b"observers: 0 began" in urllib.request.urlopen(request, timeout=30).read()
         finally:
             process.kill()
-    assert link.startswith("http://127.0.0.1:") and "BT.500" in "".join(said[:-2])
+    assert link.startswith("http://127.0.0.1:") and "BT.500" in "".join(lines)

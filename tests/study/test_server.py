@@ -205,7 +205,10 @@ def test_tokens_cannot_be_tried_out(store, monkeypatch):
     stranger = TestClient(app)
     codes = [stranger.get("/api/admin/status", headers={"Authorization": f"Bearer {n}"}).status_code for n in range(6)]
     assert codes == [401] * 4 + [429] * 2
-    assert TestClient(app).get("/api/session", headers={"Authorization": f"Bearer {token(1)}"}).status_code == 429
+    for method in ("GET", "DELETE"):
+        wrong = TestClient(server.create_app(store, admin=ADMIN), headers={"Authorization": f"Bearer {token(1)}"})
+        codes = [wrong.request(method, "/api/session").status_code for _ in range(6)]
+        assert codes == [401] * 4 + [429] * 2
 
 
 def test_rates_are_limited_and_say_when_to_come_back(store, monkeypatch):
@@ -246,6 +249,22 @@ def test_a_full_disk_is_no_answer_lost(browser, store):
     assert browser.answer(steps[0]).status_code == 503  # the page tries again
     store._file.execute("DROP TRIGGER full")
     assert browser.answer(steps[0]).json() == {"done": 1}
+
+
+def test_a_damaged_image_is_waited_for_and_named_to_who_runs_the_study(browser, store, capsys):
+    (image, *_) = browser.begin(1).json()["images"]
+    path = store.catalogue.folder / "images" / f"{image}.png"
+    whole = path.read_bytes()
+    for content in (whole[:-1], b"x" * len(whole)):
+        path.write_bytes(content)
+        assert browser.get(f"/api/images/{image}").status_code == 503
+        assert f"{image}.png is damaged" in capsys.readouterr().err
+    path.unlink()
+    reply = browser.get(f"/api/images/{image}")
+    assert reply.status_code == 503 and "content-security-policy" in reply.headers
+    assert str(store.catalogue.folder) not in reply.text
+    path.write_bytes(whole)
+    assert browser.get(f"/api/images/{image}").content == whole
 
 
 def test_nothing_about_the_right_answers_leaves_the_server(browser):

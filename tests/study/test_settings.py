@@ -32,12 +32,24 @@ def test_a_damaged_file_is_named(tmp_path, text):
         ("hours", "nan", "--hours=nan: it must be from"),
         ("trial", "abx", "choose one of yesno, flicker, 2afc"),
         ("bt500", "perhaps", "it must be true or false"),
+        ("max_timing_error_ms", "inf", "--max_timing_error_ms=inf: it must be from 0 to 60000"),
+        ("stimulus_ms", "1" + 30 * "0", "it must be from 10 to 60000"),
+        ("title", "x" * 2000, "--title='x+...': it must be one line of at most 1000 characters"),
+        ("title", "not \udcff UTF-8", "it must be one line"),
+        ("consent", "two\nlines", "it must be one line"),
     ],
+    ids=["word", "zero", "nan", "choice", "bool", "infinite", "ages", "long", "encoding", "lines"],
 )
 def test_a_flag_that_makes_no_sense_is_refused(name, text, says):
     (field,) = (field for field in dataclasses.fields(Settings) if field.name == name)
     with pytest.raises(UserError, match=says):
         Settings(**{name: settings_lib.parse(field, text)})
+
+
+def test_a_title_may_have_the_characters_of_any_language(tmp_path):
+    title = "Où est la différence\u00a0? 違い\u3000\u200f؟ 👩\u200d🔬 <b>"
+    settings_lib.settle(tmp_path, {"title": title})
+    assert settings_lib.read(tmp_path).title == title
 
 
 def test_the_schedules_are_those_of_the_paper_and_of_its_relatives():

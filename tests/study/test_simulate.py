@@ -63,6 +63,16 @@ def test_a_fidelity_without_a_threshold_is_named(store):
         simulate.run("http://127.0.0.1:9/", store.catalogue, store.settings, Observers({"chebyshev": 1}), observers=1)
 
 
+def test_a_server_of_another_study_is_named_and_keeps_nothing(make_store):
+    theirs, ours = make_store("theirs"), make_store("ours", seed=1)
+    with (
+        host.in_background(server.create_app(theirs, admin="x")) as url,
+        pytest.raises(UserError, match="--url=.*this server has another study"),
+    ):
+        simulate.run(url, ours.catalogue, ours.settings, CERTAIN, observers=2, accelerated=True)
+    assert theirs.rows("observers") == []
+
+
 def test_a_server_that_is_not_there_is_said_after_a_while():
     client = simulate.Client("http://127.0.0.1:9/", patience=0.5)
     with pytest.raises(UserError, match="not answered for 0.5 seconds"):

@@ -109,6 +109,17 @@ def test_one_bad_answer_leaves_nothing_of_its_file(store, take):
     assert store.rows("observers") == []
 
 
+def test_one_bad_answer_among_new_ones_leaves_nothing_of_a_file_of_a_known_observer(store, take):
+    take(answers(store, until=5))
+    before = store.rows("answers"), store.rows("observers")
+    content = answers(store, code="WXYZ2345")
+    content["steps"][8]["record"]["answer"] = "perhaps"
+    with pytest.raises(UserError, match="answer is not one of same, different"):
+        take(content)
+    assert (store.rows("answers"), store.rows("observers")) == before
+    assert take(answers(store)) == f"{len(content['steps']) - 5} steps"
+
+
 def test_an_altered_file_of_an_observer_changes_nothing(store, take):
     take(answers(store))
     before = store.rows("answers")

@@ -122,7 +122,7 @@ def test_there_are_no_more_sessions_than_asked_for(make_store):
     store = make_store(most_observers=2)
     for number in (1, 2, 1):
         store.begin(token(number))
-    assert "all the observers" in refused(503, store.begin, token(3))
+    assert "all the observers" in refused(403, store.begin, token(3))  # not 503, which the page would try again
 
 
 def test_what_is_deleted_is_gone_from_the_file(make_store):

@@ -1,5 +1,6 @@
 """The answers of a study, out of its exports (study.json: `python -m cprl_jax.study export`)."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path
+from cprl_jax.study import plan, records
+from cprl_jax.study.settings import Settings
 
 Row = dict[str, Any]
 NEEDED = {
@@ -57,15 +60,21 @@ def combine(exports: Mapping[str, Mapping[str, Any]]) -> Answers:
         for row in export["observers"]:
             # A server numbers its observers from 1: two laboratories have a number 1 each, two exports of one the same.
             same = (row["observer"], row["started"])
-            if same not in known:
-                known[same] = row | {
-                    "observer": f"{number}-{row['observer']}" if len(exports) > 1 else f"{row['observer']}"
-                }
+            label = f"{number}-{row['observer']}" if len(exports) > 1 else f"{row['observer']}"
+            before = known.get(same, {"observer": label})
+            # What an earlier export could not know yet, such as what was seen of the display, a later one may.
+            known[same] = row | {key: value for key, value in before.items() if value is not None}
             names[row["observer"]] = known[same]["observer"]
         for row in export["answers"]:
             if row["observer"] not in names:
                 raise UserError(f"{name} has answers of observer {row['observer']}, who is not among its observers")
-            answers[names[row["observer"]], row["step"]] = row | {"observer": names[row["observer"]]}
+            place = (names[row["observer"]], row["step"])
+            if answers.get(place, row)["answer"] != row["answer"]:
+                raise UserError(
+                    f"{name} has another answer of observer {row['observer']} to step {row['step']} than a file "
+                    "before it; export the study again"
+                )
+            answers[place] = row | {"observer": place[0]}
     if not answers:
         raise UserError(f"{', '.join(exports)}: nobody has answered yet")
     pairs = [dict(row) for row in study["pairs"]]
@@ -99,13 +108,34 @@ def _check(name: str, export: Any) -> None:
     elif "study" not in export or "trial" not in export["settings"]:
         wrong = "it does not say of which study it is"
     else:
-        for table, columns in NEEDED.items():
-            rows = export.get(table)
-            if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-                wrong = f"it has no list of {table}"
-            elif missing := sorted({column for row in rows for column in columns if column not in row}):
-                wrong = f"its {table} have no {missing[0]}"
-            if wrong:
-                break
+        wrong = _wrong_settings(export["settings"])
+    for table in NEEDED:
+        wrong = wrong or _wrong_rows(table, export.get(table), export["settings"]["trial"])
     if wrong:
         raise UserError(f"--answers: {name} is no export of a study: {wrong}; make it by `cprl_jax.study export`")
+
+
+def _wrong_settings(settings: Mapping[str, Any]) -> str:
+    try:
+        if missing := {field.name for field in dataclasses.fields(Settings)} - settings.keys():
+            return f"its settings have no {min(missing)}"
+        Settings(**settings)
+    except (UserError, TypeError) as error:
+        return f"its settings: {error}"
+    return ""
+
+
+def _wrong_rows(table: str, rows: Any, trial: str) -> str:
+    """What is wrong with a table, which may have been edited since it was exported."""
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        return f"it has no list of {table}"
+    for column in (column for column in records.TABLES[table] if column.name in NEEDED[table]):
+        if any(column.name not in row for row in rows):
+            return f"its {table} have no {column.name}"
+        allowed = {"answer": Settings(trial=trial).answers, "role": plan.ROLES}.get(column.name)
+        for number, row in enumerate(rows, start=1):
+            value = row[column.name]
+            unknown = value is None and column.name in ("dark_seen", "bright_seen")  # of a display test to come
+            if not (unknown or records.is_of(column.type, value)) or (allowed and value not in allowed):
+                return f"{column.name} in row {number} of its {table} is not {' or '.join(allowed or [column.type])}"
+    return ""

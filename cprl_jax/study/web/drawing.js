@@ -10,15 +10,18 @@ class Refused extends Error {
   }
 }
 
+/** So many characters of a text at most, none of them cut in two, and without zeros, which no database keeps. */
+const shortened = (text, most) => [...text.replaceAll("\0", "")].slice(0, most).join("");
+
 /** How whoever sent the link calls the observer. */
-const participant = (new URLSearchParams(location.search).get("participant") || "").slice(0, 100);
+const participant = shortened(new URLSearchParams(location.search).get("participant") || "", 100);
 
 /**
  * localStorage, under names of our own, apart for each participant at one computer; without it (some private windows)
  * as long as the page lives.
  */
 const memory = (() => {
-  const prefix = `cprl-study ${location.pathname} ${participant} `;
+  const prefix = `cprl-study ${location.pathname} ${encodeURIComponent(participant)} `; // Ann is not the beginning of Ann B
   const fallback = new Map();
   const guarded = (use, otherwise) => {
     try {
@@ -90,13 +93,13 @@ const images = {
   files: new Map(),
   verified: "sha256",
 
-  /** Gets all that are missing; `progress` hears (how many, of how many). */
-  async load(wanted, progress) {
+  /** Gets all that are missing; `progress` hears (how many, of how many), and `onTrouble` of those asked for again. */
+  async load(wanted, progress, onTrouble) {
     const left = Object.values(wanted).filter((image) => !images.files.has(image.id));
     let done = 0;
     const worker = async () => {
       for (let image = left.pop(); image; image = left.pop()) {
-        images.files.set(image.id, await patiently(() => images.fetchOne(image)));
+        images.files.set(image.id, await patiently(() => images.fetchOne(image), onTrouble));
         progress((done += 1), done + left.length);
       }
     };
@@ -105,11 +108,13 @@ const images = {
 
   async fetchOne(image) {
     const file = await backend.image(image.id);
-    if (file.size !== image.bytes) throw new Refused(0, "An image has arrived in part.");
+    const damaged = (text) => backend.download // a file on a disk does not mend itself
+      ? new Refused(404, `The file data/image-${image.id}.js is damaged: copy the whole folder again.`) : new Refused(0, text);
+    if (file.size !== image.bytes) throw damaged("An image has arrived in part.");
     if (globalThis.crypto?.subtle) {
       const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
       const text = [...hash].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-      if (text !== image.sha256) throw new Refused(0, "An image has changed on its way.");
+      if (text !== image.sha256) throw damaged("An image has changed on its way.");
     } else {
       images.verified = "size"; // browsers offer hashes on https and on this machine alone
     }

@@ -10,12 +10,17 @@ const backend = (() => {
   let study;
   let plan;
 
+  const damaged = (name) => new Refused(404, `The file data/${name} is damaged: copy the whole folder again.`);
+
   /** The content of a file of data/; one at a time, as they all call the same function. */
   function read(name) {
     queue = queue.catch(() => {}).then(() => new Promise((resolve, reject) => {
       const script = document.createElement("script");
       received = resolve;
-      script.onload = () => script.remove();
+      script.onload = () => {
+        script.remove();
+        reject(damaged(name)); // unless it was received
+      };
       script.onerror = () => reject(new Refused(404, `The file data/${name} is missing: copy the whole folder.`));
       script.src = `data/${name}`;
       document.head.append(script);
@@ -33,9 +38,14 @@ const backend = (() => {
 
   return {
     async open() {
-      study = study || (await read("study.js"));
+      if (!study) {
+        study = await read("study.js");
+        // Answers to another study that was in this folder are not answers to this one.
+        if (memory.get("study") !== study.id) memory.clear();
+        memory.set("study", study.id);
+      }
       const asked = Number(new URLSearchParams(location.search).get("plan"));
-      const number = kept(`plan ${study.id}`, () => (asked >= 1 && asked <= study.plans ? Math.floor(asked)
+      const number = kept("plan", () => (asked >= 1 && asked <= study.plans ? Math.floor(asked)
         : 1 + (new Uint32Array(new Uint8Array(random(4)).buffer)[0] % study.plans)));
       plan = plan || { number, ...(await read(`plan-${number}.js`)) };
       const done = memory.get("done") || 0;
@@ -45,8 +55,13 @@ const backend = (() => {
     },
 
     async image(id) {
-      const bytes = Uint8Array.from(atob(await read(`image-${id}.js`)), (character) => character.charCodeAt(0));
-      return new Blob([bytes], { type: "image/png" });
+      const content = await read(`image-${id}.js`);
+      try {
+        const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+        return new Blob([bytes], { type: "image/png" });
+      } catch (error) {
+        throw damaged(`image-${id}.js`);
+      }
     },
 
     async submit(step, record, events) {

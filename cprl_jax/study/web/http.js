@@ -37,6 +37,7 @@ const backend = (() => {
         }
       }
       token = [...crypto.getRandomValues(new Uint8Array(32))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+      memory.clear(); // of a session that was deleted, or of another study at this address
       // Kept first: a request whose reply is lost is made again with the same token, and begins nothing twice.
       memory.set("session", token);
       const state = await patiently(async () =>

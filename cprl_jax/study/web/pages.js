@@ -85,7 +85,7 @@ const pages = {
         card("What you will do", task, `<strong>${QUESTIONS[study.trial]}</strong>`,
           "Look at the whole image, and answer by what you see. If you are not sure, go by your first impression."),
         card("How you answer", `With the keyboard, ${keys}; or with the buttons on the screen.`,
-          `We begin with some practice, in which you are told the right answer. There are breaks: use them to rest your eyes.`,
+          `${study.practice ? "We begin with some practice, in which you are told the right answer. " : ""}There are breaks: use them to rest your eyes.`,
           `If you lose the connection or close this page by accident, open the same link again: you will go on where you were.`),
         card("Before we begin", "Set the zoom of your browser to 100 %, and the brightness of your display to what you are used to. Turn off night modes that make colours warmer.",
           "Sit straight in front of the display, at the distance you usually have, and close what might interrupt you."),
@@ -146,7 +146,7 @@ const pages = {
         <p>Is there anything we should know, such as an interruption, or how you told the images apart? You may leave this empty.</p>
         <textarea name="comment" id="comment" rows="5" maxlength="2000" aria-label="Comment"></textarea></section>`,
       button_label: "Finish",
-      record: (data) => ({ comment: data.response.comment || "" }),
+      record: (data) => ({ comment: shortened(data.response.comment || "", 2000) }),
     };
   },
 };
@@ -158,6 +158,8 @@ const Load = plugin("load", { state: anything }, async (display, { state }) => {
   await images.load(state.images, (done, of) => {
     bar.max = of;
     bar.value = done;
+  }, (error) => {
+    display.querySelector("p").textContent = `${error.message} It is asked for again: leave this page open.`;
   });
   return {};
 });
@@ -361,7 +363,8 @@ function showEnd(state) {
     try {
       await patiently(() => backend.withdraw());
       history.replaceState(null, "", location.pathname + location.search);
-      stage.innerHTML = card("Your answers are deleted", "Thank you for your time. You may close this page.");
+      stage.innerHTML = card("Your answers are deleted", `${backend.download
+        ? `Delete the file answers-${escaped(state.code)}.json as well, where it was saved. ` : ""}Thank you for your time. You may close this page.`);
     } catch (error) {
       fail(error);
     }

@@ -25,6 +25,60 @@ def test_an_observer_in_two_exports_counts_once_and_another_laboratory_is_told_a
     assert sorted(row["observer"] for row in both.answers) == ["1-1", "1-2", "2-1", "2-2"]
 
 
+def test_the_later_of_two_exports_knows_more_of_an_observer_in_either_order(export):
+    early = export | {"observers": [row | {"dark_seen": None} for row in export["observers"]]}
+    late = export | {"observers": [row | {"dark_seen": 1} for row in export["observers"]]}
+    for exports in ({"a": early, "b": late}, {"b": late, "a": early}):
+        assert [row["dark_seen"] for row in answers.combine(exports).observers] == [1, 1]
+
+
+def test_two_answers_to_one_step_are_not_chosen_between(export):
+    edited = export | {"answers": [row | {"answer": "different"} for row in export["answers"]]}
+    with pytest.raises(UserError, match="b has another answer of observer 1 to step 1-1 than a file before it"):
+        answers.combine({"a": export, "b": edited})
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "words"),
+    [
+        ("answers", "rt_ms", None, "rt_ms in row 2 of its answers is not number"),
+        ("answers", "rt_ms", float("nan"), "rt_ms in row 2 of its answers is not number"),
+        ("answers", "durations_ms", ["1000"], "durations_ms in row 2 of its answers is not numbers"),
+        ("answers", "answer", "first", "answer in row 2 of its answers is not same or different"),
+        ("answers", "role", None, "role in row 2 of its answers is not training or test or"),
+        ("answers", "step", {}, "step in row 2 of its answers is not text"),
+        ("answers", "hidden", "no", "hidden in row 2 of its answers is not boolean"),
+        ("observers", "observer", [1], "observer in row 2 of its observers is not integer"),
+        ("observers", "dark_seen", "3", "dark_seen in row 2 of its observers is not integer"),
+        ("pairs", "distance", "0.1", "distance in row 2 of its pairs is not number"),
+        ("pairs", "image", 3, "image in row 2 of its pairs is not text"),
+    ],
+    ids=["nothing", "nan", "texts", "answer", "role", "step", "hidden", "list", "squares", "distance", "image"],
+)
+def test_an_edited_value_is_named(export, table, column, value, words):
+    export[table][1][column] = value
+    with pytest.raises(UserError, match=f"a is no export of a study: {words}"):
+        answers.combine({"a": export})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bt500": None}, "--bt500=None: it must be true or false"),
+        ({"max_catch_errors": "x"}, "--max_catch_errors=x: it must be a number"),
+        ({"trial": "abx"}, "choose one of yesno"),
+        ({"more": 1}, "its settings: .*more"),
+    ],
+    ids=["bt500", "errors", "trial", "more"],
+)
+def test_edited_settings_are_named(export, changes, words):
+    with pytest.raises(UserError, match=words):
+        answers.combine({"a": export | {"settings": export["settings"] | changes}})
+    del export["settings"]["bt500"]
+    with pytest.raises(UserError, match="its settings have no bt500"):
+        answers.combine({"a": export})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -32,7 +86,7 @@ def test_an_observer_in_two_exports_counts_once_and_another_laboratory_is_told_a
         ({"answers": None}, "no list of answers"),
         ({"settings": None}, "it has no settings"),
         ({"pairs": []}, "the pair pair0, which is not among"),
-        ({"observers": [{"observer": 1}]}, "its observers have no bright_seen"),
+        ({"observers": [{"observer": 1}]}, "its observers have no started"),
         ({"observers": []}, "answers of observer 1, who is not among its observers"),
     ],
     ids=["none", "no list", "settings", "pairs", "column", "observer"],
