@@ -4,8 +4,8 @@ Paper: Ma et al., "Blind Image Quality Assessment by Learning from Multiple Anno
 NeurIPS 2022, train it: photographs under white noise, Gaussian blur, JPEG and JPEG 2000. The probability that an image
 of a pair is the better one follows from the mean of four full-reference measures (`--config.dataset.label`), and the
 loss is the fidelity of that probability and the network's; the paper learns the reliability of each annotator instead.
-1500 steps of 32 crops of 96 pixels; the images are made once, before. No number is promised yet: nobody ran it whole.
-The published network orders the JPEG qualities of a photograph (SRCC 0.97 to 1.0), which is the aim.
+1500 steps of 32 crops of 96 pixels; the images are made once, before. How well the trained network ranks has not been
+measured. The published network orders the JPEG qualities of a photograph (SRCC 0.97 to 1.0), which is the aim.
 
   python -m cprl_jax.main --config=configs/ma19.py:photographs=DIR
 
