@@ -22,6 +22,11 @@ LIBRARIES = {
 }
 """File in vendor/ -> package of the npm registry, in the order in which the page loads them."""
 _LICENSE = "licenses.txt"
+# Its packages bring no licence with them; those that it uses, whose licences follow, have the same one.
+_JSPSYCH = (
+    "jsPsych and its plug-ins (https://www.jspsych.org)\n"
+    "Copyright (c) 2014-2018 Joshua R. de Leeuw. The MIT License, whose text stands below."
+)
 _LOCK = "package-lock.json"
 
 
@@ -55,9 +60,9 @@ def bundle() -> str:
             code = (folder / "node_modules" / package / "dist" / "index.browser.min.js").read_text(encoding="utf-8")
             # Without the address of its source map, which is on another host.
             (VENDOR / file).write_text(code.partition("//# sourceMappingURL=")[0], encoding="utf-8")
-        licenses = [WEB / "jspsych-license.txt"]  # jsPsych's own packages have none with them
-        licenses += sorted(path for path in folder.glob("node_modules/*/*") if path.name.lower() == "license")
-        text = "\n\n".join(f"{path.parent.name}\n{path.read_text(encoding='utf-8')}" for path in licenses)
+        licenses = sorted(path for path in folder.glob("node_modules/*/*") if path.name.lower() == "license")
+        texts = (f"{path.parent.name}\n{path.read_text(encoding='utf-8')}" for path in licenses)
+        text = "\n\n".join([_JSPSYCH, *texts])
         (VENDOR / _LICENSE).write_text(text, encoding="utf-8")
         shutil.copy(folder / _LOCK, VENDOR)  # last: with it, the others are whole
     return ""
