@@ -87,5 +87,5 @@ def _small_photographs(config: ml_collections.ConfigDict) -> None:
     config.evaluation.crop_size = side
     config.evaluation.perceptual.steps = 50
     set_cprl(config, steps=400, weight=36.0)
-    config.denoise.attack_steps = 1
+    config.denoise.update(attack_steps=1, stages=(2, 3))
     config.cprl_v1.weight = 12.0
