@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
 from cprl_jax import models
+from cprl_jax.attacks.loop import evaluate
 from cprl_jax.data import combined, crops, photographs
 from cprl_jax.deploy import package, tensors
 from cprl_jax.evaluation.files import FileScorer
@@ -92,7 +93,7 @@ class Model:
         for start in range(0, count, shown):
             rows = np.minimum(np.arange(start, start + min(shown, count)), count - 1)  # one shape for all batches
             batch = images[rows] / np.float32(255) if images.dtype == np.uint8 else images[rows].astype(np.float32)
-            part = np.asarray(_evaluate(self.score_fn, batch))
+            part = np.asarray(evaluate(self.score_fn, batch))
             scores[start : start + shown] = part[: count - start]
         return scores
 
@@ -245,8 +246,10 @@ class Model:
         """
         view = self._view
         if view.resize:
-            image = combined.resized(np.asarray(image), view.resize) if image.dtype == np.uint8 else image
-            image = np.asarray(_resized(jnp.asarray(image)[None], view.resize)[0]) if image.dtype != np.uint8 else image
+            if image.dtype == np.uint8:
+                image = combined.resized(np.asarray(image), view.resize)
+            else:
+                image = np.asarray(_resized(jnp.asarray(image)[None], view.resize)[0])
         numbers, counts = view.pixels(image.shape)
         shown, places = np.unique(numbers, return_inverse=True)
         # Few shapes to compile for, whatever the size of the image; what no crop shows changes no score.
@@ -295,11 +298,6 @@ def _mean_over_crops(network, places, counts, images):
 
 def _resized(images, size: int):
     return jax.image.resize(images, (images.shape[0], size, size, 3), "bilinear", antialias=True)
-
-
-@jax.jit
-def _evaluate(score_fn, images):
-    return score_fn(images)
 
 
 def _list(paths: Paths) -> list:

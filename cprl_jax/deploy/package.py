@@ -100,8 +100,8 @@ def read(folder: Path) -> Package:
     return Package(config, content["method"], network, module, variables, content["weights"]["dtype"])
 
 
-def write(folder: Path, package: Package, card: str) -> int:
-    """Writes a folder, whole or not at all, over an older one of the same kind; returns the size of the weights.
+def write(folder: Path, package: Package, card: str) -> None:
+    """Writes a folder, whole or not at all, over an older one of the same kind.
 
     Raises:
       UserError: the folder holds something else.
@@ -122,7 +122,6 @@ def write(folder: Path, package: Package, card: str) -> int:
         write_file(new / WEIGHTS, weights)
         write_file(new / CONFIG, json.dumps(description, indent=2) + "\n")
         write_file(new / CARD, card)
-    return len(weights)
 
 
 def check(folder: Path) -> None:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,14 +203,26 @@ def check_run(run: Path) -> Path:
     return path
 
 
+def read_report(path: Path, *, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file of a run's report; raises UserError: it cannot be read, is empty, or lacks a column."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); finish a run of the job perceptual_attack there"
+        ) from None
+    if not rows or (missing := [name for name in needed if name not in rows[0]]):
+        raise UserError(
+            f"{path} has no {'rows' if not rows else f'column {min(missing)}'}; give the run's command again"
+        )
+    return rows
+
+
 def _cells(run: Path) -> Iterator[tuple[Path, list[dict[str, str]]]]:
     """The .npz files of a run, and the rows of their candidates."""
     path = check_run(run)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    wanted = {"model", "fidelity", "image", "candidate", "file", *PAIR_NUMBERS}
-    if not rows or (missing := sorted(wanted - rows[0].keys())):
-        raise UserError(f"{path} has no {'rows' if not rows else f'column {missing[0]}'}; run the attack again")
+    rows = read_report(path, needed=("model", "fidelity", "image", "candidate", "file", *PAIR_NUMBERS))
     cells: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         cells.setdefault(row["file"], []).append(row)

@@ -6,6 +6,7 @@ out by `public`.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -67,14 +68,18 @@ def make(settings: Settings, catalogue: Catalogue, key: Sequence[int], counts: M
     return steps
 
 
-def of_file(settings: Settings, catalogue: Catalogue, number: int) -> list[Step]:
-    """The steps of plan `number` (from 1) of a folder of files, each plan balanced with those before it."""
+def of_files(settings: Settings, catalogue: Catalogue) -> Iterator[list[Step]]:
+    """The steps of the plans of a folder of files, without end, each plan balanced with those before it."""
     counts: Counter[str] = Counter()
-    steps: list[Step] = []
-    for earlier in range(1, number + 1):
-        steps = make(settings, catalogue, (1, earlier), counts)
+    for number in itertools.count(1):
+        steps = make(settings, catalogue, (1, number), counts)
         counts.update(step["pair"] for step in steps if step.get("role") == COUNTED)
-    return steps
+        yield steps
+
+
+def of_file(settings: Settings, catalogue: Catalogue, number: int) -> list[Step]:
+    """The steps of plan `number` (from 1) of a folder of files."""
+    return next(itertools.islice(of_files(settings, catalogue), number - 1, None))
 
 
 def public(step: Step) -> Step:

@@ -5,8 +5,8 @@ one each, and answers wait in the browser until the observer saves them as one f
 """
 
 import base64
+import itertools
 import json
-from collections import Counter
 from pathlib import Path
 
 from cprl_jax.runtime.errors import UserError
@@ -44,10 +44,7 @@ def write(store: Store, folder: Path, *, plans: int) -> Path:
     for name, part in parts.items():
         write_file(folder / "web" / name, part.content)
     catalogue, shown = store.catalogue, {}
-    counts: Counter[str] = Counter()
-    for number in range(1, plans + 1):
-        steps = plan.make(store.settings, catalogue, (1, number), counts)
-        counts.update(step["pair"] for step in steps if step.get("role") == plan.COUNTED)
+    for number, steps in enumerate(itertools.islice(plan.of_files(store.settings, catalogue), plans), start=1):
         public = [plan.public(step) for step in steps]
         images = {image: catalogue.images[image]._asdict() for image in plan.images_of(public)}
         shown |= images

@@ -1,10 +1,10 @@
 """The numbers that CPRL's paper prints in its Tables 3 to 6, from published.csv, which names their source."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cprl_jax.experiments import published
 from cprl_jax.report.agreement import METRICS
 
 FILE = Path(__file__).with_name("published.csv")
@@ -12,9 +12,7 @@ FILE = Path(__file__).with_name("published.csv")
 
 def read() -> list[dict[str, Any]]:
     """The lines of published.csv, which says what each column is: `table` is an int, SRCC, PLCC and RMSE are floats."""
-    with FILE.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [row | {"table": int(row["table"])} | {metric: float(row[metric]) for metric in METRICS} for row in rows]
+    return published.read(FILE, {"table": int, **dict.fromkeys(METRICS, float)})
 
 
 def dataset_of(table: int, wanted: str) -> str:

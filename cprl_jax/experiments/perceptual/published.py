@@ -1,10 +1,10 @@
 """The numbers that the paper prints in its Tables 1 and 2, from published.csv, which names their source."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cprl_jax.experiments import published
 from cprl_jax.report.table import Column, Table
 from cprl_jax.report.values import Row, decimals, interval, value
 
@@ -20,9 +20,7 @@ LEGEND = (
 
 def read() -> list[dict[str, Any]]:
     """The lines of published.csv, which says what each column is."""
-    with FILE.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [row | {name: kind(row[name]) for name, kind in _NUMBERS.items()} for row in rows]
+    return published.read(FILE, _NUMBERS)
 
 
 def beside(intra: Sequence[Row], transfer: Sequence[Row]) -> Table:

@@ -1,6 +1,5 @@
 """From answers to verdicts, JNDs and the paper's tables, in one folder."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from cprl_jax.report.values import number
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.study.analysis import detection, exclusion, page, thresholds
 from cprl_jax.study.analysis.answers import Answers, Row, seen
+from cprl_jax.study.catalogue import read_report
 
 _TEXTS = ("model", "attacked", "fidelity", "image", "file")
 
@@ -111,18 +111,10 @@ def read_run(folder: Path) -> tuple[results.Rows, dict[tuple[str, str, str], Row
 
 def _read(path: Path, *, needed: Sequence[str]) -> list[dict[str, Any]]:
     """A CSV file of the run's report; what is no text is a number."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); finish a run of the job perceptual_attack there"
-        ) from None
-    if not rows or (missing := [name for name in needed if name not in rows[0]]):
-        raise UserError(f"{path} has no {'rows' if not rows else f'column {missing[0]}'}; give the run's command again")
     whole = {"candidate": int, "found": lambda text: bool(int(text)), "below_threshold": lambda text: bool(int(text))}
     return [
-        {name: text if name in _TEXTS else whole.get(name, number)(text) for name, text in row.items()} for row in rows
+        {name: text if name in _TEXTS else whole.get(name, number)(text) for name, text in row.items()}
+        for row in read_report(path, needed=needed)
     ]
 
 
