@@ -87,6 +87,11 @@ _TRAIN = {
     "backbone_learning_rate": Field(2e-5, "Adam", at_least=0),
     "head_learning_rate": Field(2e-4, "", at_least=0),
     "weight_decay": Field(0.0, "added to the gradient, before Adam's moments", at_least=0),
+    "frozen": Field(
+        (),
+        "parts of the names of parameters that stay as they are, such as 'depthwise_conv.kernel', whose gradients are "
+        "the slowest on a CPU; no gradient of them is computed",
+    ),
     "schedule": Field("constant", "or 'cosine' (to 2 % of the peak)", choices=("constant", "cosine")),
     "warmup_steps": Field(0, "of the learning rates, linear from 0", at_least=0),
     "clip_norm": Field(0.0, "largest norm of the whole gradient; 0 = any", at_least=0),

@@ -12,6 +12,8 @@ import ml_collections
 from cprl_jax.config.field import Field
 from cprl_jax.losses import intervention, invariance_loss, magnitudes, perturb
 from cprl_jax.methods.method import COMMON, DEPLOYED, Batch, Forward, Method, direction_agreement
+from cprl_jax.models.change import NetworkChange
+from cprl_jax.models.smooth_activations import LEARNED, SMOOTH, SmoothActivations
 
 
 def cprl_loss(batch: Batch, forward: Forward, settings: ml_collections.ConfigDict):
@@ -50,6 +52,8 @@ def _parts(settings: ml_collections.ConfigDict) -> list[str]:
     parts = ["loss + SortMask" if settings.sort_mask else "loss only"]
     if settings.direction_steps > 1:
         parts.append(f"directions of {settings.direction_steps} steps")
+    if settings.activation:
+        parts.append(settings.activation)
     return parts
 
 
@@ -76,8 +80,10 @@ METHOD = Method(
             False, "divide by the standard deviation of the batch's scores, so that shrinking them does not pay"
         ),
         "mos_loss_on_interventions": Field(0.0, "weight of the loss on MOS of the perturbed images", at_least=0),
+        "activation": Field("", "in place of the network's own ('' = its own)", choices=("", *SMOOTH, LEARNED)),
     },
     metrics=("mos_loss", "invariance_loss", "score_std", "direction_agreement"),
     gradients=lambda settings: 1 + settings.alphas + settings.direction_steps,
     parts=_parts,
+    network=lambda settings: SmoothActivations(settings.activation) if settings.activation else NetworkChange(),
 )

@@ -1,8 +1,46 @@
-"""Optimisers with one learning rate for the trunk of a network and another for its head."""
+"""Optimisers with one learning rate for the trunk of a network, another for its head, and parameters that are held."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
 import optax
+
+from cprl_jax.config.field import listed
+from cprl_jax.runtime.errors import UserError
+
+
+def hold(params: Mapping[str, Any], frozen: Sequence[str]) -> Mapping[str, Any]:
+    """The parameters, those whose dotted name contains one of `frozen` as constants, without gradients."""
+    if not frozen:
+        return params
+
+    def held(path, value):
+        return jax.lax.stop_gradient(value) if _is_frozen(path, frozen) else value
+
+    return jax.tree_util.tree_map_with_path(held, params)
+
+
+def check_frozen(params: Mapping[str, Any], frozen: Sequence[str]) -> None:
+    """Raises UserError where one of config.train.frozen is in the name of no parameter, or none is left to train."""
+    names = [_dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for part in frozen:
+        if not any(part in name for name in names):
+            raise UserError(
+                f"config.train.frozen: no parameter of this network has {part!r} in its name; some of them: "
+                f"{listed(names[:: max(1, len(names) // 6)])}"
+            )
+    if frozen and all(any(part in name for part in frozen) for name in names):
+        raise UserError(f"config.train.frozen={tuple(frozen)!r} holds every parameter of this network; hold fewer")
+
+
+def _dotted(path) -> str:
+    return ".".join(key.key for key in path)
+
+
+def _is_frozen(path, frozen: Sequence[str]) -> bool:
+    return any(part in _dotted(path) for part in frozen)
 
 
 def two_rates(
@@ -13,6 +51,7 @@ def two_rates(
     b2: float = 0.999,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """'adam' or 'sgd', with one learning rate for params['backbone'] and one for everything else.
 
@@ -22,6 +61,7 @@ def two_rates(
       b2: decay of Adam's second moments.
       weight_decay: added to the gradient before the moments, as in the published training code (not AdamW).
       clip_norm: largest norm of the whole gradient; 0 for any.
+      frozen: parameters that stay as they are, see `hold`.
 
     Raises:
       ValueError: unknown `kind`.
@@ -35,9 +75,13 @@ def two_rates(
         return optax.chain(*decay, *scale, optax.scale_by_learning_rate(learning_rate))
 
     def label(path, _):
+        if _is_frozen(path, frozen):
+            return "frozen"
         return "backbone" if path[0].key == "backbone" else "head"
 
     groups = {"backbone": group(backbone), "head": group(head)}
+    if frozen:
+        groups["frozen"] = optax.set_to_zero()
     optimizer = optax.partition(groups, lambda params: jax.tree_util.tree_map_with_path(label, params))
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
@@ -50,6 +94,7 @@ def make_optimizer(train: ml_collections.ConfigDict, *, steps: int) -> optax.Gra
         head=_schedule(train, train.head_learning_rate, steps),
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
+        frozen=train.frozen,
     )
 
 

@@ -18,6 +18,7 @@ import optax
 from cprl_jax.losses import correlation_loss, mos_loss
 from cprl_jax.methods import METHODS, Batch, Forward
 from cprl_jax.training.batch_norm import running_statistics, step_of_averages, uses_batch_norm
+from cprl_jax.training.optimizers import hold
 from cprl_jax.training.state import TrainState, moving_average
 
 
@@ -84,6 +85,7 @@ def make_step(
         constant = jax.lax.stop_gradient(state.params)
 
         def loss_of(params):
+            params = hold(params, train.frozen)
             updated = []  # batch statistics after each call; the first one is on the clean images
 
             def scores_of(x):

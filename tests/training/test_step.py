@@ -14,7 +14,8 @@ from cprl_jax.layers.sort_mask import SortMaskConv
 from cprl_jax.losses import magnitudes
 from cprl_jax.methods import METHODS
 from cprl_jax.runtime import parallel
-from cprl_jax.training.optimizers import make_optimizer
+from cprl_jax.runtime.errors import UserError
+from cprl_jax.training.optimizers import check_frozen, make_optimizer
 from cprl_jax.training.state import create_state, evaluation_variables
 from cprl_jax.training.step import make_step
 
@@ -102,6 +103,33 @@ def test_the_plain_step_is_adam_on_the_mos_loss(config):
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
     expected = optax.apply_updates(state.params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), new.params, expected)
+
+
+@pytest.mark.parametrize("method", ["plain", "cprl"])
+def test_frozen_parameters_stay_and_the_others_move_as_they_would(config, method):
+    config.train.correlation_weight = 0.0
+    module = Tiny(rate=0.0)
+    state, optimizer = initial(config, module)
+    free, _ = jax.jit(make_step(module, optimizer, config, method=method))(state, batch())
+    config.train.frozen = ("backbone.kernel",)
+    config.train.weight_decay = 1.0
+    state, optimizer = initial(config, module)
+    held, _ = jax.jit(make_step(module, optimizer, config, method=method))(state, batch())
+    np.testing.assert_array_equal(held.params["backbone"]["kernel"], state.params["backbone"]["kernel"])
+    assert not np.array_equal(free.params["backbone"]["kernel"], state.params["backbone"]["kernel"])
+    config.train.weight_decay = 0.0
+    state, optimizer = initial(config, module)
+    held, _ = jax.jit(make_step(module, optimizer, config, method=method))(state, batch())
+    for name in ("norm", "head"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), held.params[name], free.params[name])
+
+
+def test_frozen_parameters_that_there_are_none_of(config):
+    state, _ = initial(config, Tiny())
+    with pytest.raises(UserError, match=r"config.train.frozen: no parameter of this network has 'stem' in its name"):
+        check_frozen(state.params, ("kernel", "stem"))
+    with pytest.raises(UserError, match="holds every parameter"):
+        check_frozen(state.params, ("kernel", "bias", "scale"))
 
 
 def test_cprl_loss_is_the_sum_of_its_parts(config):

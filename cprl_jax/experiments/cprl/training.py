@@ -25,7 +25,7 @@ from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, write_file
 from cprl_jax.training import setup
 from cprl_jax.training.loop import fit
-from cprl_jax.training.optimizers import make_optimizer
+from cprl_jax.training.optimizers import check_frozen, make_optimizer
 from cprl_jax.training.state import TrainState, create_state, evaluation_variables
 from cprl_jax.training.step import make_step
 
@@ -65,6 +65,7 @@ def train(
     else:
         start = settings.start_from
         variables = setup.variables_after(config, method, workdir / start, start=start)
+    check_frozen(variables["params"], train.frozen)
     optimizer = make_optimizer(train, steps=steps)
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
     deployed = setup.create_model(config, method)
