@@ -57,6 +57,11 @@ if TYPE_CHECKING:  # JAX takes seconds to start: not for --help, and not where C
     from cprl_jax.evaluation.files import FileScorer
 
 COLUMNS = ("score", "lower", "upper")  # the last two with --certify
+SMOOTHING = {  # the flags of --certify, their defaults and help
+    "radius": (0.05, "of the interval, in l2"),
+    "sigma": (0.12, "of the noise, in [0, 1] pixel units"),
+    "samples": (1000, "noisy copies of an image"),
+}
 
 
 def load(model: str | Path, *, method: str = "", crops: int = 0) -> "FileScorer":
@@ -89,12 +94,15 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument(
         "--certify", action="store_true", help="print the median under noise and its certified interval"
     )
-    parser.add_argument("--radius", type=float, default=0.05, help="of the interval, in l2 (default: 0.05)")
-    parser.add_argument("--sigma", type=float, default=0.12, help="of the noise (default: 0.12)")
-    parser.add_argument("--samples", type=int, default=1000, help="noisy copies of an image (default: 1000)")
+    for name, (default, help_text) in SMOOTHING.items():
+        parser.add_argument(f"--{name}", type=type(default), help=f"{help_text} (default: {default}; needs --certify)")
     given = parser.parse_args(argv)
+    smoothing = {name: getattr(given, name) for name in SMOOTHING if getattr(given, name) is not None}
+    if smoothing and not given.certify:
+        raise UserError(f"--{next(iter(smoothing))} says how a score is certified: add --certify, or leave it out")
+    smoothing = {name: smoothing.get(name, default) for name, (default, _) in SMOOTHING.items()}
     if given.certify:
-        _check_smoothing(given.radius, given.sigma, given.samples)
+        _check_smoothing(**smoothing)
     from cprl_jax.data import listed_files
 
     warnings.filterwarnings("ignore", message="Image size")  # Pillow's of a large photograph, which is no accident here
@@ -102,7 +110,7 @@ def _run(argv: Sequence[str] | None) -> int:
         from cprl_jax import deploy
 
         model = deploy.load(given.model, method=given.method, crops=given.crops)
-        each = functools.partial(model.certify_each, radius=given.radius, sigma=given.sigma, samples=given.samples)
+        each = functools.partial(model.certify_each, **smoothing)
     else:
         each = load(given.model, method=given.method, crops=given.crops).each
     files, problems = listed_files.files(given.images, recursive=given.recursive)

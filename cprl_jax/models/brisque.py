@@ -22,7 +22,7 @@ from scipy import special
 
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
-from cprl_jax.models.fitted import FittedNetwork, Images, labelled_features
+from cprl_jax.models.fitted import FittedNetwork, Images, all_scenes, labelled_features
 from cprl_jax.models.network import Network, PublishedWeights
 from cprl_jax.models.svr import GAMMA, Svr, check_enough, fit_rbf, load_svr, predict
 
@@ -330,11 +330,9 @@ class BRISQUE(FittedNetwork):
 
 def fit(module: BRISQUE, train: Images, validation: Images, *, seed: int, **_: Any) -> tuple[Mapping, dict[str, float]]:
     """The regression of `svr.fit_rbf` to the MOS; nothing in it is random. Raises UserError as that does."""
-    check_enough(len(validation.mos))  # before minutes of work
-    parts = (
-        labelled_features(module, module.features, part, what="features of BRISQUE") for part in (train, validation)
-    )
-    regression, numbers = fit_rbf(*parts)
+    parts = train, validation
+    check_enough(all_scenes(parts))  # before minutes of work
+    regression, numbers = fit_rbf(labelled_features(module, module.features, parts, what="features of BRISQUE"))
     return {"params": regression._asdict()}, numbers
 
 

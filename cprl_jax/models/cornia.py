@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models import patches as patches_lib
-from cprl_jax.models.fitted import FittedNetwork, Images, each_batch, labelled_features
+from cprl_jax.models.fitted import FittedNetwork, Images, all_scenes, each_batch, labelled_features
 from cprl_jax.models.network import Network
 from cprl_jax.models.patches import AREA, SIDE, Whitening
 from cprl_jax.models.svr import check_enough, fit_linear
@@ -74,9 +74,10 @@ def fit(module: CORNIA, train: Images, validation: Images, *, seed: int, **_: An
     """Whitening and codebook (k-means, words of length 1) of the training images' patches, then `svr.fit_linear`.
 
     Raises:
-      UserError: fewer patches than words, or too few validation images.
+      UserError: fewer patches than words, or too few scenes.
     """
-    check_enough(len(validation.mos))  # before minutes of work
+    parts = train, validation
+    check_enough(all_scenes(parts))  # before minutes of work
     found = each_batch(lambda images: patches_lib.patches(images, SAMPLED), train.images, what="patches of CORNIA")
     samples = patches_lib.sample(found, SAMPLES, seed)
     whitening = patches_lib.fit_whitening(samples)
@@ -88,8 +89,7 @@ def fit(module: CORNIA, train: Images, validation: Images, *, seed: int, **_: An
     def features(images):
         return module.features_of(images, whitening, codebook)
 
-    parts = [labelled_features(module, features, part, what="features of CORNIA") for part in (train, validation)]
-    line, numbers = fit_linear(*parts)
+    line, numbers = fit_linear(labelled_features(module, features, parts, what="features of CORNIA"))
     fitted = {"mean": whitening.mean, "whitening": whitening.matrix, "codebook": codebook, **line._asdict()}
     return {"params": fitted}, numbers
 

@@ -20,10 +20,14 @@ _AT_ONCE = 8  # images whose features are computed together
 
 
 class Images(NamedTuple):
-    """Images to fit to, one crop of each, all of one size, and their MOS (0..100); `images[a:b]` is uint8 RGB."""
+    """Images to fit to, one crop of each, all of one size, and their MOS (0..100); `images[a:b]` is uint8 RGB.
+
+    `scenes` are the names of what they show, common to the distorted versions of one photograph.
+    """
 
     images: Sequence[UInt8[np.ndarray, "*one height width 3"]]
     mos: Float[np.ndarray, " images"]
+    scenes: np.ndarray
 
 
 class FittedNetwork(ScoreNetwork):
@@ -42,18 +46,24 @@ class FittedNetwork(ScoreNetwork):
 
 
 def labelled_features(
-    module: FittedNetwork, features: Callable[[Array], Array], part: Images, *, what: str
+    module: FittedNetwork, features: Callable[[Array], Array], parts: Sequence[Images], *, what: str
 ) -> Labelled:
-    """The features of all images of a part, and their labels as the output that gives them as score.
+    """The features of all images of all parts, and their labels as the output that gives them as score.
 
     Args:
       module: the network.
       features: of RGB images in [0, 1], [batch, features].
-      part: the images.
+      parts: the images.
       what: for the progress bar.
     """
-    found = each_batch(features, part.images, what=what)
-    return Labelled(found, (np.asarray(part.mos) - module.score_mean) / module.score_std)
+    found = np.concatenate([each_batch(features, part.images, what=what) for part in parts if len(part.mos)])
+    mos = np.concatenate([np.asarray(part.mos) for part in parts])
+    return Labelled(found, (mos - module.score_mean) / module.score_std, all_scenes(parts))
+
+
+def all_scenes(parts: Sequence[Images]) -> np.ndarray:
+    """The scene of each image of all parts."""
+    return np.concatenate([np.asarray(part.scenes) for part in parts])
 
 
 def each_batch(function: Callable[[Array], Array], images: Sequence, *, what: str) -> Float[np.ndarray, "images ..."]:

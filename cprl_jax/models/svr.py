@@ -21,7 +21,8 @@ GAMMA = 0.05  # of the kernel, in all published models of BRISQUE
 COSTS = tuple(4.0**power for power in range(-3, 6))  # C, for labels of standard deviation near 1
 GAMMAS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # for features scaled to -1..1
 EPSILON = 0.1  # half the width of the tube without loss, in the same unit
-FEWEST = 3  # validation images that a choice can be made by
+FOLDS = 5  # of the scenes, whose mean SRCC C and gamma are chosen by
+FEWEST = 3  # images in each
 
 
 class Svr(NamedTuple):
@@ -52,22 +53,25 @@ def scale(found: Array, lowest: Array, highest: Array) -> Array:
 
 
 class Labelled(NamedTuple):
-    """Features of images, and their labels in units near their standard deviation."""
+    """Features of images, their labels in units near their standard deviation, and the scene that each shows."""
 
     features: Float[np.ndarray, "images features"]
     labels: Float[np.ndarray, " images"]
+    scenes: np.ndarray
 
 
-def fit_rbf(train: Labelled, validation: Labelled) -> tuple[Svr, dict[str, float]]:
-    """The regression whose C and gamma have the highest SRCC on the validation images, fitted to all of both.
+def fit_rbf(images: Labelled) -> tuple[Svr, dict[str, float]]:
+    """The regression whose C and gamma have the highest SRCC in cross-validation, fitted to all images.
+
+    No scene is in two of the `FOLDS`.
 
     Returns:
-      it, and what was chosen: `cost` (C), `gamma`, and the `validation_srcc` of the fit to `train` alone.
+      it, and what was chosen: `cost` (C), `gamma`, and their `validation_srcc`, the mean over the folds.
 
     Raises:
-      UserError: fewer than three validation images.
+      UserError: fewer scenes or images than the folds need.
     """
-    (lowest, highest), chosen, vectors = _fit(train, validation, _gaussian, GAMMAS)
+    (lowest, highest), chosen, vectors = _fit(images, _gaussian, GAMMAS)
     values = vectors, chosen.coefficients, chosen.rho, chosen.gamma, lowest, highest
     return Svr(*(np.asarray(value, np.float32) for value in values)), chosen.numbers()
 
@@ -79,15 +83,14 @@ class Line(NamedTuple):
     offset: Float[Array, ""]
 
 
-def fit_linear(train: Labelled, validation: Labelled) -> tuple[Line, dict[str, float]]:
+def fit_linear(images: Labelled) -> tuple[Line, dict[str, float]]:
     """As `fit_rbf`, with a linear kernel, and the scaling of the features in the weights.
 
     A feature that is the same in all images has weight 0.
     """
-    (lowest, highest), chosen, vectors = _fit(train, validation, _linear, (1.0 / train.features.shape[1],))
+    (lowest, highest), chosen, vectors = _fit(images, _linear, (1.0 / images.features.shape[1],))
     scaled = chosen.gamma * (chosen.coefficients @ vectors)  # weights of the scaled features
-    constant = np.ptp(np.concatenate([train.features, validation.features]), axis=0) == 0
-    weights = np.where(constant, 0.0, 2.0 * scaled / (highest - lowest))
+    weights = np.where(np.ptp(images.features, axis=0) == 0, 0.0, 2.0 * scaled / (highest - lowest))
     offset = -chosen.rho - np.sum(scaled) - weights @ lowest
     return Line(weights.astype(np.float32), np.float32(offset)), chosen.numbers()
 
@@ -113,39 +116,48 @@ def _linear(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
     return gamma * (a @ b.T)
 
 
-def check_enough(count: int) -> None:
-    """Raises UserError where validation images are too few to choose by."""
-    if count < FEWEST:
+def check_enough(scenes: np.ndarray) -> None:
+    """Raises UserError where there are too few scenes (one entry for each image) to choose parameters by."""
+    count = len(np.unique(scenes))
+    if count < FOLDS or len(scenes) < FEWEST * FOLDS:
         raise UserError(
-            f"the parameters of the regression are chosen on validation images, of which there are {count} and should "
-            f"be {FEWEST} or more; raise config.dataset.validation_fraction"
+            f"the parameters of the regression are chosen in {FOLDS} folds of the training and validation scenes, "
+            f"of which there are {count} with {len(scenes)} images; give at least {FOLDS} with {FEWEST * FOLDS}"
         )
 
 
-def _fit(train: Labelled, validation: Labelled, kernel: Callable, gammas: Sequence[float]):
+def _fit(images: Labelled, kernel: Callable, gammas: Sequence[float]):
     """((lowest, highest), the choice, its support vectors)."""
-    from sklearn.svm import SVR  # here: slow to import, and rarely needed
+    from sklearn.model_selection import GroupKFold  # here: slow to import, and rarely needed
+    from sklearn.svm import SVR
 
-    check_enough(len(validation.labels))
-    features = np.concatenate([train.features, validation.features]).astype(np.float64)
-    labels = np.concatenate([train.labels, validation.labels]).astype(np.float64)
+    check_enough(images.scenes)
+    features, labels = images.features.astype(np.float64), images.labels.astype(np.float64)
     lowest, highest = features.min(axis=0), features.max(axis=0)
     highest = np.where(highest > lowest, highest, lowest + 1.0)
     features = 2.0 * (features - lowest) / (highest - lowest) - 1.0
-    count = len(train.labels)
+    folds = list(GroupKFold(FOLDS).split(features, groups=images.scenes))
+
+    def validation_srcc(gram, cost):
+        found = []
+        for train, validation in folds:
+            fitted = SVR(kernel="precomputed", C=cost, epsilon=EPSILON).fit(gram[np.ix_(train, train)], labels[train])
+            guesses = fitted.predict(gram[np.ix_(validation, train)])
+            alike = np.ptp(guesses) == 0 or np.ptp(labels[validation]) == 0
+            found.append(0.0 if alike else stats.spearmanr(guesses, labels[validation]).statistic)
+        return float(np.mean(found))
+
     best = None
     for gamma in gammas:
         gram = kernel(features, features, gamma)
         for cost in COSTS:
-            fitted = SVR(kernel="precomputed", C=cost, epsilon=EPSILON).fit(gram[:count, :count], labels[:count])
-            guesses = fitted.predict(gram[count:, :count])
-            srcc = stats.spearmanr(guesses, labels[count:]).statistic if np.ptp(guesses) > 0 else -1.0
+            srcc = validation_srcc(gram, cost)
             if best is None or srcc > best[0]:
                 best = srcc, gamma, cost
     srcc, gamma, cost = best
     fitted = SVR(kernel="precomputed", C=cost, epsilon=EPSILON).fit(kernel(features, features, gamma), labels)
     rho, rows = -float(fitted.intercept_[0]), fitted.support_
-    return (lowest, highest), _Chosen(rows, fitted.dual_coef_[0], rho, gamma, cost, float(srcc)), features[rows]
+    return (lowest, highest), _Chosen(rows, fitted.dual_coef_[0], rho, gamma, cost, srcc), features[rows]
 
 
 def load_svr(

@@ -79,6 +79,7 @@ def test_scores_are_those_of_the_published_steps(images, config_model):
 
 def test_more_words_than_patches_are_refused(config_model):
     config = config_model("cornia", backbone="", cornia={"words": 500, "patches": 10})
-    part = fitted.Images(np.zeros((3, 12, 12, 3), np.uint8), np.array([20.0, 50.0, 80.0]))
-    with pytest.raises(UserError, match="config.model.cornia.words is 500, but the training images give 108 patches"):
-        models.NETWORKS["cornia"].fit(models.create(config), part, part, seed=0)
+    part = fitted.Images(np.zeros((8, 12, 12, 3), np.uint8), np.linspace(20.0, 80.0, 8), np.arange(8))
+    parts = part, part._replace(scenes=np.arange(8, 16))
+    with pytest.raises(UserError, match="config.model.cornia.words is 500, but the training images give 288 patches"):
+        models.NETWORKS["cornia"].fit(models.create(config), *parts, seed=0)

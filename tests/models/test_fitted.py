@@ -41,7 +41,7 @@ def made():
             module = models.create(config)
             images = pictures(20, SIZES.get(name, 24))
             mos = 20.0 + 15.0 * (np.arange(20) % 4)
-            parts = fitted.Images(images[:14], mos[:14]), fitted.Images(images[14:], mos[14:])
+            parts = (fitted.Images(images[at], mos[at], np.arange(20)[at]) for at in (slice(14), slice(14, None)))
             pristine = [*pictures(4, 480, seed=1)]
             variables, numbers = models.NETWORKS[name].fit(module, *parts, pristine=lambda: pristine, seed=0)
             assert all(np.isfinite(value) for value in numbers.values())

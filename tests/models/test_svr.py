@@ -3,24 +3,21 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn import model_selection
 from sklearn.svm import SVR
 
 from cprl_jax.models import svr
 from cprl_jax.runtime.errors import UserError
 
 
-def parts(features=5, train=40, validation=12, seed=0):
+def labelled(features=5, images=52, seed=0):
     """Labels that depend on the features, whose units differ by far."""
     generator = np.random.default_rng(seed)
     units = 10.0 ** np.arange(features)
-    found = generator.uniform(-1, 3, (train + validation, features))
+    found = generator.uniform(-1, 3, (images, features))
     labels = np.sin(found[:, 0]) + 0.5 * found[:, 1] + generator.normal(0, 0.05, len(found))
-    return svr.Labelled(found[:train] * units, labels[:train]), svr.Labelled(found[train:] * units, labels[train:])
-
-
-def joined(train, validation):
-    features = np.concatenate([train.features, validation.features])
-    return features, np.concatenate([train.labels, validation.labels])
+    return svr.Labelled(found * units, labels, np.arange(images))
 
 
 def scaled(features):
@@ -30,15 +27,15 @@ def scaled(features):
 
 @pytest.mark.parametrize("kind", ["rbf", "linear"])
 def test_predictions_are_those_of_scikit_learn(kind):
-    train, validation = parts()
-    features, labels = joined(train, validation)
+    images = labelled()
+    features, labels = images.features, images.labels
     if kind == "rbf":
-        found, numbers = svr.fit_rbf(train, validation)
+        found, numbers = svr.fit_rbf(images)
         predicted = svr.predict(found, jnp.asarray(features, jnp.float32))
         kernel = {"kernel": "rbf", "gamma": numbers["gamma"]}
         inputs = scaled(features)
     else:
-        found, numbers = svr.fit_linear(train, validation)
+        found, numbers = svr.fit_linear(images)
         predicted = features @ found.weights + found.offset
         kernel, inputs = {"kernel": "linear"}, scaled(features) * np.sqrt(numbers["gamma"])
     expected = SVR(C=numbers["cost"], epsilon=svr.EPSILON, **kernel).fit(inputs, labels).predict(inputs)
@@ -47,23 +44,43 @@ def test_predictions_are_those_of_scikit_learn(kind):
 
 
 def test_a_feature_that_is_constant_has_no_part_in_a_linear_fit():
-    train, validation = parts()
-    expected, _ = svr.fit_linear(train, validation)
-    constant = [part._replace(features=np.insert(part.features, 2, 7.0, axis=1)) for part in (train, validation)]
-    found, _ = svr.fit_linear(*constant)
+    images = labelled()
+    expected, _ = svr.fit_linear(images)
+    found, _ = svr.fit_linear(images._replace(features=np.insert(images.features, 2, 7.0, axis=1)))
     assert found.weights[2] == 0
-    inputs = np.insert(train.features, 2, 1e6, axis=1)  # whatever it is elsewhere
-    exact = train.features @ expected.weights + expected.offset
+    inputs = np.insert(images.features, 2, 1e6, axis=1)  # whatever it is elsewhere
+    exact = images.features @ expected.weights + expected.offset
     # The kernel is divided by the number of features, so that C means another thing: only the order must stay.
     assert np.corrcoef(inputs @ found.weights + found.offset, exact)[0, 1] > 0.99
 
 
-def test_too_few_validation_images_are_refused():
-    train, validation = parts(validation=2)
-    with pytest.raises(
-        UserError, match="there are 2 and should be 3 or more; raise config.dataset.validation_fraction"
-    ):
-        svr.fit_rbf(train, validation)
+def test_parameters_are_not_chosen_by_scenes_that_the_fit_has_seen():
+    """Four equal images of each scene, and labels that no feature tells: known by heart, or not at all."""
+    generator = np.random.default_rng(0)
+    found, labels = generator.normal(size=(20, 3)), generator.normal(size=20)
+    images = svr.Labelled(np.repeat(found, 4, axis=0), np.repeat(labels, 4), np.repeat(np.arange(20), 4))
+    _, by_scene = svr.fit_rbf(images)
+    _, by_image = svr.fit_rbf(images._replace(scenes=np.random.default_rng(1).permutation(80)))
+    assert by_image["validation_srcc"] > 0.9 > 0.6 > by_scene["validation_srcc"]
+
+
+def test_the_mean_over_folds_is_that_of_scikit_learn():
+    images = labelled(images=60)
+    _, numbers = svr.fit_rbf(images)
+    model = SVR(C=numbers["cost"], gamma=numbers["gamma"], epsilon=svr.EPSILON)
+    folds = model_selection.GroupKFold(svr.FOLDS)
+    guesses = [
+        (model.fit(scaled(images.features)[train], images.labels[train]).predict(scaled(images.features)[test]), test)
+        for train, test in folds.split(images.features, groups=images.scenes)
+    ]
+    expected = np.mean([stats.spearmanr(guess, images.labels[test]).statistic for guess, test in guesses])
+    np.testing.assert_allclose(numbers["validation_srcc"], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("images", [labelled(images=14), labelled()._replace(scenes=np.arange(52) % 4)])
+def test_too_few_scenes_or_images_are_refused(images):
+    with pytest.raises(UserError, match="give at least 5 with 15"):
+        svr.fit_rbf(images)
 
 
 MODEL = """svm_type epsilon_svr

@@ -89,3 +89,4 @@ def _small_photographs(config: ml_collections.ConfigDict) -> None:
     set_cprl(config, steps=400, weight=36.0)
     config.denoise.update(attack_steps=1, stages=(2, 3))
     config.cprl_v1.weight = 12.0
+    config.nt.weight = 1e-5

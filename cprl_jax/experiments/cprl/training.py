@@ -116,7 +116,7 @@ def _fit(
     elif not config.model.weights and parallel.is_main_process():
         size = {"crops": 1, "crop_size": config.evaluation.crop_size, "seed": config.seed}
         parts = [rows(dataset, part) for part in (split.train, split.validation)]
-        images = [Images(Crops(dataset, part, **size), dataset.mos[part]) for part in parts]
+        images = [Images(Crops(dataset, part, **size), dataset.mos[part], dataset.references[part]) for part in parts]
         pristine = functools.partial(pristine_photographs, config, dataset, parts[0])
         variables, numbers = network.fit(module, *images, pristine=pristine, seed=config.seed)
         logging.info("%s: fitted; %s", method, ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))

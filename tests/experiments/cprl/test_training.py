@@ -106,11 +106,11 @@ def test_a_fitted_network_is_fitted_once_and_defences_behind_it_keep_its_paramet
     config.model.cornia.words, config.model.cornia.patches = 4, 16
     config.evaluation.crop_size = 8
     checks.validate(config)
-    random = np.random.default_rng(0)
-    images = list(random.integers(0, 256, (len(NAMES), 9, 8, 3), np.uint8))
-    mos, zeros = random.uniform(0, 100, len(NAMES)), np.zeros(len(NAMES))
-    dataset = QualityDataset("own", images, NAMES, mos, mos, zeros, NAMES, [""] * len(NAMES), [0] * len(NAMES))
-    split = Split("own", 0, NAMES[:5], NAMES[5:9], NAMES[9:], "random")
+    random, names = np.random.default_rng(0), [f"{number}.png" for number in range(20)]
+    images = list(random.integers(0, 256, (len(names), 9, 8, 3), np.uint8))
+    mos, zeros = random.uniform(0, 100, len(names)), np.zeros(len(names))
+    dataset = QualityDataset("own", images, names, mos, mos, zeros, names, [""] * len(names), [0] * len(names))
+    split = Split("own", 0, names[:10], names[10:16], names[16:], "random")
     for method in ("plain", "blur"):
         training.train(config, method, dataset=dataset, split=split, workdir=tmp_path)
     module, variables = trained_model(config, "plain", tmp_path)
