@@ -55,8 +55,19 @@ _LONGEST_FILES = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m 'not slow'` leaves out what is marked
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first: last, they would keep one process busy while the others have nothing."""
+    """Of a test that is `sampled`, all parameters but the first are slow.
+
+    The files that take longest come first: last, they would keep one process busy while the others have nothing.
+    """
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if test in seen:
+                item.add_marker("slow")
+            seen.add(test)
     items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST_FILES))
 
 

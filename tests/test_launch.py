@@ -44,6 +44,7 @@ def trained_weights(steps):
     return weights
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_resume(tmp_path):
     for wish, steps, devices in (("", 5, 1), ("resume", 10, 2)):
         code, output, errors = finish(launch(tmp_path, wish, module="launch_program", devices=devices))

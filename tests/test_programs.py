@@ -48,11 +48,13 @@ def test_all_of_them_are_found():
     assert {"cprl_jax.main", "cprl_jax.score", "cprl_jax.data.synthesize"} < set(PROGRAMS)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("program", PARAMETERS)
 def test_help_that_nobody_reads(program):
     assert finish(program, "--help", shell="| true", PYTHONIOENCODING="cp1252") == (0, b"", b"")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("program", PARAMETERS)
 def test_a_mistake_is_one_line_in_every_encoding(program):
     code, output, errors = finish(program, "--日本=\udce9", PYTHONIOENCODING="ascii")

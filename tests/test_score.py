@@ -100,6 +100,7 @@ def test_files_are_scored_like_the_images_of_the_run(scorer, config, network, tm
     assert abs(other[0] - expected[0]) > 1e-3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("radius", [pytest.param(0.5, marks=pytest.mark.slow), 1.0, 2.0, 2.5])
 def test_saved_attacked_images_have_the_scores_of_the_table(scorer, network, tmp_path, radius):
     """Crops as large as the image: what is attacked is what is saved, rounded to 8 bits inside the radius."""

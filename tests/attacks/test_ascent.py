@@ -105,6 +105,7 @@ def test_reaches_the_maximum_of_a_concave_quadratic_score(condition):
     assert_reaches(attack(score_fn, iterations=100, starts=2, key=KEY), highest)
 
 
+@pytest.mark.slow
 def test_the_adaptive_step_beats_fixed_steps_along_a_valley():
     """A narrow ridge: long steps jump across it, and short ones get nowhere."""
     ridge = Partial(lambda weights, x: linear(weights, x) - 4 * jnp.abs(jnp.sum(x, axis=(1, 2, 3)) - 30), WEIGHTS)

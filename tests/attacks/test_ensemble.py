@@ -99,6 +99,7 @@ def network(gate, images):
     return 50 + 10 * hidden @ rng.normal(size=128).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_gate_of_winners_does_not_save_a_model():
     free = attack(Partial(network, jax.nn.relu), direction=attacks.down())
     options = dict(direction=attacks.down(), budget=SMALL._replace(iterations=30, queries=200))
@@ -119,6 +120,7 @@ def test_stopped_gradients_do_not_save_a_model():
     assert set(through.winners) == {"adaptive ascent"}
 
 
+@pytest.mark.slow
 def test_a_saturated_head_does_not_save_a_model():
     """Tiny gradients are followed; where scores are rounded to the end of the scale, there are none, and it says so."""
     tiny = Partial(lambda weights, x: 100 * jax.nn.sigmoid(4 * linear(weights, x) - 40), WEIGHTS)
@@ -137,6 +139,7 @@ def noisy(weights, key, images):
     return linear(weights, images * gate[None])
 
 
+@pytest.mark.slow
 def test_randomness_does_not_save_a_model():
     stochastic = Partial(noisy, WEIGHTS)
     one_draw = Partial(noisy, WEIGHTS, jax.random.key(3))
@@ -202,6 +205,7 @@ def test_names_what_won():
     assert set(attack(hill, budget=SMALL._replace(queries=0, points=0, averaged_starts=0)).winners) == {"ascent"}
 
 
+@pytest.mark.slow
 def test_noise_finds_the_slope_behind_a_staircase():
     """Steps of the score with a slope the wrong way on each: only a mean over several steps shows where it rises."""
 

@@ -193,6 +193,7 @@ def test_chunks_change_nothing(batch, at_once):
     assert_same(together, perceptual(SCORE, images, mse, at_once=at_once, **options))
 
 
+@pytest.mark.slow
 def test_a_candidate_does_not_depend_on_the_others():
     images, key = photographs(), jax.random.key(0)
     all_of_them = perceptual(SCORE, images, mse, multipliers=[0.01, 0.3, 5.0], steps=5, key=key)

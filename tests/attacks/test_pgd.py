@@ -96,6 +96,7 @@ def test_quadratic_score_linf_ends_within_a_step_of_its_peak():
     assert np.abs(result.images - best).max() <= step + 1e-6
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("norm", "name"), [*(("linf", name) for name in DIRECTIONS), ("l2", "reflect")])
 def test_equals_a_literal_transcription_in_numpy(norm, name):
     """The published update rules in float64, with an analytic gradient."""
@@ -492,6 +493,7 @@ def test_images_of_a_batch_do_not_influence_each_other():
         np.testing.assert_allclose(together.after[i], alone.after[0], rtol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(  # up to 16 steps unrolled, above that as a device loop
     ("steps", "norm", "start"), [(10, "linf", None), (3, "l2", 0), (20, "linf", 0), (20, "l2", None)]
 )
@@ -515,6 +517,7 @@ def test_jit_and_vmap_give_the_same(steps, norm, start):
     assert_same(eager, jax.tree.map(lambda leaf: leaf[0], mapped), 1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_radii_and_without_jit():
     images = images_like_photographs()
     radii = jnp.array([0.0, 0.01, 0.05])
@@ -527,6 +530,7 @@ def test_vmap_over_radii_and_without_jit():
 two_devices = pytest.mark.skipif(jax.local_device_count() < 2, reason="needs two devices")
 
 
+@pytest.mark.slow
 @two_devices
 def test_pmap_on_two_devices_gives_the_same():
     images = images_like_photographs(batch=4)
@@ -558,6 +562,7 @@ def test_shard_map_on_two_devices_gives_the_same(check_vma, steps):
     assert_same(attack(SCORE, images, mos), mapped, 1e-6)
 
 
+@pytest.mark.sampled
 @two_devices
 @pytest.mark.parametrize("steps", [2, 20])
 @pytest.mark.parametrize("varying", ["nothing", "label", "weights", "key"])
@@ -588,6 +593,7 @@ def test_shard_map_with_the_same_images_on_both_devices(varying, steps):
         assert_same(attack(images, *own), jax.tree.map(lambda leaf, i=i: leaf[2 * i : 2 * i + 2], mapped), 1e-5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("steps", [2, 20])
 @pytest.mark.parametrize(
     "wrap", [lambda w: Partial(network, w), lambda w: lambda x: network(w, x)], ids=["pytree", "closure"]

@@ -32,6 +32,7 @@ def spearman(scores, mos=MOS):
     return stats.spearmanr(scores, mos).statistic
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("count", [2, 300])
 def test_ranks_are_those_of_scipy_where_nothing_is_soft(count):
     scores = np.random.default_rng(count).integers(0, 40, count).astype(np.float32)
@@ -44,6 +45,7 @@ def test_ranks_are_those_of_scipy_where_nothing_is_soft(count):
     np.testing.assert_allclose(soft_srcc(scores, mos, scale=1e4), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences():
     with jax.enable_x64(True):
         scores, mos = RANDOM.normal(50, 10, 200), RANDOM.integers(0, 9, 200) / 1.0
@@ -59,6 +61,7 @@ def test_the_gradient_is_that_of_finite_differences():
             np.testing.assert_allclose(found, differentiated(scores, mos, scale=scale), rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_the_gradient_does_not_vanish_between_scores_far_apart():
     scores, mos = np.array([0.0, 60.0, 1.0, 130.0]), np.array([1.0, 2.0, 4.0, 3.0])
     with jax.enable_x64(True):
@@ -68,6 +71,7 @@ def test_the_gradient_does_not_vanish_between_scores_far_apart():
     np.testing.assert_allclose(found, expected, rtol=1e-3)  # in float32, the slope of sigmoid(60) by itself would be 0
 
 
+@pytest.mark.slow
 def test_a_step_follows_the_gradient_of_the_whole_set():
     """The chain rule over scores, in batches, is differentiation through all of it."""
     images = jnp.asarray(IMAGES)

@@ -154,6 +154,7 @@ def attacks_by_name(*, quick):
 _COSTLY = ("eigen_distortion", "maximum_differentiation", "perceptual", "square", "expectation")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", attacks_by_name(quick=lambda name: name not in _COSTLY))
 def test_jit_of_vmap(name, plain):
     mapped = jax.jit(jax.vmap(ATTACKS[name], in_axes=(None, 0, 0, 0)))

@@ -20,6 +20,7 @@ def config():
     return config
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_the_ends_are_pgd_down_and_up(config, network, crops, mos, crop_keys, restarts):
     config.evaluation.reach.restarts = restarts

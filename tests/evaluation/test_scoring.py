@@ -47,6 +47,7 @@ def flat(crops):
     return crops.reshape(-1, *crops.shape[2:]) / np.float32(255)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ORACLES)
 def test_an_attack_of_the_table_is_the_attack_itself_on_the_same_crops(network, crops, mos, crop_keys, name):
     module, variables = network()

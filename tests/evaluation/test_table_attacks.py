@@ -181,6 +181,7 @@ def small_budgets(monkeypatch):
     monkeypatch.setitem(BUDGETS, "standard", quick._replace(pgd_steps=(3,)))
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_the_one_of_attacks(network, crops, mos, crop_keys, small_budgets):
     module, variables = network()
     condition, adaptive = ATTACKS["ensemble"].at(3), models.score_fn(*network(1))
@@ -251,6 +252,7 @@ def test_budgets_are_named_once(config, budgets):
 # --------------------------------------------------------------------------------------------------- perceptual
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("variant", ["chebyshev", "ssim"])
 def test_the_perceptual_attack_is_the_one_of_attacks(network, crops, mos, crop_keys, variant):
     module, variables = network()

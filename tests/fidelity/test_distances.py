@@ -25,6 +25,7 @@ def parameters():
     return fidelity.lpips_parameters(backbone, network="squeezenet")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", SIMPLE)
 def test_zero_for_equal_images_and_growing_with_noise(name):
     images, references = pairs()

@@ -73,6 +73,7 @@ def literal_dists(torch, backbone, weights, images, references):
     return 1 - sum((torch.cat(terms[k], 1) * p[k].reshape(1, -1)).sum(1) for k in terms).numpy() / total.item()
 
 
+@pytest.mark.slow
 def test_equals_the_literal_formula_in_torch(tensors, measure):
     torch = pytest.importorskip("torch")
     images, references = pairs()

@@ -101,6 +101,7 @@ def test_range_is_checked_of_known_values_alone_and_with_a_tolerance():
     assert fidelity.mse(images[:0], references[:0]).shape == (0,)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 11])
 @pytest.mark.parametrize("name", MEASURES)
 def test_black_and_white_are_never_equal(name, size):

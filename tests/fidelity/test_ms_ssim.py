@@ -25,6 +25,7 @@ def small_pairs(height=24, width=23, seed=0):
     return images.astype(np.float32), references.astype(np.float32)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("size", "preset", "published"),
     [
@@ -88,6 +89,7 @@ def test_images_of_a_batch_do_not_influence_each_other():
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("channels", ["separate", "pooled"])
 def test_gradients_are_finite_where_terms_are_negative_and_at_the_reference(channels):
     images, references = small_pairs()
@@ -129,6 +131,7 @@ def test_vmap_and_half_precision():
     np.testing.assert_array_equal(scores, fidelity.ms_ssim(*(x.astype(jnp.float32) for x in halves), **options))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("smallest", "options"),
     [

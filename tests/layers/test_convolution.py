@@ -28,6 +28,7 @@ def library(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("case", SHAPES)
 def test_values_and_gradients_in_float64(case):
     height, width, channels, features, size, strides, padding = SHAPES[case]
@@ -87,6 +88,7 @@ def test_in_a_depthwise_flax_convolution(getkey):
             nn.Conv(4, (3, 3), conv_general_dilated=conv_general_dilated, **wrong).init(getkey(), x)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("case", ["rows and columns", "stride"])
 def test_the_platform_of_the_program_decides(case, getkey):
     """Not the process's default one: programs are exported, and run under `jax.default_device`."""

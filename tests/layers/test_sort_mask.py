@@ -378,6 +378,7 @@ def training_masks(key, layer, batch, output_size, channels):
     return np.stack(masks, axis=1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "arguments",
     [

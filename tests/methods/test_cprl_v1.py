@@ -39,6 +39,7 @@ def test_the_gates_do_not_depend_on_the_scale_or_on_the_other_images():
     np.testing.assert_allclose(channel_gates(maps()[..., order], **options), gates[:, order], rtol=1e-4)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("x", [jnp.zeros((1, 3, 3, 4)), jnp.ones((1, 3, 3, 4)), jnp.full((1, 1, 1, 1), -2.0)])
 def test_gates_and_gradients_are_finite_for_channels_that_are_all_alike(x):
     def total(x):

@@ -38,6 +38,7 @@ def scores_and_gradients(score_fn, images):
     return values, pull_back(values / values)[0]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_the_plain_network_scores_transformed_images(name, plain):
     config, variables = plain

@@ -95,6 +95,7 @@ def test_nothing_of_the_network_changes_but_the_statistics(trained):
     assert all(value == 2 for name, value in after.items() if name.endswith("count"))
 
 
+@pytest.mark.slow
 def test_it_is_the_plain_network_without_a_threshold_and_another_one_with_it(trained, config):
     module, plain, variables = trained
     images = np.random.default_rng(5).random((2, 16, 16, 3), np.float32)

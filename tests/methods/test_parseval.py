@@ -17,6 +17,7 @@ def orthonormal(rows, columns):
     return (tall if rows >= columns else tall.T).astype(np.float32)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (1, 1, 6, 4), (3, 3, 2, 7), (3, 3, 1, 40)])
 def test_a_tight_layer_costs_nothing_and_has_the_gradient_zero(shape):
     *window, inputs, outputs = shape

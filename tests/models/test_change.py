@@ -63,6 +63,7 @@ def score(module, variables, size, seed=0):
     return np.asarray(jax.jit(models.score_fn(module, variables))(images))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["compact", "squeezenet", "ma19"])
 def test_the_network_sees_the_changed_images_alone(name, config_model, random_variables):
     config = config_model(name, backbone="")
@@ -88,6 +89,7 @@ REPLACEABLE = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", REPLACEABLE)
 def test_every_activation_of_a_trunk_can_be_replaced(name, config_model, monkeypatch):
     """Ma19 and CNNIQA have none; what is called beside the change acts on vectors, in heads. HyperIQA has ResNet's."""
@@ -130,6 +132,7 @@ def test_a_stage_that_the_network_lacks_is_refused(config_model):
         models.initialize(models.create(config, change=Ended((0, 2, 4))), jax.random.key(0), 16)
 
 
+@pytest.mark.slow
 def test_a_random_network_scores_by_the_mean_of_its_draws(config_model):
     module = models.create(config_model("compact", backbone=""), change=Noisy())
     variables = models.initialize(module, jax.random.key(0), 16)

@@ -69,6 +69,7 @@ def test_local_contrast(getkey):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [32, pytest.param(65, marks=pytest.mark.slow)])
 def test_image_gradients(random_variables, check_image_gradients, size):
     module = CNNIQA(contrast_constant=1 / 255)

@@ -94,6 +94,7 @@ def test_conv_is_masked_only_where_the_placement_says(getkey):
 # --- Pooling ---
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("size", "padding", "ceil_mode"),
     [

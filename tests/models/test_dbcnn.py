@@ -87,6 +87,7 @@ def empty(config_model):
     return module, config, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
 
 
+@pytest.mark.slow
 def test_scores_are_torch_s(network, empty, tmp_path):
     import torch
 

@@ -123,6 +123,7 @@ def trunk_maps(module, variables, images):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("variant", "folded", "size"),
     [

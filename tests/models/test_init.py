@@ -242,6 +242,7 @@ def test_score_functions_refuse(config_model, random_variables):
         models.score_fn(nn.Dense(1), {}, masks="random")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in models.NETWORKS]
 )

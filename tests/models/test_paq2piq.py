@@ -72,6 +72,7 @@ def network(torch_network):
     return network.eval()
 
 
+@pytest.mark.slow
 def test_scores_are_torch_s(network, tmp_path, config_model, random_variables):
     import torch
 

@@ -43,6 +43,7 @@ def load(tmp_path, config_model, random_variables):
     return from_file_or_dict
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [(64, 64), (67, 50), (17, 18)])
 def test_maps_are_torch_s(torch_network, loaded, size):
     import torch

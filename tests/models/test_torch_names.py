@@ -8,6 +8,7 @@ from cprl_jax import models
 from cprl_jax.models import torch_names
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("network", "backbone", "size"),
     [

@@ -25,6 +25,7 @@ def score(images):
     return jnp.sum(images * WEIGHTS[None], axis=(1, 2, 3))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_an_attack_gets_through(name):
     settings, transformation = CASES[name]

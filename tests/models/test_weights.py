@@ -79,6 +79,7 @@ def test_own_trunk_without_its_head(tmp_path, config_model, variables, caplog):
 # --- Torch files (their numbers are checked with each network) ---
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -41,6 +41,7 @@ def holder(folder):
     return process
 
 
+@pytest.mark.slow
 def test_the_second_run_is_told_of_the_first_and_takes_over_when_it_is_killed(tmp_path):
     folder = tmp_path / "runs" / "one"
     first = holder(folder)

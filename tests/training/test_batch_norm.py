@@ -44,6 +44,7 @@ def scores(variables, images, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_hides_the_common_shift_from_the_gradient_and_running_averages_do_not(variables):
     gradient = jax.grad(lambda images: jnp.sum(scores(variables, images)[0]))
     found = {"batch": gradient(batch(1))}

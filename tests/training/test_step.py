@@ -231,6 +231,7 @@ class Shifted(nn.Module):
         return 50 + 20 * nn.Dense(1, name="head")(x)[:, 0]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", ["cprl", "at"])
 def test_interventions_see_the_statistics_of_the_deployed_model(config, method):
     module, found = Shifted(), {}
@@ -247,6 +248,7 @@ def test_interventions_see_the_statistics_of_the_deployed_model(config, method):
         assert found["deployed"]["invariance_loss"] > 10 * found["batch"]["invariance_loss"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_the_agreement_of_directions_is_measured_where_training_is_random(config, rate):
     module = Tiny(rate=rate)
@@ -356,6 +358,7 @@ def test_a_step_of_adversarial_training_is_its_transcription(config):
     assert_step(config, "at", loss, gradients)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "emd"])  # it needs a distribution
 def test_steps_take_strict_types(config, method):
     """Traced only: where types would be promoted is known before anything is computed."""

@@ -54,6 +54,7 @@ def modified(folder):
     return {path.relative_to(folder): path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.mark.slow
 def test_leave_one_out_leaves_all_that_it_promises(config, dataset, tmp_path, capsys, monkeypatch):
     config.causal_iqa.seeds, config.seed = 2, 4
     traces = []

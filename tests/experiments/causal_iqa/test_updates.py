@@ -226,6 +226,7 @@ def on_one_device(update, **options):
     return compile_step(UPDATES[update](small_learner(**options)), mapped=False, loop="device")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("update", "loop", "batch_norm"),
     [

@@ -73,6 +73,7 @@ def test_attacked_images_move_the_channels_and_the_result_is_kept(config, tmp_pa
     assert run() == {}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", models.NETWORKS)
 def test_of_every_network_with_a_trunk_a_late_map_is_taken(name):
     config = config_lib.default()

@@ -147,6 +147,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_depends_on_a_changed_input_is_computed_again_and_the_rest_is_not(run, name):
     repeat, folder = run

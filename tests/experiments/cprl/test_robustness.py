@@ -93,6 +93,7 @@ def test_the_result_is_kept_until_something_that_it_depends_on_changes(config, n
             evaluate(**options | arguments)
 
 
+@pytest.mark.slow
 def test_both_can_be_turned_off(config, networks, tmp_path):
     off = config.copy_and_resolve_references()
     off.evaluation.trust_images = off.evaluation.landscape_points = 0

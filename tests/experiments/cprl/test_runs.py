@@ -189,6 +189,7 @@ def test_no_scene_is_in_two_parts(reference):
     assert not train & validation and not train & test and not validation & test
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(reference):
     workdir, _ = reference
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/checkpoints/*")}

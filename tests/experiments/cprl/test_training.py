@@ -70,6 +70,7 @@ def train(config, tmp_path):
     return train
 
 
+@pytest.mark.slow
 def test_methods_that_train_nothing_keep_what_they_start_from(train, config):
     plain, _ = train("plain")
     assert describe_budget(config, "jpeg", images=5) == "after plain: nothing is trained"

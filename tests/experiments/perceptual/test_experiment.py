@@ -166,6 +166,7 @@ def test_observers_choose_the_counterexamples_of_a_finished_run(finished, config
     assert "5 observers decided" in (report / "tables.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_lost_cell_is_computed_again_with_the_same_numbers(finished, config, tmp_path, monkeypatch):
     workdir = tmp_path / "attack"
     shutil.copytree(finished, workdir)
@@ -233,6 +234,7 @@ def test_multipliers_are_the_published_ones_and_chebyshev_gets_radii(config):
         experiment.attack_settings(options, "ssim")
 
 
+@pytest.mark.slow
 def test_two_models_have_a_transfer_table(config, tmp_path, monkeypatch):
     """A second model made of the first: counterexamples are scored by the model that they were not made for."""
     from jax.tree_util import Partial
