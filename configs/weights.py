@@ -11,8 +11,11 @@ which for each model is
       --workdir=runs/weights/robust
   python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=bfloat16 --certify=5
 
+Both are EfficientNet-Lite0 from its ImageNet weights, whose batch normalisation is part of the convolutions and whose
+depthwise kernels stay as they are. docs/papers.md tells what the settings were chosen on.
+
 Arguments (--config=configs/weights.py:key=value):
-  model      robust (default): CPRL's loss, from the plain model; or plain
+  model      robust (default): CPRL's loss, and the loss on MOS of the perturbed images, from the plain model; or plain
 """
 
 from cprl_jax.config.presets import parse_argument
@@ -24,7 +27,10 @@ METHODS = {"robust": "plain+cprl_loss", "plain": "plain"}  # the last one is exp
 def get_config(argument: str | None = None):
     model = parse_argument(argument, {"model": tuple(METHODS)}).get("model", "robust")
     config = presets.defences(f"methods={METHODS[model]}")
-    config.evaluation.attacks = ("fgsm", "pgd")
+    config.train.frozen = ("depthwise_conv.kernel",)
+    config.evaluation.attacks = ("fgsm", "pgd", "ensemble")
     config.evaluation.radii = (0.5, 1.0, 2.0, 4.0)
     config.evaluation.crops = 5
+    config.cprl_loss.update(steps=3500, weight=24.0, epsilon=2.0, warmup_steps=200, mos_loss_on_interventions=1.0)
+    config.train.ema_decay = 0.99
     return config
