@@ -28,9 +28,13 @@ def get_config(argument: str | None = None):
     model = parse_argument(argument, {"model": tuple(METHODS)}).get("model", "robust")
     config = presets.defences(f"methods={METHODS[model]}")
     config.train.frozen = ("depthwise_conv.kernel",)
-    config.evaluation.attacks = ("fgsm", "pgd", "ensemble")
+    config.train.ema_decay = 0.99
+    config.cprl_loss.update(steps=3500, weight=24.0, epsilon=2.0, warmup_steps=200, mos_loss_on_interventions=1.0)
+    if model == "plain":
+        config.dataset.resize = 320
+        config.train.update(steps=600, backbone_learning_rate=2e-4, head_learning_rate=5e-3)
+        config.plain.crop_size = config.evaluation.crop_size = 192
+    config.evaluation.attacks = ("fgsm", "pgd")
     config.evaluation.radii = (0.5, 1.0, 2.0, 4.0)
     config.evaluation.crops = 5
-    config.cprl_loss.update(steps=3500, weight=24.0, epsilon=2.0, warmup_steps=200, mos_loss_on_interventions=1.0)
-    config.train.ema_decay = 0.99
     return config
