@@ -16,7 +16,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check
 # make weights
 DATA ?=
 NOTICE ?=
-DTYPE ?= bfloat16
+DTYPE ?= int8
 CERTIFY ?= 5
 
 .PHONY: help install quickstart weights study test test-slow lint clean

@@ -9,7 +9,7 @@ which for each model is
 
   python -m cprl_jax.main --config=configs/weights.py:model=robust --config.dataset.manual_dir=DIR \
       --workdir=runs/weights/robust
-  python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=bfloat16 --certify=5
+  python -m cprl_jax.export --run=runs/weights/robust --out=cprl_jax/shipped/robust --dtype=int8 --certify=5
 
 Both are EfficientNet-Lite0 from its ImageNet weights, whose batch normalisation is part of the convolutions and whose
 depthwise kernels stay as they are. docs/papers.md tells what the settings were chosen on.
@@ -35,6 +35,6 @@ def get_config(argument: str | None = None):
         config.train.update(steps=600, backbone_learning_rate=2e-4, head_learning_rate=5e-3)
         config.plain.crop_size = config.evaluation.crop_size = 192
     config.evaluation.attacks = ("fgsm", "pgd")
-    config.evaluation.radii = (0.5, 1.0, 2.0, 4.0)
+    config.evaluation.radii = (1.0, 2.0)
     config.evaluation.crops = 5
     return config

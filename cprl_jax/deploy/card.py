@@ -27,9 +27,9 @@ _USE = """
 ```python
 import cprl_jax
 
-model = cprl_jax.load(FOLDER)             # this folder, or user/repo on Hugging Face
-model.score(["photo.jpg"])                # 0..100, higher is better
-model.certify(["photo.jpg"], radius=0.05) # the median under noise, and an interval that no such change leaves
+model = cprl_jax.load(FOLDER)  # this folder, or user/repo on Hugging Face
+model.score(["photo.jpg"])  # 0..100, higher is better
+model.certify(["photo.jpg"], radius=0.05)  # the median under noise, and an interval that no such change leaves
 ```
 
 `python -m cprl_jax.score photo.jpg --model=FOLDER` does the same for files and folders.
@@ -66,7 +66,9 @@ def of_run(
     network = models.network_of(model)
     name = network_method(config, method)
     title = methods.title(name, config[name]) if name == method else method
-    weights = f"weights from {Path(model.weights).name}" if model.weights else "random weights"
+    weights = f"the weights in {Path(model.weights).name}" if model.weights else "random weights"
+    if model.weights == "imagenet":
+        weights = "its published ImageNet weights"
     licences = sorted({f"{weights.source}: {weights.licence}" for weights in network.weights}) if model.weights else []
     resized = f", resized to {config.dataset.resize} pixels a side" if config.dataset.resize else ""
     crops = f"{evaluation.crops} crop{'s' * (evaluation.crops > 1)} of {evaluation.crop_size} pixels"

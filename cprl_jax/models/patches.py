@@ -1,4 +1,4 @@
-"""Normalised, whitened patches of grey images, and codebooks of them: what CORNIA and HOSA share."""
+"""Normalised, whitened patches of grey images, and codebooks of them: what CORNIA is made of."""
 
 import functools
 from typing import NamedTuple

@@ -33,7 +33,7 @@ def made():
     def make(name):
         if name not in cache:
             mask = {"rate": 0.0, "min_channels": 0, "stages": (), "selection": "fast"}
-            options = {"cornia": {"words": 20, "patches": 100}, "hosa": {"words": 5, "patches": 100}}
+            options = {"cornia": {"words": 20, "patches": 100}}
             config = ml_collections.ConfigDict(
                 {"name": name, "backbone": "", "weights": "", "dtype": "float32", "dropout": 0.0}
                 | {"score_mean": 50.0, "score_std": 20.0, "sort_mask": mask, name: options.get(name, {})}
