@@ -28,7 +28,7 @@ help:
 	@echo '                  hours; the same command goes on where it stopped (NOTICE=FILE: terms of the data, for the cards)'
 	@echo 'make study        install, and fetch the libraries of the page on which observers judge images (needs npm)'
 	@echo 'make test         install, then check the style and run the tests (make test PYTEST_ARGS="-k name")'
-	@echo 'make test-slow    the longer tests: an hour'
+	@echo 'make test-slow    the longer tests, which make test leaves out'
 	@echo 'make lint         check the style alone'
 	@echo 'make install      install into $(VENV) and stop'
 	@echo 'make clean        remove $(VENV) and caches; runs/ stays'

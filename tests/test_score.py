@@ -269,6 +269,9 @@ def test_certified_intervals(monkeypatch, capsys):
     for wrong in ("--sigma=0", "--sigma=2", "--radius=nan", "--radius=-1", "--radius=inf", "--samples=10"):
         assert score.main(["a", "--certify", wrong]) == 2
         assert capsys.readouterr().err.startswith(f"error: {wrong.split('=')[0]} is ")
+    for without in ("--radius=0.5", "--sigma=0.12", "--samples=1000"):
+        assert score.main(["a", without]) == 2
+        assert f"error: {without.split('=')[0]} says how a score is certified: add --certify" in capsys.readouterr().err
 
 
 def test_a_score_that_is_not_finite_is_none(monkeypatch, capsys):

@@ -89,8 +89,8 @@ _TRAIN = {
     "weight_decay": Field(0.0, "added to the gradient, before Adam's moments", at_least=0),
     "frozen": Field(
         (),
-        "parts of the names of parameters that stay as they are, such as 'depthwise_conv.kernel', whose gradients are "
-        "the slowest on a CPU; no gradient of them is computed",
+        "parts of the names of parameters that are not trained, such as 'depthwise_conv.kernel'; their gradients are "
+        "not computed",
     ),
     "schedule": Field("constant", "or 'cosine' (to 2 % of the peak)", choices=("constant", "cosine")),
     "warmup_steps": Field(0, "of the learning rates, linear from 0", at_least=0),

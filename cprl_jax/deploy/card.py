@@ -66,9 +66,8 @@ def of_run(
     network = models.network_of(model)
     name = network_method(config, method)
     title = methods.title(name, config[name]) if name == method else method
-    weights = f"the weights in {Path(model.weights).name}" if model.weights else "random weights"
-    if model.weights == "imagenet":
-        weights = "its published ImageNet weights"
+    named = {"": "random weights", "imagenet": "its published ImageNet weights"}
+    weights = named.get(model.weights, f"the weights in {Path(model.weights).name}")
     licences = sorted({f"{weights.source}: {weights.licence}" for weights in network.weights}) if model.weights else []
     resized = f", resized to {config.dataset.resize} pixels a side" if config.dataset.resize else ""
     crops = f"{evaluation.crops} crop{'s' * (evaluation.crops > 1)} of {evaluation.crop_size} pixels"

@@ -52,6 +52,8 @@ def _parts(settings: ml_collections.ConfigDict) -> list[str]:
     parts = ["loss + SortMask" if settings.sort_mask else "loss only"]
     if settings.direction_steps > 1:
         parts.append(f"directions of {settings.direction_steps} steps")
+    if settings.mos_loss_on_interventions:
+        parts.append("loss on MOS of perturbed images")
     if settings.activation:
         parts.append(settings.activation)
     return parts

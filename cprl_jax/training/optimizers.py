@@ -13,8 +13,6 @@ from cprl_jax.runtime.errors import UserError
 
 def hold(params: Mapping[str, Any], frozen: Sequence[str]) -> Mapping[str, Any]:
     """The parameters, those whose dotted name contains one of `frozen` as constants, without gradients."""
-    if not frozen:
-        return params
 
     def held(path, value):
         return jax.lax.stop_gradient(value) if _is_frozen(path, frozen) else value
@@ -24,19 +22,20 @@ def hold(params: Mapping[str, Any], frozen: Sequence[str]) -> Mapping[str, Any]:
 
 def check_frozen(params: Mapping[str, Any], frozen: Sequence[str]) -> None:
     """Raises UserError where one of config.train.frozen is in the name of no parameter, or none is left to train."""
-    names = [_dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for part in frozen:
-        if not any(part in name for name in names):
+        if not any(_is_frozen(path, [part]) for path in paths):
+            some = map(_dotted, paths[:: max(1, len(paths) // 6)])
             raise UserError(
-                f"config.train.frozen: no parameter of this network has {part!r} in its name; some of them: "
-                f"{listed(names[:: max(1, len(names) // 6)])}"
+                f"config.train.frozen: no parameter of this network has {part!r} in its name; "
+                f"some of them: {listed(some)}"
             )
-    if frozen and all(any(part in name for part in frozen) for name in names):
+    if all(_is_frozen(path, frozen) for path in paths):
         raise UserError(f"config.train.frozen={tuple(frozen)!r} holds every parameter of this network; hold fewer")
 
 
 def _dotted(path) -> str:
-    return ".".join(key.key for key in path)
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _is_frozen(path, frozen: Sequence[str]) -> bool:
