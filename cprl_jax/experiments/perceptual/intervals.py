@@ -16,6 +16,7 @@ from cprl_jax.experiments.perceptual.inputs import HIGHEST, LOWEST
 from cprl_jax.experiments.perceptual.observers import Observations
 
 MEASURES = ("srcc", "r", "mean_change")
+FEWEST_FOR_SRCC = 10  # images: of fewer, draws repeat so many that their SRCC is not spread around that of the images
 
 
 class Draws(NamedTuple):
@@ -48,7 +49,10 @@ def tables(
     seed: int,
     resamples: int = 1000,
 ) -> dict[str, results.Rows]:
-    """'intra' and 'transfer': the rows of `results`, with `srcc_low`, `srcc_high` and so on."""
+    """'intra' and 'transfer': the rows of `results`, with `srcc_low`, `srcc_high` and so on.
+
+    The interval of SRCC is NaN for fewer than ten images.
+    """
     intra = results.intra_rows(counterexamples, base=base)
     transfer = results.transfer_rows(others, counterexamples, base=base)
     names = list(dict.fromkeys(row["image"] for row in counterexamples))
@@ -111,7 +115,8 @@ def _intervals(
         ratios = np.log(np.maximum(HIGHEST - before, before - LOWEST) / change) / math.log(_base(base))
         count = found.sum(axis=1)
         values = {"r": np.nansum(ratios, axis=1) / count, "mean_change": np.nansum(change, axis=1) / count}
-    values["srcc"] = _srcc(before, after, labels, found)
+    enough = len(scores) >= FEWEST_FOR_SRCC
+    values["srcc"] = _srcc(before, after, labels, found) if enough else np.full(len(after), np.nan)
     ends: dict[str, float] = {}
     for measure in MEASURES:
         ends[f"{measure}_low"], ends[f"{measure}_high"] = interval(values[measure])

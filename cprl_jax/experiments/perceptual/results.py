@@ -229,7 +229,8 @@ def notes(
         )
     texts += [
         "Intervals (low, high) in the CSV files are 95 % bootstrap intervals over images"
-        + (", and over observers: each draw of them chooses its own counterexamples." if observations else "."),
+        + (", and over observers: each draw of them chooses its own counterexamples" if observations else "")
+        + "; that of SRCC takes ten images.",
         f"R (Eq. 6) uses the {_LOGARITHMS[options.logarithm]} logarithm; the paper does not state its base.",
         f"Sign steps for Chebyshev, {'sign' if options.norm == 'linf' else 'Euclidean'} steps for the others.",
     ]

@@ -1,5 +1,6 @@
 """The page of an analysed study, and the files beside it. It computes nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,8 @@ JND_LEGEND = (
     "JND: the distance at which half of the differences are detected, corrected for guesses and lapses, with its 95 % "
     "bootstrap interval over observers and images; Chebyshev in grey levels, the others as they are. Limit: where the "
     "share of answers that see a difference reaches {limit:g} %, below which a candidate counts as invisible. d': of a "
-    "pair at the JND, {model}. !: the JND lies outside of the distances that were shown."
+    "pair at the JND, {model}. !: the JND lies outside of the distances that were shown; where all answers "
+    "are the same, nothing more is known of it."
 )
 _MODELS = {
     "yesno": "by the differencing model of the same-different task",
@@ -82,7 +84,7 @@ def write(
     notes = [
         f"Below the JND: a difference was seen in fewer than {100 * limit:g} % of the answers. Intervals of shares are "
         "Wilson's, those of the tables bootstrap intervals over observers and images, in which each draw of observers "
-        "chooses its own counterexamples."
+        "chooses its own counterexamples; that of SRCC takes ten images."
     ]
     if missing_transfer:
         notes.append(
@@ -160,7 +162,8 @@ def jnd_table(rows: Sequence[Row], trial: str) -> Table:
         return {"digits": 2, "note": lambda row: bounds(value(row, f"{key}_low"), value(row, f"{key}_high"))}
 
     def scaled(row: Row) -> str:
-        return " ".join([f"{row['jnd']:.3g}", f"[{row['jnd_low']:.3g}, {row['jnd_high']:.3g}]"])
+        known = "–" if math.isnan(row["jnd"]) else f"{row['jnd']:.3g}"
+        return f"{known} [{row['jnd_low']:.3g}, {row['jnd_high']:.3g}]"
 
     columns = [
         Column("answers", "answers", digits=0),
@@ -196,7 +199,7 @@ def functions(answers: Answers, counted: exclusion.Counted, jnds: Sequence[Row],
             axes.plot(x[part].mean(), y[part].mean(), "o", color=figures.COLOURS[1], markersize=4)
         line = np.linspace(x.min(), x.max(), 200)
         fit = Fit(shape, *(np.float64(jnd[key]) for key in ("jnd_db", "width_db", "guess", "lapse")))
-        axes.plot(line, fit.share(line), color=figures.COLOURS[1], label="all models")
+        axes.plot(line, fit.share(line), color=figures.COLOURS[1], label="all models")  # nothing where it is not known
         axes.axhline(LIMITS[answers.trial], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.7)
         axes.set(xlabel="distance (dB)", ylabel="share that saw a difference", ylim=(0, 1.02))
         legend(figure, axes)

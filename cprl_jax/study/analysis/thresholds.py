@@ -69,7 +69,9 @@ def jnd(
     Identical pairs among the catch trials tell the rate of false alarms, plainly different ones that of lapses. The
     interval is from draws of observers and of images, independent of each other (Owen, "The pigeonhole bootstrap",
     Annals of Applied Statistics 2007); catch trials follow their observers. With few observers or images it says
-    little, and with one image nothing of others.
+    little, and with one image nothing of others. Where no difference was seen, or every one, answers only tell on
+    which side of all strengths the JND lies: it is NaN, its interval reaches from there to infinity, and neither the
+    function nor d' is known.
 
     Args:
       tests, catches: rows of answers, with `observer`, `answer`, `expected`; of tests also `pair` and `image`.
@@ -103,28 +105,35 @@ def jnd(
     finite = np.isfinite(x)
     usable = [np.unique(x[finite & (row > 0)]).size > 1 for row in counts[1]]
     drawn = psychometric.fit(x, counts[0][usable], counts[1][usable], shape=shape, guess=guess, start=fit)
+    threshold, limit, width = (float(values) for values in (fit.threshold, fit.strength(LIMITS[trial]), fit.width))
     low, high = interval(drawn.threshold)
     limit_low, limit_high = interval(drawn.strength(LIMITS[trial]))
+    share = fit.share(fit.threshold[None])[0]
+    count = detected[:, : len(shown)].sum()
+    if count in (0, len(tests)):
+        threshold = limit = width = math.nan
+        low, high = (x[finite].max(), math.inf) if count == 0 else (-math.inf, x[finite].min())
+        limit_low, limit_high = low, high
     false_alarms = detection.rate(detected[:, ends[0]].sum(), asked[:, ends[0]].sum())
     return {
         "answers": len(tests),
         "observers": len(observers),
         "images": len(images),
-        "jnd_db": float(fit.threshold),
+        "jnd_db": threshold,
         "jnd_db_low": low,
         "jnd_db_high": high,
-        "jnd": 10 ** (float(fit.threshold) / 20),
+        "jnd": 10 ** (threshold / 20),
         "jnd_low": 10 ** (low / 20),
         "jnd_high": 10 ** (high / 20),
-        "limit_db": float(fit.strength(LIMITS[trial])),
+        "limit_db": limit,
         "limit_db_low": limit_low,
         "limit_db_high": limit_high,
-        "width_db": float(fit.width),
+        "width_db": width,
         "guess": float(fit.guess),
         "lapse": float(fit.lapse),
         "false_alarms": float(false_alarms) if trial != "2afc" else math.nan,
-        "d_prime": float(sensitivity(fit.share(np.array([fit.threshold]))[0], false_alarms, trial)),
-        "extrapolated": not x[finite].min() <= fit.threshold <= x[finite].max(),
+        "d_prime": math.nan if math.isnan(threshold) else float(sensitivity(share, false_alarms, trial)),
+        "extrapolated": not x[finite].min() <= threshold <= x[finite].max(),
     }
 
 

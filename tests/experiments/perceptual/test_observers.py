@@ -11,14 +11,14 @@ from cprl_jax.experiments.perceptual import intervals, observers, results
 from cprl_jax.robustness import metrics
 from cprl_jax.runtime.errors import UserError
 
-IMAGES, CANDIDATES, OBSERVERS = 6, 5, 9
+IMAGES, CANDIDATES, OBSERVERS = 12, 5, 9
 
 
 def candidates():
     random = np.random.default_rng(0)
     rows = []
     for image, candidate in itertools.product(range(IMAGES), range(CANDIDATES)):
-        before = 2.0 + image
+        before = 2.0 + image / 2
         after = before + (0.2 + candidate) * random.choice([-0.4, 0.4])
         row = {"model": "m", "fidelity": "ssim", "image": f"i{image}", "candidate": candidate, "before": before}
         row |= {"after": after, "change": after - before, "distance": candidate / 100, "max_change": float(candidate)}
@@ -93,6 +93,16 @@ def test_images_without_a_counterexample_are_left_out_of_every_draw():
     (row,) = intervals.tables(rows, chosen, {}, observations=None, base="e", seed=0, resamples=200)["intra"]
     assert row["images"] == IMAGES - 1 and row["r_low"] <= row["r"] <= row["r_high"]
     assert row["srcc_low"] <= row["srcc"] <= row["srcc_high"]
+
+
+def test_few_images_have_no_interval_of_srcc():
+    """The SRCC of a few images lies outside of what draws of them, in which half repeat, have as theirs."""
+    few = cells(candidates())[: intervals.FEWEST_FOR_SRCC - 1]
+    chosen = [results.choose(cell, mos=10.0 * place, seconds=1.0) for place, cell in enumerate(few)]
+    rows = [row for cell in few for row in cell]
+    (row,) = intervals.tables(rows, chosen, {}, observations=None, base="e", seed=0, resamples=50)["intra"]
+    assert np.isfinite([row["srcc"], row["r_low"], row["r_high"]]).all()
+    assert np.isnan([row["srcc_low"], row["srcc_high"]]).all()
 
 
 def test_notes_say_who_decided():

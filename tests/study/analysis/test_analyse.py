@@ -67,7 +67,7 @@ def test_the_tables_have_intervals_around_their_numbers_and_the_published_ones_b
         for row in rows:
             for measure in ("r", "mean_change"):
                 assert float(row[f"{measure}_low"]) <= float(row[measure]) <= float(row[f"{measure}_high"])
-            assert float(row["srcc_low"]) <= float(row["srcc_high"])
+            assert float(row["srcc"]) and row["srcc_low"] == row["srcc_high"] == "nan"  # five images are too few
     text = (out / "tables.md").read_text(encoding="utf-8")
     assert "0.4116" not in text and "0.412" in text  # BRISQUE under Chebyshev
     assert "2.765" in text  # BRISQUE on the counterexamples of Ma19
@@ -90,6 +90,24 @@ def test_everything_is_written_and_the_page_loads_nothing(analysed):
     jnds = read(out / "jnd.csv")
     assert [(row["model"], row["fidelity"]) for row in jnds[:2]] == [("all", "chebyshev"), ("all", "ssim")]
     assert all(abs(float(row["jnd_db"])) < 2 for row in jnds)  # planted at 0 dB
+
+
+@pytest.mark.parametrize("said", ["same", "different"])
+def test_observers_who_agree_on_everything_are_analysed(attack, made, tmp_path, said):
+    """All right in the catch trials, and one answer to all pairs: no threshold is known, and every number says so."""
+    pairs = made.pairs_of()
+    rows = [row | ({"answer": said} if row["role"] == "test" else {}) for row in made.modelled(pairs, guess=0, lapse=0)]
+    given = made.export(pairs, rows, [made.observer(number) for number in range(1, 16)])
+    analyse.run(attack, answers.combine({"study.json": given}), tmp_path)
+    verdicts = read(tmp_path / "verdicts.csv")
+    assert {row["below_jnd"] for row in verdicts} == {"1" if said == "same" else "0"}
+    assert {row["found"] for row in read(tmp_path / "counterexamples.csv")} == {"1" if said == "same" else "0"}
+    lowest, highest = 20 * np.log10(made.LEVELS[[0, -1]])
+    ends = (highest, np.inf) if said == "same" else (-np.inf, lowest)
+    for row in read(tmp_path / "jnd.csv"):
+        assert row["jnd_db"] == row["jnd"] == row["d_prime"] == "nan" and row["extrapolated"] == "1"
+        assert [float(row[f"jnd_db_{end}"]) for end in ("low", "high")] == pytest.approx(ends)
+    assert "nan" not in (tmp_path / "tables.md").read_text(encoding="utf-8")
 
 
 def test_the_job_reads_what_was_counted(analysed, made):
