@@ -16,13 +16,10 @@ from jaxtyping import Array, Float
 from cprl_jax.config.field import Field
 from cprl_jax.layers.sort_mask import SortMaskPlacement
 from cprl_jax.models import patches as patches_lib
-from cprl_jax.models.fitted import FittedNetwork, Images, all_scenes, each_batch, labelled_features
+from cprl_jax.models.fitted import FittedNetwork, Images, all_scenes, labelled_features
 from cprl_jax.models.network import Network
 from cprl_jax.models.patches import AREA, SIDE, Whitening
 from cprl_jax.models.svr import check_enough, fit_linear
-
-SAMPLED = 200  # patches of each image that the codebook is learnt from
-SAMPLES = 200_000  # at most
 
 
 def max_pooled(
@@ -78,12 +75,8 @@ def fit(module: CORNIA, train: Images, validation: Images, *, seed: int, **_: An
     """
     parts = train, validation
     check_enough(all_scenes(parts))  # before minutes of work
-    found = each_batch(lambda images: patches_lib.patches(images, SAMPLED), train.images, what="patches of CORNIA")
-    samples = patches_lib.sample(found, SAMPLES, seed)
-    whitening = patches_lib.fit_whitening(samples)
-    words = patches_lib.fit_codebook(
-        patches_lib.whiten(samples, whitening), module.words, seed, "cornia"
-    ).cluster_centers_
+    whitening, _, clusters = patches_lib.learn(train.images, module.words, seed, "cornia")
+    words = clusters.cluster_centers_
     codebook = (words / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
     def features(images):

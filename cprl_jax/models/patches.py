@@ -1,13 +1,15 @@
-"""Normalised, whitened patches of grey images, and codebooks of them: what CORNIA is made of."""
+"""Normalised, whitened patches of grey images, and codebooks of them: what CORNIA and HOSA are made of."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from cprl_jax.models.fitted import each_batch
 from cprl_jax.runtime.errors import UserError
 
 SIDE = 7  # of a patch, in pixels
@@ -15,6 +17,8 @@ AREA = SIDE * SIDE
 CONTRAST = 10.0  # added to the variance of a patch, of grey levels in 0..255
 GREY = (0.2989, 0.587, 0.114)
 REGULARIZER = 0.1  # added to the eigenvalues of the patches' covariance
+SAMPLED = 200  # patches of each image that a codebook is learnt from
+SAMPLES = 200_000  # at most
 _STEPS = (0.7548776662466927, 0.5698402909980532)  # Roberts' R2 sequence, 1 / g and 1 / g^2 with g^3 = g + 1
 
 
@@ -90,3 +94,24 @@ def fit_codebook(samples: Float[np.ndarray, "patches 49"], words: int, seed: int
         )
     means = MiniBatchKMeans(words, random_state=seed, n_init=1, batch_size=max(4096, 2 * words), max_iter=20)
     return means.fit(samples)
+
+
+def learn(
+    images: Sequence, words: int, seed: int, network: str
+) -> tuple[Whitening, Float[np.ndarray, "patches 49"], Any]:
+    """What a codebook needs: the whitening of the images' patches, a sample of them, whitened, and its `fit_codebook`.
+
+    Args:
+      images: uint8, as `fitted.Images` has them.
+      words: in the codebook.
+      seed: of the sample and of k-means.
+      network: its name, for messages.
+
+    Raises:
+      UserError: fewer patches than words.
+    """
+    found = each_batch(lambda batch: patches(batch, SAMPLED), images, what=f"patches for {network}")
+    samples = sample(found, SAMPLES, seed)
+    whitening = fit_whitening(samples)
+    samples = whiten(samples, whitening)
+    return whitening, samples, fit_codebook(samples, words, seed, network)
