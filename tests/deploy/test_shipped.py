@@ -45,6 +45,7 @@ def test_blur_costs_a_picture_points(name, models, picture):
     assert np.isfinite(scores).all() and scores[1] < scores[0] - 3, scores
 
 
+@pytest.mark.slow
 def test_a_file_is_scored_as_its_pixels(models, picture, tmp_path):
     pixels = np.uint8(np.round(picture * 255))
     Image.fromarray(pixels).save(tmp_path / "photo.png")

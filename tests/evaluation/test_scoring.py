@@ -80,7 +80,8 @@ def test_clean_scores_are_means_over_crops(network, crops):
 RANDOM = {"pgd": {"steps": 2, "restarts": 2}, "square": {"queries": 5}, "perceptual": {"steps": 3}}
 
 
-@pytest.mark.parametrize("name", ["pgd", *(pytest.param(name, marks=pytest.mark.slow) for name in [*RANDOM][1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANDOM)
 def test_random_attacks_depend_neither_on_batches_nor_on_devices(network, crops, mos, monkeypatch, name):
     module, variables = network()
     variant = "ssim" if name == "perceptual" else ""

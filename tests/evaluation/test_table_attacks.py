@@ -252,7 +252,7 @@ def test_budgets_are_named_once(config, budgets):
 # --------------------------------------------------------------------------------------------------- perceptual
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["chebyshev", "ssim"])
 def test_the_perceptual_attack_is_the_one_of_attacks(network, crops, mos, crop_keys, variant):
     module, variables = network()

@@ -27,6 +27,7 @@ def library(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0))):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("case", SHAPES)
 def test_values_and_gradients_in_float64(case):
     height, width, channels, size, strides, padding = SHAPES[case]

@@ -60,12 +60,24 @@ def test_gradients(getkey, variables):
     np.testing.assert_allclose(gradient, np.broadcast_to(expected, (2, 5)), rtol=1e-5)
 
 
-def test_parameters_that_training_made_negative_give_no_nan(getkey):
-    variables = {"params": {"gamma": -np.ones((3, 3), np.float32), "beta": np.zeros(3, np.float32)}}
-    x = jax.random.normal(getkey(), (4, 3)).at[0].set(0.0)
-    value, gradients = jax.value_and_grad(lambda v, x: jnp.sum(GDN().apply(v, x)), (0, 1))(variables, x)
-    assert np.isfinite(value)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+def test_parameters_below_their_bounds_count_as_these_and_can_come_back(getkey):
+    """Of gradients that point further down nothing is left; those that point up pass."""
+    gamma = np.array([[1, -0.5, 0], [0, 1, -1], [-1, 0, -2]], np.float32)
+    beta = np.array([-1, 0, 0.3], np.float32)
+    x = jax.random.normal(getkey(), (40, 3)).at[0].set(0.0)
+    bounded = {"gamma": np.maximum(gamma, 0), "beta": np.maximum(beta, 1e-6)}
+
+    def apply(parameters, sign):
+        return jnp.sum(sign * jnp.abs(GDN().apply({"params": parameters}, x)))
+
+    for sign in (1.0, -1.0):  # larger parameters make smaller outputs
+        value, gradients = jax.value_and_grad(apply)({"gamma": gamma, "beta": beta}, sign)
+        expected, slopes = jax.value_and_grad(apply)(bounded, sign)
+        assert value == pytest.approx(float(expected))
+        for name, parameter in (("gamma", gamma), ("beta", beta)):
+            moves = (parameter >= (0 if name == "gamma" else 1e-6)) | (slopes[name] < 0)
+            np.testing.assert_allclose(gradients[name], np.where(moves, slopes[name], 0), rtol=1e-5)
+        assert np.all(gradients["gamma"][gamma < 0] < 0) == (sign > 0)
 
 
 def test_half_precision_goes_through_float32(getkey, variables, half_precision):

@@ -39,6 +39,7 @@ def test_tables_are_those_of_a_file(quality):
         np.testing.assert_array_equal(table, np.reshape(kept[number], (8, 8)))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("quality", [10, 75, 95])
 @pytest.mark.parametrize("name", SIZES)
 def test_photographs_come_out_as_from_a_file(name, quality):

@@ -84,6 +84,7 @@ def test_a_non_local_block_is_the_published_one():
     np.testing.assert_allclose(module.apply(variables, x), nhwc(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [(5, 9), (56, 4), (2, 1), (1, 1)], ids=["odd", "large", "narrow", "one_pixel"])
 def test_the_filter_is_a_gaussian_with_a_reflected_border(size):
     x, (height, width) = maps(0, 2, *size, 3), size

@@ -63,6 +63,7 @@ def test_the_shares_of_a_pair_add_up_and_a_low_temperature_leaves_one(getkey):
     np.testing.assert_allclose(shares, 0.5, atol=1e-3)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("channels", [1, 3, 7])
 def test_the_last_of_an_odd_number_of_channels_stays(getkey, channels):
     x = jax.random.normal(getkey(), (2, 5, 4, channels))

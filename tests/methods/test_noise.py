@@ -45,6 +45,7 @@ def test_the_network_sees_noise_of_sigma_inside_the_range():
     np.testing.assert_array_equal(shown(images[1:2], 0.1, keys[1:2]), seen[1:2])
 
 
+@pytest.mark.slow
 def test_a_step_trains_and_the_title_says_how(one_step):
     one_step("noise", sigma=0.25)
     assert methods.title("noise", config_lib.default().noise) == "training with noise (sigma 0.12)"

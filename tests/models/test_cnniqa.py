@@ -69,8 +69,8 @@ def test_local_contrast(getkey):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("size", [32, pytest.param(65, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 65])
 def test_image_gradients(random_variables, check_image_gradients, size):
     module = CNNIQA(contrast_constant=1 / 255)
     check_image_gradients(module, random_variables(module), size)

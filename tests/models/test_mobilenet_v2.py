@@ -166,7 +166,8 @@ def load(tmp_path, config_model, random_variables):
     return from_file_or_dict
 
 
-@pytest.mark.parametrize("size", [(64, 64), pytest.param((75, 50), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(64, 64), (75, 50)])
 def test_maps_are_torchvision_s(network, loaded, size):
     images = np.random.default_rng(0).uniform(size=(2, *size, 3)).astype(np.float32)
     module, variables = loaded(network, "mobilenet_v2", 64)

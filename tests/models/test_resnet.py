@@ -42,6 +42,7 @@ def test_scores_and_parameter_counts_are_torch_s(torch_network, loaded, backbone
     assert count(variables["batch_stats"]) == sum(b.numel() for b in network.buffers() if b.ndim)
 
 
+@pytest.mark.slow
 def test_training_mode_normalises_by_the_batch_and_updates_the_running_statistics(torch_network, loaded):
     network = torch_network("resnet-resnet18")
     module, variables = loaded(network, "resnet", 64)

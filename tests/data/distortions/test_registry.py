@@ -87,6 +87,7 @@ def test_flat_images(name):
             assert np.abs(result - value).max() <= (3 if "jpeg" in name else 1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ARRAY_NAMES)
 def test_jax_arrays(name, image):
     """Compiled, mapped and differentiated, against NumPy with the same noise."""

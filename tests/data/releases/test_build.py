@@ -165,6 +165,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("module", ["array_record", "tensorflow_datasets"])
 def test_only_releases_need_packages_that_are_not_made_for_every_system(release, tmp_path, module):
     root = Path(__file__).parents[3]

@@ -41,6 +41,7 @@ def test_clusters_that_overlap_leave_doubt():
     assert ((soft > 0.1) & (soft < 0.9)).any()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("count", [2, 3, 9])
 @pytest.mark.parametrize("reduction", ["pca", "tsne", "none"])
 def test_fewer_images_than_dimensions(count, reduction):
