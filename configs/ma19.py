@@ -4,10 +4,16 @@ Paper: Ma et al., "Blind Image Quality Assessment by Learning from Multiple Anno
 NeurIPS 2022, train it: photographs under white noise, Gaussian blur, JPEG and JPEG 2000. The probability that an image
 of a pair is the better one follows from the mean of four full-reference measures (`--config.dataset.label`), and the
 loss is the fidelity of that probability and the network's; the paper learns the reliability of each annotator instead.
-1500 steps of 32 crops of 96 pixels; the images are made once, before. How well the trained network ranks has not been
-measured. The published network orders the JPEG qualities of a photograph (SRCC 0.97 to 1.0), which is the aim.
+1500 steps of 32 crops of 96 pixels; the images are made once, before.
+
+Trained on 19 of Kodak's 24 photographs (half an hour on a core, beside other work), the score orders the JPEG qualities
+of the other five with an SRCC of 0.99 to 1.00, and those of the 12 photographs of highest MOS in a test part of LIVE-C,
+which are JPEG files already, with 0.91 to 1.00, mean 0.98; the published network has 0.91 to 1.00 and 0.98 to 1.00
+(benchmarks/jpeg_ladders.py). On all distorted versions of the five, its SRCC with the computed labels is 0.89
+[0.83, 0.92].
 
   python -m cprl_jax.main --config=configs/ma19.py:photographs=DIR
+  python benchmarks/jpeg_ladders.py --model=runs/ma19 OTHER_PHOTOGRAPHS
 
 Arguments (--config=configs/ma19.py:key=value,key=value):
   photographs   the folder of undistorted photographs; the distorted ones are kept in config.dataset.manual_dir

@@ -1,0 +1,46 @@
+"""Whether a model orders the JPEG qualities of a photograph: the rank correlation of its scores with the quality.
+
+    python benchmarks/jpeg_ladders.py --model=runs/ma19 DIR
+
+Each photograph in DIR, resized to --height pixels, is written at 12 qualities from 5 to 95 and scored; 1 is the right
+order.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import cprl_jax
+from cprl_jax.data import photographs
+from cprl_jax.evaluation import statistics
+
+QUALITIES = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 85, 95)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument("--model", required=True, help="robust, plain, a run's folder, a model's folder or user/repo")
+    parser.add_argument("--height", type=int, default=256, help="of the resized photographs, in pixels (default 256)")
+    given = parser.parse_args()
+    model = cprl_jax.load(given.model)
+    found = []
+    for path in photographs.image_files(Path(given.folder)):
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        image = image.resize((round(image.width * given.height / image.height), given.height), Image.Resampling.LANCZOS)
+        ladder = []
+        for quality in QUALITIES:
+            content = io.BytesIO()
+            image.save(content, "JPEG", quality=quality)
+            ladder.append(np.asarray(Image.open(content).convert("RGB")))
+        found.append(statistics.srcc(np.asarray(model(np.stack(ladder))), np.array(QUALITIES)))
+        print(f"{found[-1]:7.3f}  {path}", flush=True)
+    print(f"{np.mean(found):7.3f}  mean; smallest {min(found):.3f}, of {len(found)} photographs")
+
+
+if __name__ == "__main__":
+    main()
