@@ -11,6 +11,8 @@ from cprl_jax.runtime.errors import UserError
 
 SIZES = {"niqe": 96}  # pixels a side: the least that it takes
 FITTED = [name for name, network in models.NETWORKS.items() if network.fit is not None]
+SLOW = ("niqe", "ilniqe")
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FITTED]
 
 
 def pictures(count, size, seed=0):
@@ -51,7 +53,7 @@ def made():
     return make
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "niqe")) for name in FITTED])
+@pytest.mark.parametrize("name", CASES)
 def test_images_do_not_influence_each_other_and_gradients_are_finite(name, made):
     """Natural, flat, black, white, half saturated; the smallest image there may be is its own case."""
     _, module, variables = made(name)
@@ -75,7 +77,7 @@ def test_images_do_not_influence_each_other_and_gradients_are_finite(name, made)
     np.testing.assert_allclose(alone[0], gradients[0], rtol=1e-2, atol=1e-3 * np.abs(gradients[0]).max())
 
 
-@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("name", CASES)
 def test_files_are_read_as_they_were_written(name, made, tmp_path):
     config, module, variables = made(name)
     models.save_weights(tmp_path / "weights.npz", variables)
