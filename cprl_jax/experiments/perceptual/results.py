@@ -46,8 +46,9 @@ def candidate_rows(cell: Cell, arrays: Arrays, *, folder: Path) -> Rows:
                 "after": numbers["after"],
                 "change": numbers["after"] - numbers["before"],
                 "after_unquantized": numbers["after_unquantized"],
-                "distance": numbers["distances"],
-                "distance_unquantized": numbers["distances_unquantized"],
+                # Rounding takes 1 - SSIM of nearly equal images below 0.
+                "distance": max(numbers["distances"], 0.0),
+                "distance_unquantized": max(numbers["distances_unquantized"], 0.0),
                 "ssim": numbers["ssim"],
                 "max_change": 255 * numbers["max_change"],
                 "zero_gradient_fraction": numbers["zero_gradient_fraction"],

@@ -1,6 +1,7 @@
 """Verdicts of observers, the counterexamples that they choose, and the intervals of the tables."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,21 @@ def answered(seed=1):
         for o, i, c in itertools.product(range(OBSERVERS), range(IMAGES), range(1, CANDIDATES))
         if (i, c) != (0, CANDIDATES - 1)
     )
+
+
+def test_distances_that_rounding_took_below_zero_are_zero(tmp_path):
+    """Files of answers have no negative distances."""
+    names = ("multipliers", "step_sizes", "before", "after", "after_unquantized", "ssim", "max_change")
+    arrays = dict.fromkeys((*names, "zero_gradient_fraction"), np.ones(2))
+    arrays |= dict.fromkeys(("distances", "distances_unquantized"), [-1e-7, 0.01])
+    cell = SimpleNamespace(
+        target=SimpleNamespace(name="m"),
+        fidelity=SimpleNamespace(name="ssim", threshold=0.02),
+        picture=SimpleNamespace(name="i"),
+        path=tmp_path / "i.npz",
+    )
+    rows = results.candidate_rows(cell, arrays, folder=tmp_path)
+    assert [row["distance"] for row in rows] == [row["distance_unquantized"] for row in rows] == [0.0, 0.01]
 
 
 @pytest.mark.parametrize(("seen", "asked"), [(0, 15), (3, 15), (4, 15), (15, 15), (1, 4)])
