@@ -39,24 +39,30 @@ ScoreFn = Callable[[Float[Array, "batch height width 3"]], Float[Array, " batch"
 
 
 class Target(NamedTuple):
-    """A model: its scores on 0..10, higher is better, the stamp of what they depend on, and how they got there."""
+    """A model: its scores on 0..10, higher is better, the stamp of what they depend on, and how they got there.
+
+    `network` is its name in `cprl_jax.models`, unless its training was another than the plain one: then ''.
+    """
 
     name: str
     score_fn: ScoreFn
     stamp: str
     scale: str = ""
+    network: str = ""
 
 
 class Model(NamedTuple):
     """A model with scores of its own, higher is better.
 
     `constants` are those of the published logistic map to 0..10; None for a model of MOS on 0..100, which is divided.
+    `network`: see `Target`.
     """
 
     name: str
     score_fn: ScoreFn
     stamp: str
     constants: logistic.LogisticConstants | None
+    network: str = ""
 
 
 class Fidelity(NamedTuple):
@@ -231,7 +237,7 @@ def _target(model: Model, constants: logistic.LogisticConstants | None, how: str
         score_fn = logistic.logistic(model.score_fn, constants)
         scale = f"10 / (1 + exp(-(score - {constants.center:.6g}) / {constants.scale:.6g})), {how}"
     depends = model.stamp if how == "published" else stamp(model=model.stamp, constants=constants)
-    return Target(model.name, score_fn, depends, scale)
+    return Target(model.name, score_fn, depends, scale, model.network)
 
 
 def _ma19(options: ml_collections.ConfigDict) -> Model:
@@ -246,7 +252,7 @@ def _ma19(options: ml_collections.ConfigDict) -> Model:
         variables, options.ma19_weights, config_model=config_model, field="config.perceptual.ma19_weights"
     )
     score_fn = models.score_fn(module, variables)
-    return Model("ma19", score_fn, stamp(model="ma19", score_fn=score_fn), logistic.MA19)
+    return Model("ma19", score_fn, stamp(model="ma19", score_fn=score_fn), logistic.MA19, "ma19")
 
 
 def _brisque(options: ml_collections.ConfigDict) -> Model:
@@ -255,7 +261,7 @@ def _brisque(options: ml_collections.ConfigDict) -> Model:
     svr = brisque.load_svr(options.brisque_svr, ranges=options.brisque_ranges or None, rho=options.brisque_rho or None)
     conventions = options.brisque_conventions  # the original regression predicts DMOS: the higher the worse
     score_fn = brisque.score_fn(svr, conventions=conventions, negate=conventions == "mittal2012")
-    return Model("brisque", score_fn, stamp(model="brisque", score_fn=score_fn), logistic.BRISQUE)
+    return Model("brisque", score_fn, stamp(model="brisque", score_fn=score_fn), logistic.BRISQUE, "brisque")
 
 
 def _trained(name: str) -> Model:
@@ -276,7 +282,8 @@ def _trained(name: str) -> Model:
         raise UserError(f"config.perceptual.models names {name!r}: {error}") from None
     module, variables = trained_model(config, method, run)
     score_fn = models.score_fn(module, variables)
-    return Model(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables), None)
+    network = config.model.name if method == "plain" else ""
+    return Model(f"{run.resolve().name}-{method}", score_fn, stamp(module=module, variables=variables), None, network)
 
 
 def _tenth(score_fn: Callable, images: Array) -> Array:

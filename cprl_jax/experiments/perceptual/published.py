@@ -26,19 +26,19 @@ def read() -> list[dict[str, Any]]:
 def beside(intra: Sequence[Row], transfer: Sequence[Row]) -> Table:
     """Ours and the published numbers, a line per model under test, attacked model and fidelity.
 
-    Of the paper's models; empty where none of them was tested.
+    Of models whose `network` is one of the paper's, by whatever name; empty where none of them was tested.
     """
-    ours = {(row["model"], row["model"], row["fidelity"]): row for row in intra}
-    ours |= {(row["model"], row["attacked"], row["fidelity"]): row for row in transfer}
-    tested = {model for model, _, _ in ours}
+    network = {row["model"]: row["network"] for row in intra}
+    printed = {(row["model"], row["attacked"], row["fidelity"]): row for row in read()}
     rows = []
-    for printed in read():
-        names = {key: printed[key] for key in ("model", "attacked", "fidelity")}
-        if printed["model"] in tested and printed["attacked"] in tested:
-            own = ours.get(tuple(names.values()), {})
-            kept = {key: content for key, content in own.items() if key.startswith(("srcc", "r_")) or key == "r"}
-            published = {f"published_{key}": printed[key] for key in ("srcc", "r", "before")}
-            rows.append({"table": printed["table"], **names, **kept, **published})
+    for table, lines in ((1, intra), (2, transfer)):
+        for own in lines:
+            names = {"model": own["model"], "attacked": own.get("attacked", own["model"]), "fidelity": own["fidelity"]}
+            theirs = printed.get((network[names["model"]], network[names["attacked"]], names["fidelity"]))
+            if theirs is not None and theirs["table"] == table:
+                kept = {key: content for key, content in own.items() if key.startswith(("srcc", "r_")) or key == "r"}
+                published = {f"published_{key}": theirs[key] for key in ("srcc", "r", "before")}
+                rows.append({"table": table, **names, **kept, **published})
 
     def pair(key: str, title: str, other: str) -> list[Column]:
         own = Column(key, "ours", group=title, text=lambda row: decimals(value(row, key), 3))

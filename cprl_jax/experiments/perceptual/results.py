@@ -39,6 +39,7 @@ def candidate_rows(cell: Cell, arrays: Arrays, *, folder: Path) -> Rows:
         rows.append(
             {
                 **names,
+                "network": cell.target.network,
                 "candidate": index,
                 "multiplier": numbers["multipliers"],
                 "step_size": numbers["step_sizes"],
@@ -89,7 +90,7 @@ def choose(
     for place, row in enumerate(rows):
         row["selected"] = found and place == index
     copied = ("before", "after", "change", "distance", "ssim", "max_change", "zero_gradient_fraction", "imperceptible")
-    counterexample = {**names, "mos": mos, "found": found, "candidate": index}
+    counterexample = {**names, "network": rows[0].get("network", ""), "mos": mos, "found": found, "candidate": index}
     return counterexample | {key: rows[index][key] for key in copied} | {"seconds": seconds}
 
 
@@ -107,6 +108,7 @@ def intra_rows(counterexamples: Rows, *, base: str) -> Rows:
             {
                 "model": model,
                 "fidelity": fidelity,
+                "network": group[0].get("network", ""),
                 "images": len(kept),
                 "of": len(group),
                 **_numbers(kept, base),

@@ -16,7 +16,7 @@ from cprl_jax.study.analysis import detection, exclusion, page, thresholds
 from cprl_jax.study.analysis.answers import Answers, Row, seen
 from cprl_jax.study.catalogue import read_report
 
-_TEXTS = ("model", "attacked", "fidelity", "image", "file")
+_TEXTS = ("model", "network", "attacked", "fidelity", "image", "file")
 
 
 def run(folder: Path, answers: Answers, out: Path, *, shape: str = "gaussian") -> list[Table | str]:

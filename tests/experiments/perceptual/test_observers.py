@@ -49,7 +49,7 @@ def test_distances_that_rounding_took_below_zero_are_zero(tmp_path):
     arrays = dict.fromkeys((*names, "zero_gradient_fraction"), np.ones(2))
     arrays |= dict.fromkeys(("distances", "distances_unquantized"), [-1e-7, 0.01])
     cell = SimpleNamespace(
-        target=SimpleNamespace(name="m"),
+        target=SimpleNamespace(name="m", network="ma19"),
         fidelity=SimpleNamespace(name="ssim", threshold=0.02),
         picture=SimpleNamespace(name="i"),
         path=tmp_path / "i.npz",

@@ -43,10 +43,21 @@ def test_values_as_printed(names, numbers):
 
 def test_ours_stand_beside_them():
     intra = [
-        {"model": "ma19", "fidelity": "ssim", "srcc_before": 0.9, "srcc": 0.2, "r": 0.5, "r_low": 0.4, "r_high": 0.6}
+        {
+            "model": "own-plain",
+            "network": "ma19",
+            "fidelity": "ssim",
+            "srcc_before": 0.9,
+            "srcc": 0.2,
+            "r": 0.5,
+            "r_low": 0.4,
+            "r_high": 0.6,
+        },
+        {"model": "other-cprl", "network": "", "fidelity": "ssim", "srcc": 0.1},
     ]
     table = published.beside(intra, [])
-    (line,) = [line for line in table.blocks()["Table 1: ma19"] if line.name == "ma19, ssim"]
+    (line,) = table.blocks()["Table 1: own-plain"]
+    assert line.name == "own-plain, ssim"
     assert [cell.text for cell in line.cells] == [
         "0.900",
         "0.909",
@@ -57,4 +68,4 @@ def test_ours_stand_beside_them():
         "–",
         "[0.400, 0.600]",
     ]
-    assert not published.beside([{"model": "run-plain", "fidelity": "ssim"}], [])
+    assert not published.beside([{"model": "run-plain", "network": "squeezenet", "fidelity": "ssim"}], [])

@@ -97,6 +97,7 @@ def attack(tmp_path_factory):
         numbers = {"before": before[pair["image"]], "after": before[pair["image"]] + change, "change": change}
         numbers |= {"distance": pair["distance"], "ssim": 0.99, "max_change": 2.0, "zero_gradient_fraction": 0.0}
         name = f"cells/{pair['model']}/{pair['fidelity']}/{file_name(pair['image'])}.npz"
+        numbers["network"] = pair["model"]
         candidates.append(names | numbers | {"below_threshold": 1, "selected": 0, "imperceptible": "", "file": name})
         if not (folder / name).exists():
             write_arrays(folder / name, {"images": np.zeros((len(LEVELS), 16, 16, 3), np.uint8)})
