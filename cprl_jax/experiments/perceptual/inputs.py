@@ -221,11 +221,15 @@ def read_targets(config: ml_collections.ConfigDict) -> list[Target]:
 
 
 def _fitted(model: Model, pictures: list[Picture], mos: np.ndarray) -> logistic.LogisticConstants:
-    """The constants of the logistic map from the scores of the pictures to `mos` (0..10)."""
+    """The constants of the logistic map from the scores of the pictures to `mos` (0..10), to four digits.
+
+    The last digits of scores depend on the number of cores, and what is kept would not count with other constants.
+    """
     score = jax.jit(model.score_fn)
     scores = [float(score(as_floats(picture.pixels[None]))[0]) for picture in pictures]
     try:
-        return logistic.fit_logistic(scores, mos, highest=HIGHEST, lowest=LOWEST)
+        constants = logistic.fit_logistic(scores, mos, highest=HIGHEST, lowest=LOWEST)
+        return logistic.LogisticConstants(*(float(f"{value:.4g}") for value in constants))
     except ValueError as error:
         raise UserError(f"config.perceptual.logistic is 'fitted', and {model.name} has no fit: {error}") from error
 
