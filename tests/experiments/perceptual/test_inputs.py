@@ -128,7 +128,21 @@ def test_a_model_of_a_run_of_causal_iqa(config, tmp_path):
     config.perceptual.models = (f"run:{tmp_path / 'run'}:cis",)
     (target,) = inputs.read_targets(config)
     assert target.stamp == stamp(module=module, variables=dict(variables))
-    assert target.name == "run-cis/seed-0"
+    assert target.name == "run-cis/seed-0" and target.network == ""
+
+
+@pytest.mark.parametrize(("method", "network"), [("plain", "compact"), ("cprl", "")])
+def test_plain_training_alone_makes_a_model_of_the_paper(config, tmp_path, monkeypatch, method, network):
+    run = config_lib.default()
+    run.model.name, run.train.crop_size = "compact", 16
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_lib.to_json(run))
+    module = create_model(run, method)
+    variables = models.initialize(module, jax.random.key(3), 16)
+    monkeypatch.setattr(inputs, "trained_model", lambda *arguments: (module, variables))
+    config.perceptual.models = (f"run:{tmp_path / 'run'}:{method}",)
+    (target,) = inputs.read_targets(config)
+    assert (target.name, target.network) == (f"run-{method}", network)
 
 
 def test_the_embedded_photographs_come_with_labels():
