@@ -8,6 +8,7 @@ order.
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 import cprl_jax
 from cprl_jax.data import photographs
 from cprl_jax.evaluation import statistics
+from cprl_jax.runtime import program
+from cprl_jax.runtime.errors import UserError
 
 QUALITIES = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 85, 95)
 
@@ -29,8 +32,10 @@ def main() -> None:
     model = cprl_jax.load(given.model)
     found = []
     for path in photographs.image_files(Path(given.folder)):
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+        try:
+            image = Image.open(path).convert("RGB")
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
         image = image.resize((round(image.width * given.height / image.height), given.height), Image.Resampling.LANCZOS)
         ladder = []
         for quality in QUALITIES:
@@ -39,8 +44,10 @@ def main() -> None:
             ladder.append(np.asarray(Image.open(content).convert("RGB")))
         found.append(statistics.srcc(np.asarray(model(np.stack(ladder))), np.array(QUALITIES)))
         print(f"{found[-1]:7.3f}  {path}", flush=True)
+    if not found:
+        raise UserError(f"{given.folder} has no photographs")
     print(f"{np.mean(found):7.3f}  mean; smallest {min(found):.3f}, of {len(found)} photographs")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(program.run(main))

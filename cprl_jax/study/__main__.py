@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before the imports that take time, in which Ctrl-C
 
 import argparse
 import dataclasses
+import math
 import secrets
 import sqlite3
 import sys
@@ -287,7 +288,7 @@ def _thresholds(text: str) -> dict[str, float]:
             thresholds[name.strip()] = float(number)
         except ValueError:
             number = "0"
-        if not thresholds.get(name.strip(), 0) > 0:
+        if not 0 < thresholds.get(name.strip(), 0) < math.inf:
             raise UserError(f"--thresholds: {part!r} is not FIDELITY=DISTANCE with a distance above 0")
     return thresholds
 

@@ -51,7 +51,7 @@ def tables(
 ) -> dict[str, results.Rows]:
     """'intra' and 'transfer': the rows of `results`, with `srcc_low`, `srcc_high` and so on.
 
-    The interval of SRCC is NaN for fewer than ten images.
+    The interval of SRCC is NaN for fewer than ten images that have a counterexample.
     """
     intra = results.intra_rows(counterexamples, base=base)
     transfer = results.transfer_rows(others, counterexamples, base=base)
@@ -115,8 +115,7 @@ def _intervals(
         ratios = np.log(np.maximum(HIGHEST - before, before - LOWEST) / change) / math.log(_base(base))
         count = found.sum(axis=1)
         values = {"r": np.nansum(ratios, axis=1) / count, "mean_change": np.nansum(change, axis=1) / count}
-    enough = len(scores) >= FEWEST_FOR_SRCC
-    values["srcc"] = _srcc(before, after, labels, found) if enough else np.full(len(after), np.nan)
+    values["srcc"] = _srcc(before, after, labels, found)
     ends: dict[str, float] = {}
     for measure in MEASURES:
         ends[f"{measure}_low"], ends[f"{measure}_high"] = interval(values[measure])
@@ -130,7 +129,7 @@ def _srcc(before: np.ndarray, after: np.ndarray, mos: np.ndarray, found: np.ndar
     before, after, mos = (np.take_along_axis(array, order, axis=1) for array in (before, after, mos))
     for count in np.unique(found.sum(axis=1)):
         draws = found.sum(axis=1) == count
-        if count >= statistics.MIN_IMAGES:
+        if count >= FEWEST_FOR_SRCC:
             first = [array[draws, :count] for array in (before, after, mos, mos)]
             values[draws] = statistics.srcc(np.concatenate(first[:2], axis=1), np.concatenate(first[2:], axis=1))
     return values
