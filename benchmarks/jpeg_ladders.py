@@ -16,6 +16,7 @@ from PIL import Image
 
 import cprl_jax
 from cprl_jax.data import photographs
+from cprl_jax.data.decode import decode_photograph
 from cprl_jax.evaluation import statistics
 from cprl_jax.runtime import program
 from cprl_jax.runtime.errors import UserError
@@ -33,8 +34,8 @@ def main() -> None:
     found = []
     for path in photographs.image_files(Path(given.folder)):
         try:
-            image = Image.open(path).convert("RGB")
-        except OSError as error:
+            image = Image.fromarray(decode_photograph(photographs.content(path)))
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
         image = image.resize((round(image.width * given.height / image.height), given.height), Image.Resampling.LANCZOS)
         ladder = []
