@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="robust, plain, a run's folder, a model's folder or user/repo")
     parser.add_argument("--height", type=int, default=256, help="of the resized photographs, in pixels (default 256)")
     given = parser.parse_args()
+    if given.height < 32:
+        raise UserError(f"--height={given.height}: it must be at least 32")
     model = cprl_jax.load(given.model)
     found = []
     for path in photographs.image_files(Path(given.folder)):
@@ -45,9 +47,11 @@ def main() -> None:
             ladder.append(np.asarray(Image.open(content).convert("RGB")))
         found.append(statistics.srcc(np.asarray(model(np.stack(ladder))), np.array(QUALITIES)))
         print(f"{found[-1]:7.3f}  {path}", flush=True)
-    if not found:
-        raise UserError(f"{given.folder} has no photographs")
-    print(f"{np.mean(found):7.3f}  mean; smallest {min(found):.3f}, of {len(found)} photographs")
+    known = np.array(found)[~np.isnan(found)]
+    if not known.size:
+        raise UserError(f"{given.folder} has no photographs" + " whose scores differ between qualities" * bool(found))
+    print(f"{known.mean():7.3f}  mean; smallest {known.min():.3f}, of {known.size} photographs", end="")
+    print(f"; {len(found) - known.size} with equal scores left out" * (known.size < len(found)))
 
 
 if __name__ == "__main__":

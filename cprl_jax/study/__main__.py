@@ -117,8 +117,8 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     """Serves the study's page; its link goes to observers."""
     server, host = _server_modules()
+    listener = host.listen(arguments.host, arguments.port)  # before a study begins, which decides its settings
     store = _open(arguments)
-    listener = host.listen(arguments.host, arguments.port)
     admin, link = secrets.token_urlsafe(24), host.address(listener)
     app = server.create_app(store, admin=admin)
     program.show(_rules(store.settings))
@@ -135,8 +135,10 @@ def _static(arguments: argparse.Namespace) -> None:
     """Writes the study as a folder that a browser opens, from a disk or any web server."""
     from cprl_jax.study import static
 
+    out = user_path(arguments.out, field="--out")
+    static.check(out, plans=arguments.plans)  # before a study begins, which decides its settings
     store = _open(arguments)
-    folder = static.write(store, user_path(arguments.out, field="--out"), plans=arguments.plans)
+    folder = static.write(store, out, plans=arguments.plans)
     program.show(_rules(store.settings))
     program.show(f"Open {folder / 'index.html'}; observers send what it saves at the end, and `import` reads it")
 
@@ -162,10 +164,13 @@ def _simulate(arguments: argparse.Namespace) -> None:
     from cprl_jax.study import export, simulate
 
     server, host = _server_modules()
-    store = _open(arguments)
-    model = simulate.Observers(_thresholds(arguments.thresholds) or simulate.median_thresholds(store.catalogue))
     if arguments.observers < 1:
         raise UserError(f"--observers={arguments.observers}: it must be at least 1")
+    if arguments.url:
+        simulate.Client(arguments.url).close()  # its form
+    thresholds = _thresholds(arguments.thresholds, user_path(arguments.run, field="--run").resolve())
+    store = _open(arguments)  # last: a study that begins decides its settings
+    model = simulate.Observers(thresholds or simulate.median_thresholds(store.catalogue))
     app = contextlib.nullcontext(arguments.url)
     if not arguments.url:
         app = host.in_background(server.create_app(store, admin=secrets.token_urlsafe(24)))
@@ -279,8 +284,10 @@ def _rules(settings: Settings) -> str:
     return "\n".join(["What counts (stated now, applied in this order):", *(f"  - {rule}" for rule in rules)])
 
 
-def _thresholds(text: str) -> dict[str, float]:
-    """'chebyshev=0.02,ssim=0.01' as a dictionary."""
+def _thresholds(text: str, run: Path) -> dict[str, float]:
+    """'chebyshev=0.02,ssim=0.01' as a dictionary; empty, or with every fidelity of the run's candidates."""
+    from cprl_jax.study import catalogue
+
     thresholds = {}
     for part in filter(None, text.split(",")):
         name, _, number = part.partition("=")
@@ -290,6 +297,11 @@ def _thresholds(text: str) -> dict[str, float]:
             number = "0"
         if not 0 < thresholds.get(name.strip(), 0) < math.inf:
             raise UserError(f"--thresholds: {part!r} is not FIDELITY=DISTANCE with a distance above 0")
+    known = {row["fidelity"] for row in catalogue.read_report(catalogue.check_run(run), needed=("fidelity",))}
+    if strange := thresholds.keys() - known:
+        raise UserError(f"--thresholds: {min(strange)} is no fidelity of {run}; it has {', '.join(sorted(known))}")
+    if thresholds and (missing := known - thresholds.keys()):
+        raise UserError(f"--thresholds: none given for {', '.join(sorted(missing))}")
     return thresholds
 
 

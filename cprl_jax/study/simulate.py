@@ -133,7 +133,7 @@ def run(
     Args:
       url: of the server.
       catalogue, settings: of its study.
-      model: the observers.
+      model: the observers, with a threshold for each fidelity of the study.
       seed: of their answers.
       accelerated: without waiting for what a person would look at.
       at_once: at most so many at the same time.
@@ -141,11 +141,6 @@ def run(
     Raises:
       UserError: the server is gone for a minute, or refuses.
     """
-    missing = {candidate["fidelity"] for pair in catalogue.pairs for candidate in pair.candidates} - set(
-        model.thresholds
-    )
-    if missing:
-        raise UserError(f"--thresholds: none given for {', '.join(sorted(missing))}")
     world = _World(catalogue, settings, model, accelerated)
     with concurrent.futures.ThreadPoolExecutor(min(observers, at_once) or 1) as pool:
         return list(pool.map(lambda number: world.observe(url, seed, number), range(observers)))

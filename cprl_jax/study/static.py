@@ -24,18 +24,23 @@ _POLICY = (
 )
 
 
+def check(folder: Path, *, plans: int) -> None:
+    """Raises UserError: `plans` is no sensible number; `folder` holds something else than a study."""
+    if not 1 <= plans <= _MOST_PLANS:
+        raise UserError(f"--plans={plans}: it must be from 1 to {_MOST_PLANS}")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "data").is_dir())):
+        raise UserError(f"--out={folder} is not empty, and not of a study; give another")
+
+
 def write(store: Store, folder: Path, *, plans: int) -> Path:
     """Writes index.html, web/ and data/ with `plans` balanced plans; returns the folder.
 
     The page takes the plan that its address names (index.html?plan=3), else one by chance.
 
     Raises:
-      UserError: `plans` is no sensible number; `folder` holds something else.
+      UserError: as `check` does.
     """
-    if not 1 <= plans <= _MOST_PLANS:
-        raise UserError(f"--plans={plans}: it must be from 1 to {_MOST_PLANS}")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "data").is_dir())):
-        raise UserError(f"--out={folder} is not empty, and not of a study; give another")
+    check(folder, plans=plans)
     parts = page.parts()
     head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     index = parts.pop("index.html").content.decode()

@@ -58,11 +58,6 @@ def test_median_thresholds(store):
     assert simulate.median_thresholds(store.catalogue) == pytest.approx({"chebyshev": 6 / 255, "ssim": 6 / 255})
 
 
-def test_a_fidelity_without_a_threshold_is_named(store):
-    with pytest.raises(UserError, match="--thresholds: none given for ssim"):
-        simulate.run("http://127.0.0.1:9/", store.catalogue, store.settings, Observers({"chebyshev": 1}), observers=1)
-
-
 def test_a_server_of_another_study_is_named_and_keeps_nothing(make_store):
     theirs, ours = make_store("theirs"), make_store("ours", seed=1)
     with (

@@ -1,5 +1,6 @@
 """From answers to verdicts, JNDs and the paper's tables, in one folder."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ _TEXTS = ("model", "network", "attacked", "fidelity", "image", "file")
 
 def run(folder: Path, answers: Answers, out: Path, *, shape: str = "gaussian") -> list[Table | str]:
     """Writes counted.csv (which the job reads), observers.csv, verdicts.csv, counterexamples.csv, jnd.csv, intra.csv,
-    transfer.csv, tables.md and report.html; returns the tables for a terminal.
+    transfer.csv, published.csv, tables.md and report.html; returns the tables for a terminal.
 
     Args:
       folder: of the run whose candidates were shown.
@@ -92,11 +93,16 @@ def read_run(folder: Path) -> tuple[results.Rows, dict[tuple[str, str, str], Row
     """The candidates of a run, MOS and seconds of its cells, and what other models say of the candidates.
 
     Raises:
-      UserError: there is no report, or one of an earlier version.
+      UserError: there is no report, one of an earlier version, or one with a damaged distance.
     """
     candidates = _read(folder / "report" / "candidates.csv", needed=("zero_gradient_fraction", "max_change", "ssim"))
     for row in candidates:
         row["imperceptible"] = ""
+        if not math.isfinite(row["distance"]):
+            raise UserError(
+                f"{folder / 'report' / 'candidates.csv'}: the distance of candidate {row['candidate']} of "
+                f"{row['model']}, {row['fidelity']}, {row['image']} is no number; give the run's command again"
+            )
     known = {
         (row["model"], row["fidelity"], row["image"]): row
         for row in _read(folder / "report" / "counterexamples.csv", needed=("mos", "seconds"))

@@ -25,8 +25,7 @@ JND_LEGEND = (
     "JND: the distance at which half of the differences are detected, corrected for guesses and lapses, with its 95 % "
     "bootstrap interval over observers and images; Chebyshev in grey levels, the others as they are. Limit: where the "
     "share of answers that see a difference reaches {limit:g} %, below which a candidate counts as invisible. d': of a "
-    "pair at the JND, {model}. !: the JND lies outside of the distances that were shown; where all answers "
-    "are the same, nothing more is known of it."
+    "pair at the JND, {model}. Beyond the distances that were shown, answers only tell on which side the JND lies."
 )
 _MODELS = {
     "yesno": "by the differencing model of the same-different task",
@@ -48,7 +47,8 @@ def write(
     shape: str,
     missing_transfer: bool,
 ) -> list[Table | str]:
-    """Writes every table of `rows` as NAME.csv, tables.md, figures and report.html; returns what a terminal shows."""
+    """Writes every table of `rows` as NAME.csv, published.csv, tables.md, figures and report.html; returns what a
+    terminal shows."""
     names = distinct(rows["intra"], "model")
     tables = {
         "Models under their own attack (Table 1)": attack_report.intra_table(rows["intra"], logarithm=logarithm),
@@ -64,6 +64,7 @@ def write(
         "Just-noticeable differences": functions(answers, counted, rows["jnd"], shape),
         "Verdicts": attack_report.trade_offs(candidates, {}, names),
     }
+    written = {**rows, "published": tables["Beside the published numbers"].rows}
     sections = [Section(title, [table, panels.get(title, [])], table.legend) for title, table in tables.items()]
     cards = [attack_report.card(index, entry) for index, entry in enumerate(examples, start=1)]
     sections.insert(
@@ -95,7 +96,7 @@ def write(
     page_lib.write(
         folder,
         page_lib.Page(sections=sections, **texts),
-        files={f"{name}.csv": csv_text(table, ()) if table else "" for name, table in rows.items()}
+        files={f"{name}.csv": csv_text(table, ()) if table else "" for name, table in written.items()}
         | {"tables.md": page_lib.markdown(texts["title"], [summary, *tables.values(), Section("Notes", [notes])])},
         figure_names=("psychometric_", "perceptual_", "example_"),
     )
@@ -162,8 +163,11 @@ def jnd_table(rows: Sequence[Row], trial: str) -> Table:
         return {"digits": 2, "note": lambda row: bounds(value(row, f"{key}_low"), value(row, f"{key}_high"))}
 
     def scaled(row: Row) -> str:
-        known = "–" if math.isnan(row["jnd"]) else f"{row['jnd']:.3g}"
-        return f"{known} [{row['jnd_low']:.3g}, {row['jnd_high']:.3g}]"
+        if not math.isnan(row["jnd"]):
+            return f"{row['jnd']:.3g} [{row['jnd_low']:.3g}, {row['jnd_high']:.3g}]"
+        if math.isinf(row["jnd_high"]):
+            return f"above {row['jnd_low']:.3g}" if row["jnd_low"] > 0 else "–"
+        return f"below {row['jnd_high']:.3g}"
 
     columns = [
         Column("answers", "answers", digits=0),
@@ -176,8 +180,7 @@ def jnd_table(rows: Sequence[Row], trial: str) -> Table:
         Column("d_prime", "d'", digits=2),
     ]
     text = JND_LEGEND.format(limit=100 * LIMITS[trial], model=_MODELS[trial])
-    flag = {"flag": lambda row: bool(row["extrapolated"])}
-    return Table(rows, columns, line=("model", "fidelity"), heading="model", name=_group_name, legend=text, **flag)
+    return Table(rows, columns, line=("model", "fidelity"), heading="model", name=_group_name, legend=text)
 
 
 @styled

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from cprl_jax.experiments.perceptual.intervals import draw, interval
 from cprl_jax.experiments.perceptual.observers import LIMITS
@@ -69,9 +70,8 @@ def jnd(
     Identical pairs among the catch trials tell the rate of false alarms, plainly different ones that of lapses. The
     interval is from draws of observers and of images, independent of each other (Owen, "The pigeonhole bootstrap",
     Annals of Applied Statistics 2007); catch trials follow their observers. With few observers or images it says
-    little, and with one image nothing of others. Where no difference was seen, or every one, answers only tell on
-    which side of all strengths the JND lies: it is NaN, its interval reaches from there to infinity, and neither the
-    function nor d' is known.
+    little, and with one image nothing of others. A JND beyond the strengths that were shown is known by its side
+    alone: it is NaN, as are width and d'; an interval that leaves the strengths is open on that side.
 
     Args:
       tests, catches: rows of answers, with `observer`, `answer`, `expected`; of tests also `pair` and `image`.
@@ -82,7 +82,7 @@ def jnd(
     observers = {name: place for place, name in enumerate(dict.fromkeys(row["observer"] for row in tests))}
     images = {name: place for place, name in enumerate(dict.fromkeys(row["image"] for row in tests))}
     shown = {pair: place for place, pair in enumerate(dict.fromkeys(row["pair"] for row in tests))}
-    ends = (len(shown), len(shown) + 1)  # places of identical and of plainly different pairs
+    caught = (len(shown), len(shown) + 1)  # places of identical and of plainly different pairs
     x = np.array([strengths[pair] for pair in shown] + [-math.inf, math.inf])
     image_of = np.zeros(len(shown), int)
     detected, asked = np.zeros((2, len(observers), len(x)))
@@ -90,7 +90,7 @@ def jnd(
         if row["observer"] not in observers:
             continue
         test = row["role"] == "test"
-        place = shown[row["pair"]] if test else ends[row["role"] == "catch_different"]
+        place = shown[row["pair"]] if test else caught[row["role"] == "catch_different"]
         if test:
             image_of[place] = images[row["image"]]
         asked[observers[row["observer"]], place] += 1
@@ -105,16 +105,17 @@ def jnd(
     finite = np.isfinite(x)
     usable = [np.unique(x[finite & (row > 0)]).size > 1 for row in counts[1]]
     drawn = psychometric.fit(x, counts[0][usable], counts[1][usable], shape=shape, guess=guess, start=fit)
-    threshold, limit, width = (float(values) for values in (fit.threshold, fit.strength(LIMITS[trial]), fit.width))
-    low, high = interval(drawn.threshold)
-    limit_low, limit_high = interval(drawn.strength(LIMITS[trial]))
-    share = fit.share(fit.threshold[None])[0]
+    threshold, limit = float(fit.threshold), float(fit.strength(LIMITS[trial]))
+    thresholds, limits = drawn.threshold, drawn.strength(LIMITS[trial])
     count = detected[:, : len(shown)].sum()
     if count in (0, len(tests)):
-        threshold = limit = width = math.nan
-        low, high = (x[finite].max(), math.inf) if count == 0 else (-math.inf, x[finite].min())
-        limit_low, limit_high = low, high
-    false_alarms = detection.rate(detected[:, ends[0]].sum(), asked[:, ends[0]].sum())
+        threshold = limit = math.inf if count == 0 else -math.inf
+        thresholds = limits = np.full(resamples, threshold)
+    ends = (x[finite].min(), x[finite].max())
+    threshold, low, high = within(threshold, thresholds, ends)
+    limit, limit_low, limit_high = within(limit, limits, ends)
+    share = fit.share(fit.threshold[None])[0]
+    false_alarms = detection.rate(detected[:, caught[0]].sum(), asked[:, caught[0]].sum())
     return {
         "answers": len(tests),
         "observers": len(observers),
@@ -128,13 +129,26 @@ def jnd(
         "limit_db": limit,
         "limit_db_low": limit_low,
         "limit_db_high": limit_high,
-        "width_db": width,
+        "width_db": math.nan if math.isnan(threshold) else float(fit.width),
         "guess": float(fit.guess),
         "lapse": float(fit.lapse),
         "false_alarms": float(false_alarms) if trial != "2afc" else math.nan,
         "d_prime": math.nan if math.isnan(threshold) else float(sensitivity(share, false_alarms, trial)),
-        "extrapolated": not x[finite].min() <= threshold <= x[finite].max(),
     }
+
+
+def within(
+    estimate: float, draws: Float[np.ndarray, " draws"], ends: tuple[float, float]
+) -> tuple[float, float, float]:
+    """A strength and its 95 % interval, as far as answers tell: between the lowest and highest strength shown, `ends`.
+
+    The slope of a function that was not seen to rise is a guess, and so is every distance from `ends`. A strength
+    beyond them is NaN, and draws beyond them only say on which side: the interval then reaches to infinity there, and
+    from the nearer of `ends`, never from within the unseen.
+    """
+    low, _ = interval(np.where(draws < ends[0], -math.inf, np.minimum(draws, ends[1])))
+    _, high = interval(np.where(draws > ends[1], math.inf, np.maximum(draws, ends[0])))
+    return (estimate if ends[0] <= estimate <= ends[1] else math.nan), low, high
 
 
 def sensitivity(share: Any, false_alarms: float, trial: str) -> Any:

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from cprl_jax.report import page as page_lib
+from cprl_jax.report.table import csv_text
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.study import __main__ as program
 from cprl_jax.study.analysis import analyse, answers
@@ -71,6 +73,8 @@ def test_the_tables_have_intervals_around_their_numbers_and_the_published_ones_b
     text = (out / "tables.md").read_text(encoding="utf-8")
     assert "0.4116" not in text and "0.412" in text  # BRISQUE under Chebyshev
     assert "2.765" in text  # BRISQUE on the counterexamples of Ma19
+    beside = {(row["model"], row["attacked"], row["fidelity"]): row for row in read(out / "published.csv")}
+    assert len(beside) == 8 and float(beside["brisque", "ma19", "chebyshev"]["published_r"]) == 2.7651
     assert "Table 2" in page_lib.terminal(shown)
 
 
@@ -105,9 +109,27 @@ def test_observers_who_agree_on_everything_are_analysed(attack, made, tmp_path, 
     lowest, highest = 20 * np.log10(made.LEVELS[[0, -1]])
     ends = (highest, np.inf) if said == "same" else (-np.inf, lowest)
     for row in read(tmp_path / "jnd.csv"):
-        assert row["jnd_db"] == row["jnd"] == row["d_prime"] == "nan" and row["extrapolated"] == "1"
+        assert row["jnd_db"] == row["jnd"] == row["d_prime"] == "nan"
         assert [float(row[f"jnd_db_{end}"]) for end in ("low", "high")] == pytest.approx(ends)
     assert "nan" not in (tmp_path / "tables.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", ["no-network", "damaged"])
+def test_candidates_of_an_older_run_and_damaged_ones(attack, given, tmp_path, change):
+    run = shutil.copytree(attack, tmp_path / "run")
+    path = run / "report" / "candidates.csv"
+    rows = read(path)
+    for row in rows:
+        row.pop("network")
+    rows[3]["distance"] = "0.0x1" if change == "damaged" else rows[3]["distance"]
+    path.write_text(csv_text(rows, ("model",)), encoding="utf-8")
+    if change == "damaged":
+        with pytest.raises(UserError, match=r"candidates\.csv: the distance of candidate 3 of .* is no number"):
+            analyse.run(run, answers.combine({"x": given}), tmp_path / "out")
+        return
+    analyse.run(run, answers.combine({"x": given}), tmp_path / "out")
+    assert len(read(tmp_path / "out" / "intra.csv")) == 4
+    assert not (tmp_path / "out" / "published.csv").exists()  # whose network a model is, the run did not say
 
 
 def test_the_job_reads_what_was_counted(analysed, made):

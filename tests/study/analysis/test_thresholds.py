@@ -13,12 +13,12 @@ OBSERVERS, IMAGES, LEVELS = 15, 12, np.linspace(-14, 14, 8)
 PLANTED = 1.0  # dB
 
 
-def experiment(seed, *, trial="yesno"):
+def experiment(seed, *, trial="yesno", planted=PLANTED):
     """Tests, catch trials and strengths, of observers and images whose own thresholds vary around the planted one; and
     the mean of those that were drawn."""
     random = np.random.default_rng([seed, 77])
     strengths = LEVELS + random.uniform(-1, 1, (IMAGES, LEVELS.size))
-    own = PLANTED + random.normal(0, 2, (OBSERVERS, 1, 1)) + random.normal(0, 1.5, (1, IMAGES, 1))
+    own = planted + random.normal(0, 2, (OBSERVERS, 1, 1)) + random.normal(0, 1.5, (1, IMAGES, 1))
     guess = np.full((OBSERVERS, 1, 1), 0.5) if trial == "2afc" else random.uniform(0.02, 0.15, (OBSERVERS, 1, 1))
     lapse = random.uniform(0, 0.04, (OBSERVERS, 1, 1))
     seen = random.random((OBSERVERS, IMAGES, LEVELS.size)) < guess + (1 - guess - lapse) * special.ndtr(
@@ -66,6 +66,36 @@ def test_intervals_have_their_coverage_over_500_runs(trial):
     assert abs(bias) < 0.5 and 0.93 <= coverage <= 0.97, (bias, coverage)
 
 
+@pytest.mark.parametrize("trial", ["yesno", "2afc"])
+@pytest.mark.parametrize("planted", [-40, -20, 20, 40])
+def test_a_threshold_beyond_all_distances_is_known_by_its_side(trial, planted):
+    """Observers who see all but for lapses, or nothing but by guessing: no slope was seen to go on from."""
+    (tests, catches, shown), _ = experiment(3, trial=trial, planted=planted)
+    row = thresholds.jnd(tests, catches, shown, trial=trial, resamples=60)
+    lowest, highest = min(shown.values()), max(shown.values())
+    low, high = row["jnd_db_low"], row["jnd_db_high"]
+    assert low <= planted <= high and (high == math.inf if planted > 0 else low == -math.inf)
+    if abs(planted) == 40:
+        assert math.isnan(row["jnd_db"]) and math.isnan(row["d_prime"]) and math.isnan(row["width_db"])
+        assert (low, high) == ((highest, math.inf) if planted > 0 else (-math.inf, lowest))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "draws", "expected"),
+    [
+        (0.0, [-1, 0, 1], (0.0, -1, 1)),
+        (2.0, [1, 2, 9], (2.0, 1, math.inf)),
+        (9.0, [1, 9, 9], (math.nan, 1, math.inf)),
+        (9.0, [7, 8, 9], (math.nan, 5, math.inf)),
+        (-9.0, [-9, -8, -7], (math.nan, -math.inf, -5)),
+        (0.0, [-9, 0, 9], (0.0, -math.inf, math.inf)),
+        (math.inf, [math.inf] * 3, (math.nan, 5, math.inf)),
+    ],
+)
+def test_an_interval_is_open_where_it_leaves_the_strengths_that_were_shown(estimate, draws, expected):
+    np.testing.assert_equal(thresholds.within(estimate, np.array(draws, float), (-5.0, 5.0)), expected)
+
+
 def test_every_group_has_a_row_and_its_numbers_agree(made):
     pairs = made.pairs_of()
     given = answers.combine(
@@ -77,7 +107,7 @@ def test_every_group_has_a_row_and_its_numbers_agree(made):
     groups += [(model, fidelity) for model in made.MODELS for fidelity in made.FIDELITIES]
     assert [(row["model"], row["fidelity"]) for row in rows] == groups
     for row in rows:
-        assert row["jnd_low"] <= row["jnd"] <= row["jnd_high"] and not row["extrapolated"]
+        assert row["jnd_low"] <= row["jnd"] <= row["jnd_high"]
         np.testing.assert_allclose(row["jnd"], 10 ** (row["jnd_db"] / 20))
         assert row["limit_db"] < row["jnd_db"]  # a quarter is less than half
         hits = row["guess"] + (1 - row["guess"] - row["lapse"]) / 2
