@@ -116,8 +116,11 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> None:
     """Serves the study's page; its link goes to observers."""
+    from cprl_jax.study import page
+
     server, host = _server_modules()
     listener = host.listen(arguments.host, arguments.port)  # before a study begins, which decides its settings
+    page.parts()
     store = _open(arguments)
     admin, link = secrets.token_urlsafe(24), host.address(listener)
     app = server.create_app(store, admin=admin)
@@ -133,10 +136,13 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _static(arguments: argparse.Namespace) -> None:
     """Writes the study as a folder that a browser opens, from a disk or any web server."""
-    from cprl_jax.study import static
+    from cprl_jax.study import page, static
 
-    out = user_path(arguments.out, field="--out")
+    out = user_path(arguments.out, field="--out").resolve()
+    if out.is_relative_to(_folder(user_path(arguments.run, field="--run").resolve(), arguments.study)):
+        raise UserError(f"--out={out} is where the study keeps its own files; give another folder")
     static.check(out, plans=arguments.plans)  # before a study begins, which decides its settings
+    page.parts()
     store = _open(arguments)
     folder = static.write(store, out, plans=arguments.plans)
     program.show(_rules(store.settings))
@@ -170,6 +176,8 @@ def _simulate(arguments: argparse.Namespace) -> None:
         simulate.Client(arguments.url).close()  # its form
     thresholds = _thresholds(arguments.thresholds, user_path(arguments.run, field="--run").resolve())
     store = _open(arguments)  # last: a study that begins decides its settings
+    if any(not str(row["participant"]).startswith(simulate.NAME) for row in store.rows("observers")):
+        raise UserError(f"--study={arguments.study} has answers of people; give another name")
     model = simulate.Observers(thresholds or simulate.median_thresholds(store.catalogue))
     app = contextlib.nullcontext(arguments.url)
     if not arguments.url:
@@ -236,6 +244,8 @@ def _open(arguments: argparse.Namespace):
     folder = _folder(run, arguments.study)
     if arguments.command not in _BEGIN:
         return open_store(folder)
+    if getattr(arguments, "url", ""):
+        settings_lib.read(folder)  # whoever started that server began the study
     given = {
         field.name: settings_lib.parse(field, getattr(arguments, field.name))
         for field in dataclasses.fields(Settings)

@@ -20,7 +20,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--host={host} --port={port}: cannot listen there ({reason}); give another --port") from None
+        raise UserError(f"--host={host} --port={port}: cannot listen there ({reason}); give others") from None
 
 
 def address(listener: socket.socket) -> str:

@@ -49,7 +49,12 @@ ANSWERS = (
         Column("answer", "text", "yesno, flicker: same, different; 2afc: first, second is the perturbed one"),
         Column("rt_ms", "number", "from the end of the last image to the answer; flicker: from the start", "ms"),
         Column("input", "text", "how it was given", choices=("key", "touch", "mouse")),
-        Column("durations_ms", "numbers", "measured: image, grey, image, ...; flicker: all images", "ms"),
+        Column(
+            "durations_ms",
+            "numbers",
+            "measured: image, grey, image, ...; flicker: shortest and longest image, but for that of the answer",
+            "ms",
+        ),
         Column("frame_ms", "number", "time between two frames of the display", "ms"),
         Column("dropped_frames", "integer", "frames that the display skipped during the trial"),
         Column("shown", "integer", "how often the trial was begun; more than 1 after a reload"),

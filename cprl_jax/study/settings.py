@@ -40,7 +40,7 @@ class Settings:
     )
     gap_ms: int = _setting(500, "grey between two images", least=10, most=60_000)
     flicker_ms: int = _setting(100, "flicker: how long before the other image takes the place", least=10, most=60_000)
-    candidates: int = _setting(0, "of each model, fidelity and image, evenly over the distances; 0 = all", least=0)
+    candidates: int = _setting(0, "of each model, fidelity and image, evenly by rank of distance; 0 = all", least=0)
     seed: int = _setting(0, "of all random choices", least=0, most=2**63 - 1)
     hours: float = _setting(24.0, "how long an unfinished session can be taken up again", least=0.01, most=10_000)
     most_observers: int = _setting(1000, "sessions that the server begins at most", least=1, most=100_000)
@@ -130,6 +130,8 @@ def read(folder: Path) -> Settings:
     try:
         return Settings(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UserError(f"there is no study in {folder}; `serve` or `static` begins one") from None
+        others = sorted(other.parent.name for other in folder.parent.glob(f"*/{FILE}"))
+        hint = f"; --study={others[0]} is one of this run" if others else ""
+        raise UserError(f"there is no study in {folder}; `serve` or `static` begins one{hint}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is no settings file of a study ({error})") from None

@@ -26,6 +26,7 @@ from cprl_jax.study import records
 from cprl_jax.study.catalogue import Catalogue
 from cprl_jax.study.settings import Settings
 
+NAME = "simulated "  # of participants, and a number
 PAGES = {  # what they send for the pages that are no trials
     "consent": {"agreed": True},
     "instructions": {},
@@ -79,11 +80,15 @@ class Client:
     now: at most `patience` seconds long."""
 
     def __init__(self, url: str, *, patience: float = 60.0):
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+            port = parts.port
+        except ValueError:  # no such port, or half an IPv6 address
+            parts, port = urllib.parse.SplitResult("", "", "", "", ""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"--url={url}: write http://HOST:PORT/")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=30)
+        self._connection = kind(parts.hostname, port, timeout=30)
         self._path, self.patience, self.token = parts.path.rstrip("/"), patience, ""
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
@@ -161,7 +166,7 @@ class _World:
         factor = math.exp(rng.gauss(0, self.model.between))
         client = Client(url)
         client.token = random.SystemRandom().randbytes(32).hex()
-        begun = {"token": client.token, "participant": f"simulated {number}"}
+        begun = {"token": client.token, "participant": f"{NAME}{number}"}
         state = client.get("POST", "/api/sessions", begun)
         if state["study"]["id"] != self.study:
             client.get("DELETE", "/api/session")
@@ -188,10 +193,11 @@ class _World:
             answer = answers[1 if seen else 0]
         rt_ms = 1000 * rng.lognormvariate(-0.3, 0.4)
         durations = [ms for _, ms in settings.schedule]
+        seconds = (rt_ms if settings.trial == "flicker" else sum(durations) + rt_ms) / 1000
         if settings.trial == "flicker":
-            durations = [min(rt_ms, sum(durations))]
+            durations = 2 * [settings.flicker_ms] if rt_ms > settings.flicker_ms else []
         if not self.accelerated:
-            time.sleep((rt_ms if settings.trial == "flicker" else sum(durations) + rt_ms) / 1000)
+            time.sleep(seconds)
         record = {column.name: PAGES["display"].get(column.name) for column in records.fields("trial")}
         return record | {
             "answer": answer,

@@ -15,6 +15,7 @@ from cprl_jax.study import page, plan
 from cprl_jax.study.store import Refused, Store
 
 FORMAT = "cprl_jax study answers 1"
+_STUDY = Path("data", "study.js")
 _MOST_PLANS = 10_000
 _LARGEST_FILE = 64 * 1024 * 1024
 # On a disk, no header can say it. Scripts are those of the folder; nothing can be asked of any host.
@@ -25,11 +26,15 @@ _POLICY = (
 
 
 def check(folder: Path, *, plans: int) -> None:
-    """Raises UserError: `plans` is no sensible number; `folder` holds something else than a study."""
+    """Makes `folder`. Raises UserError: `plans` is no sensible number; it holds something else, or cannot be had."""
     if not 1 <= plans <= _MOST_PLANS:
         raise UserError(f"--plans={plans}: it must be from 1 to {_MOST_PLANS}")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "data").is_dir())):
-        raise UserError(f"--out={folder} is not empty, and not of a study; give another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / _STUDY).is_file():
+            raise UserError(f"--out={folder} is not empty, and not of a study; give another")
+    except OSError as error:
+        raise UserError(f"--out={folder} cannot be had ({error.strerror}); give another") from None
 
 
 def write(store: Store, folder: Path, *, plans: int) -> Path:
@@ -38,9 +43,13 @@ def write(store: Store, folder: Path, *, plans: int) -> Path:
     The page takes the plan that its address names (index.html?plan=3), else one by chance.
 
     Raises:
-      UserError: as `check` does.
+      UserError: as `check` does; `folder` has another study.
     """
     check(folder, plans=plans)
+    study = page.study(store) | {"plans": plans}
+    known = folder / _STUDY
+    if known.exists() and json.dumps({"id": study["id"]})[1:-1] not in known.read_text(encoding="utf-8"):
+        raise UserError(f"--out={folder} has another study; give another folder, or remove it")
     parts = page.parts()
     head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     index = parts.pop("index.html").content.decode()
@@ -58,8 +67,10 @@ def write(store: Store, folder: Path, *, plans: int) -> Path:
     for image in shown:
         content = base64.b64encode(catalogue.content(image)).decode()
         write_file(folder / "data" / f"image-{image}.js", f'received("{content}");\n')
-    study = page.study(store) | {"plans": plans}
-    write_file(folder / "data" / "study.js", f"received({json.dumps(study)});\n")
+    for path in (folder / "data").glob("plan-*.js"):  # of an earlier call, which wrote more
+        if int(path.stem.removeprefix("plan-")) > plans:
+            path.unlink()
+    write_file(known, f"received({json.dumps(study)});\n")
     write_file(folder / "index.html", index)
     return folder
 

@@ -107,12 +107,13 @@ class Store:
         Raises:
           Refused: no token, a name that cannot be kept, or as many sessions as the settings allow.
         """
+        steps = plan.of_file(self.settings, self.catalogue, number) if number else None
         with self._writing() as file:
-            self._begin(file, token, participant, number)
+            self._begin(file, token, participant, steps)
         return self.session(token)
 
-    def _begin(self, file: sqlite3.Connection, token: str, participant: str, number: int) -> None:
-        """Makes a session, unless there is one of this token."""
+    def _begin(self, file: sqlite3.Connection, token: str, participant: str, steps: list[plan.Step] | None) -> None:
+        """Makes a session, unless there is one of this token; with a new plan where no `steps` are given."""
         if not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise Refused(400, "the token of a session has 64 hexadecimal digits")
         if not isinstance(participant, str) or len(participant) > 100 or not records.is_unicode(participant):
@@ -120,17 +121,15 @@ class Store:
         if file.execute("SELECT 1 FROM observers WHERE token = ?", (_hash(token),)).fetchone():
             return
         begun = file.execute("SELECT count(*) FROM observers").fetchone()[0]
-        if not number and begun >= self.settings.most_observers:
+        if steps is None and begun >= self.settings.most_observers:
             raise Refused(403, "the study has all the observers it needs; thank you for your interest")
         code = "".join(secrets.choice(_CODE) for _ in range(8))
-        source = "file" if number else "server"
+        source = "server" if steps is None else "file"
         observer = file.execute(
             "INSERT INTO observers (token, study, source, participant, started, code) VALUES (?, ?, ?, ?, ?, ?)",
             (_hash(token), self.catalogue.study, source, participant, now(), code),
         ).lastrowid
-        if number:
-            steps = plan.of_file(self.settings, self.catalogue, number)
-        else:
+        if steps is None:
             steps = plan.make(self.settings, self.catalogue, (0, observer), self._counts(file))
         file.executemany(
             "INSERT INTO steps (observer, position, id, role, pair, plan) VALUES (?, ?, ?, ?, ?, ?)",
@@ -152,8 +151,9 @@ class Store:
         Raises:
           Refused: as `begin` and `submit` do.
         """
+        steps = plan.of_file(self.settings, self.catalogue, number)  # may take seconds, in which others can write
         with self._writing() as file:
-            self._begin(file, token, participant, number)
+            self._begin(file, token, participant, steps)
             _, before, _ = self._observer(token)
             for letter in letters:
                 self._submit(file, token, *letter)
@@ -257,6 +257,8 @@ class Store:
 
     def delete(self, observer: int) -> bool:
         """Deletes an observer and all answers; whether there was such a one."""
+        if not 0 < observer < 2**63:  # SQLite's integers
+            return False
         with self._writing() as file:
             found = file.execute("DELETE FROM observers WHERE observer = ?", (observer,)).rowcount
         self._forget()

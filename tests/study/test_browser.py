@@ -227,7 +227,10 @@ def test_the_other_kinds_of_trial(make_store, page, trial, answer):
     assert page.log() == []
     for row in rows(store):
         assert row["answer"] == answer and row["trial"] == trial
-        assert len(row["durations_ms"]) == (1 if trial == "flicker" else 5)
+        asked = [milliseconds for _, milliseconds in store.settings.schedule][: 2 if trial == "flicker" else 5]
+        assert len(row["durations_ms"]) == len(asked)
+        for measured, milliseconds in zip(row["durations_ms"], asked, strict=True):
+            assert abs(measured - milliseconds) <= 1.5 * row["frame_ms"]
 
 
 def test_a_folder_of_files_works_from_a_disk_and_its_answers_come_back(make_store, tmp_path):
@@ -275,6 +278,7 @@ def test_a_folder_that_was_written_anew_begins_anew_and_damage_is_said(make_stor
         for link, expected in zip(links, ("jspsych-instructions-next", "agreed"), strict=True):
             page.driver.get(link)
             assert page.see("agreed", "jspsych-instructions-next").get_attribute("id") == expected
+        shutil.rmtree(folder)
         static.write(make_store("other", seed=1, training=0, fullscreen=False), folder, plans=1)
         for image in (folder / "data").glob("image-*.js"):
             image.write_text('received("iVBOR")')

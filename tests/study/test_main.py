@@ -12,7 +12,7 @@ import pytest
 
 from cprl_jax.study import __main__ as program
 from cprl_jax.study import bundle
-from cprl_jax.study.store import Store
+from cprl_jax.study.store import Store, open_store
 
 from .conftest import SHORT
 
@@ -42,7 +42,19 @@ def test_from_a_simulated_study_to_its_export(own_run, tmp_path, capsys):
     assert json.loads((tmp_path / "export" / "study.json").read_text())["settings"]["trials"] == 6
     assert "made before" in call(capsys, "delete", *common, "--observer=2")
     assert "observers: 2 began" in call(capsys, "status", *common)
-    assert "there is no such observer" in call(capsys, "delete", *common, "--observer=2", code=2)
+    for observer in (2, 10**20):
+        assert "there is no such observer" in call(capsys, "delete", *common, f"--observer={observer}", code=2)
+    said = call(capsys, "status", f"--run={own_run}", code=2)
+    assert "there is no study in" in said and "--study=simulated is one of this run" in said
+
+
+def test_modelled_observers_stay_out_of_a_study_of_people(own_run, tmp_path, capsys):
+    call(capsys, "static", f"--run={own_run}", f"--out={tmp_path / 'folder'}", *FLAGS)
+    store = open_store(own_run / "study")
+    store.begin(64 * "a", "Ann")
+    store.close()
+    said = call(capsys, "simulate", f"--run={own_run}", "--study=study", "--observers=1", code=2)
+    assert "--study=study has answers of people" in said
 
 
 def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
@@ -72,7 +84,12 @@ def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
         (["simulate", "--thresholds=ssim=0.1,dists=0.1"], "dists is no fidelity of"),
         (["simulate", "--thresholds=ssim=0.1"], "--thresholds: none given for chebyshev"),
         (["simulate", "--url=localhost"], "--url=localhost: write http://HOST:PORT/"),
+        (["simulate", "--url=http://localhost:99999/"], "write http://HOST:PORT/"),
+        (["simulate", "--url=http://[::1"], "write http://HOST:PORT/"),
+        (["simulate", "--url=http://127.0.0.1:1/"], "there is no study in"),
         (["static", "--out=NEW", "--plans=0"], "--plans=0: it must be from 1"),
+        (["static", "--out=RUN/study/web"], "where the study keeps its own files"),
+        (["static", "--out=RUN/config.json/below"], "cannot be had"),
         (["delete"], "--observer"),
     ],
     ids=[
@@ -91,13 +108,19 @@ def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
         "fidelity",
         "fidelities",
         "url",
+        "port",
+        "half-address",
+        "nobody",
         "plans",
+        "own-folder",
+        "in-a-file",
         "missing",
     ],
 )
 def test_a_mistake_gets_one_sentence(own_run, capsys, arguments, says):
     (own_run / "config.json").write_text("{}")
     before = sorted(own_run.rglob("*"))
+    arguments = [text.replace("RUN", str(own_run)) for text in arguments]
     said = call(capsys, arguments[0], f"--run={own_run}", *arguments[1:], code=2)
     assert says in said and said.count("\n") == 1
     assert sorted(own_run.rglob("*")) == before
@@ -154,9 +177,14 @@ def test_a_full_disk_costs_an_import_and_is_said(own_run, tmp_path, capsys, monk
 def test_without_npm_the_page_is_missed_in_a_sentence(own_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bundle, "VENDOR", tmp_path / "vendor")
     monkeypatch.setenv("PATH", str(tmp_path))
-    for command in (["serve", f"--run={own_run}", "--port=0"], ["bundle"]):
+    serve, static = (
+        ["serve", f"--run={own_run}", "--port=0"],
+        ["static", f"--run={own_run}", f"--out={tmp_path / 'out'}"],
+    )
+    for command in (serve, static, ["bundle"]):
         said = call(capsys, *command, code=2)
         assert "needs npm to be put together" in said and "make study" in said
+    assert not (own_run / "study").exists()
 
 
 def test_serve_says_the_link_and_the_token_and_takes_requests(own_run, tmp_path):

@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.study import export, host, server, simulate
+from cprl_jax.study.analysis import answers, exclusion
 from cprl_jax.study.simulate import Observers
 
 from .conftest import record_of, token
@@ -52,6 +53,17 @@ def test_the_psychometric_function_is_the_one_that_is_written_down(store):
         assert world._probability(pair.original, pair.perturbed, 1.5) == pytest.approx(expected, abs=1e-12)
         assert world._probability(pair.perturbed, pair.original, 1.5) == pytest.approx(expected, abs=1e-12)
         assert world._probability(pair.original, pair.original, 1.5) == 0.1
+
+
+@pytest.mark.parametrize("trial", ["yesno", "flicker", "2afc"])
+def test_answers_to_trials_of_every_kind_count(make_store, trial):
+    store = make_store(trial=trial)
+    with host.in_background(server.create_app(store, admin="x")) as url:
+        simulate.run(url, store.catalogue, store.settings, CERTAIN, observers=2, accelerated=True)
+    given = answers.combine({"x": export.as_json(store)})
+    rows = [row for row in given.answers if row["role"] != "training" and row["rt_ms"] >= exclusion.FASTEST_MS]
+    spoilt = {exclusion.spoilt(row, given.settings, exclusion._nominal(given.settings)) for row in rows}
+    assert rows and spoilt == {""}
 
 
 def test_median_thresholds(store):

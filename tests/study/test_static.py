@@ -134,6 +134,22 @@ def test_a_folder_with_something_else_in_it_is_not_written_into(store, tmp_path)
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="is not empty, and not of a study"):
         static.write(store, tmp_path, plans=1)
+    (tmp_path / "data").mkdir()  # as many web servers have one
+    with pytest.raises(UserError, match="is not empty, and not of a study"):
+        static.write(store, tmp_path, plans=1)
     for plans in (0, 10**6):
         with pytest.raises(UserError, match="--plans"):
             static.write(store, tmp_path / "new", plans=plans)
+    for out in (tmp_path / "mine.txt", tmp_path / "mine.txt" / "below"):
+        with pytest.raises(UserError, match="--out=.* cannot be had"):
+            static.write(store, out, plans=1)
+
+
+def test_a_folder_of_the_same_study_is_written_anew_and_one_of_another_is_kept(make_store, tmp_path):
+    store, folder = make_store(), tmp_path / "folder"
+    for plans in (3, 2):
+        static.write(store, folder, plans=plans)
+        assert len(list((folder / "data").glob("plan-*.js"))) == plans
+    with pytest.raises(UserError, match="has another study"):
+        static.write(make_store("other", seed=7), folder, plans=1)
+    assert len(list((folder / "data").glob("plan-*.js"))) == 2

@@ -23,7 +23,8 @@ _BASES = {"e": "ln", "2": "log2", "10": "log10"}
 _ALL_FLAT = 1e-6  # distances below what float32 resolves of 1 are not drawn
 INTRA_LEGEND = (
     "SRCC of scores and MOS, over the originals (before) and over originals and counterexamples together, which keep "
-    "the MOS of their originals. R: mean logarithm of the largest possible over the actual change of score; smaller is "
+    "the MOS of their originals; of images with a counterexample alone, and before of the fidelity with the most of "
+    "them. R: mean logarithm of the largest possible over the actual change of score; smaller is "
     "easier to fool, ∞ is a score that did not move. Mean change: of the score, in points of 10. Moved: images whose "
     "score changes by more than 1 of 10 at an SSIM of at least 0.98, of all images."
 )

@@ -96,7 +96,7 @@ def spoilt(row: Mapping[str, Any], settings: Mapping[str, Any], nominal: Sequenc
     shown = np.asarray(row["durations_ms"], float)
     limit = settings["max_timing_error_ms"]
     if settings["trial"] == "flicker":
-        wrong = shown.size and np.abs(shown - nominal[0]).max() > limit  # as many as were seen before the answer
+        wrong = shown.size and np.abs(shown - nominal[0]).max() > limit  # none was whole before a quick answer
     else:
         wrong = shown.size != len(nominal) or np.abs(shown - nominal).max() > limit
     if wrong:

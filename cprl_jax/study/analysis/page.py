@@ -18,14 +18,15 @@ from cprl_jax.report.values import Row, bounds, distinct, grouped, value
 from cprl_jax.study.analysis import exclusion
 from cprl_jax.study.analysis.answers import Answers, seen
 from cprl_jax.study.analysis.psychometric import Fit
-from cprl_jax.study.analysis.thresholds import decibels
+from cprl_jax.study.analysis.thresholds import FEWEST_ANSWERS, decibels
 
 _BINS = 8  # points of a psychometric function's figure
 JND_LEGEND = (
     "JND: the distance at which half of the differences are detected, corrected for guesses and lapses, with its 95 % "
     "bootstrap interval over observers and images; Chebyshev in grey levels, the others as they are. Limit: where the "
     "share of answers that see a difference reaches {limit:g} %, below which a candidate counts as invisible. d': of a "
-    "pair at the JND, {model}. Beyond the distances that were shown, answers only tell on which side the JND lies."
+    "pair at the JND, {model}. Beyond the distances that were shown, answers only tell on which side the JND lies. "
+    "Groups of fewer than {fewest} answers are left out."
 )
 _MODELS = {
     "yesno": "by the differencing model of the same-different task",
@@ -87,6 +88,8 @@ def write(
         "Wilson's, those of the tables bootstrap intervals over observers and images, in which each draw of observers "
         "chooses its own counterexamples; that of SRCC takes ten images."
     ]
+    if not rows["jnd"]:
+        notes.append(f"No JNDs: no model and fidelity has {FEWEST_ANSWERS} answers at two distances or more.")
     if missing_transfer:
         notes.append(
             "No Table 2: the run is of an earlier version; give its command again, which scores every candidate by the "
@@ -160,12 +163,16 @@ def jnd_table(rows: Sequence[Row], trial: str) -> Table:
     """A line per model and fidelity."""
 
     def decibel(key: str) -> dict:
-        return {"digits": 2, "note": lambda row: bounds(value(row, f"{key}_low"), value(row, f"{key}_high"))}
+        def ends(row: Row) -> str:
+            low, high = value(row, f"{key}_low"), value(row, f"{key}_high")
+            return bounds(low, high) or ("" if math.isinf(low) and math.isinf(high) else f"[{low:.2f}, {high:.2f}]")
+
+        return {"digits": 2, "note": ends}
 
     def scaled(row: Row) -> str:
         if not math.isnan(row["jnd"]):
             return f"{row['jnd']:.3g} [{row['jnd_low']:.3g}, {row['jnd_high']:.3g}]"
-        if math.isinf(row["jnd_high"]):
+        if math.isinf(row["jnd_high"]):  # the side of which answers tell
             return f"above {row['jnd_low']:.3g}" if row["jnd_low"] > 0 else "–"
         return f"below {row['jnd_high']:.3g}"
 
@@ -179,7 +186,7 @@ def jnd_table(rows: Sequence[Row], trial: str) -> Table:
         Column("lapse", "lapse", digits=2),
         Column("d_prime", "d'", digits=2),
     ]
-    text = JND_LEGEND.format(limit=100 * LIMITS[trial], model=_MODELS[trial])
+    text = JND_LEGEND.format(limit=100 * LIMITS[trial], model=_MODELS[trial], fewest=FEWEST_ANSWERS)
     return Table(rows, columns, line=("model", "fidelity"), heading="model", name=_group_name, legend=text)
 
 

@@ -71,7 +71,8 @@ def jnd(
     interval is from draws of observers and of images, independent of each other (Owen, "The pigeonhole bootstrap",
     Annals of Applied Statistics 2007); catch trials follow their observers. With few observers or images it says
     little, and with one image nothing of others. A JND beyond the strengths that were shown is known by its side
-    alone: it is NaN, as are width and d'; an interval that leaves the strengths is open on that side.
+    alone: it is NaN, as are width and d'; an interval that leaves the strengths is open on that side. d' is also NaN
+    where it takes false alarms and no identical pair was asked.
 
     Args:
       tests, catches: rows of answers, with `observer`, `answer`, `expected`; of tests also `pair` and `image`.
@@ -115,7 +116,9 @@ def jnd(
     threshold, low, high = within(threshold, thresholds, ends)
     limit, limit_low, limit_high = within(limit, limits, ends)
     share = fit.share(fit.threshold[None])[0]
-    false_alarms = detection.rate(detected[:, caught[0]].sum(), asked[:, caught[0]].sum())
+    identical = asked[:, caught[0]].sum()  # none in a forced choice
+    false_alarms = detection.rate(detected[:, caught[0]].sum(), identical) if identical else math.nan
+    sensitive = not math.isnan(threshold) and (identical or trial == "2afc")
     return {
         "answers": len(tests),
         "observers": len(observers),
@@ -132,8 +135,8 @@ def jnd(
         "width_db": math.nan if math.isnan(threshold) else float(fit.width),
         "guess": float(fit.guess),
         "lapse": float(fit.lapse),
-        "false_alarms": float(false_alarms) if trial != "2afc" else math.nan,
-        "d_prime": math.nan if math.isnan(threshold) else float(sensitivity(share, false_alarms, trial)),
+        "false_alarms": float(false_alarms),
+        "d_prime": float(sensitivity(share, false_alarms, trial)) if sensitive else math.nan,
     }
 
 
@@ -148,7 +151,9 @@ def within(
     """
     low, _ = interval(np.where(draws < ends[0], -math.inf, np.minimum(draws, ends[1])))
     _, high = interval(np.where(draws > ends[1], math.inf, np.maximum(draws, ends[0])))
-    return (estimate if ends[0] <= estimate <= ends[1] else math.nan), low, high
+    if ends[0] <= estimate <= ends[1]:
+        return estimate, low, high
+    return math.nan, (-math.inf if estimate < ends[0] else low), (math.inf if estimate > ends[1] else high)
 
 
 def sensitivity(share: Any, false_alarms: float, trial: str) -> Any:

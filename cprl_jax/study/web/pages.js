@@ -214,7 +214,8 @@ const Trial = plugin("pair", { study: anything, state: anything, step: anything 
   canvas.remove();
   bitmaps.forEach((bitmap) => bitmap.close());
   await (answering || answer(stage, study, progressOf(state, step)).then((got) => (given = got)));
-  const durations = flicker ? [played.durations.reduce((sum, one) => sum + one, 0)] : played.durations;
+  const whole = played.durations.slice(0, -1); // with flicker, the answer cuts the last one off
+  const durations = !flicker ? played.durations : whole.length ? [Math.min(...whole), Math.max(...whole)] : [];
   const record = {
     answer: given.answer,
     input: given.input,

@@ -66,6 +66,13 @@ def test_intervals_have_their_coverage_over_500_runs(trial):
     assert abs(bias) < 0.5 and 0.93 <= coverage <= 0.97, (bias, coverage)
 
 
+def test_without_identical_pairs_there_is_no_rate_of_false_alarms_and_no_sensitivity():
+    (tests, catches, shown), _ = experiment(3)
+    plain = [row for row in catches if row["role"] == "catch_different"]
+    row = thresholds.jnd(tests, plain, shown, trial="yesno", resamples=20)
+    assert math.isnan(row["false_alarms"]) and math.isnan(row["d_prime"]) and math.isfinite(row["jnd_db"])
+
+
 @pytest.mark.parametrize("trial", ["yesno", "2afc"])
 @pytest.mark.parametrize("planted", [-40, -20, 20, 40])
 def test_a_threshold_beyond_all_distances_is_known_by_its_side(trial, planted):
@@ -90,6 +97,8 @@ def test_a_threshold_beyond_all_distances_is_known_by_its_side(trial, planted):
         (-9.0, [-9, -8, -7], (math.nan, -math.inf, -5)),
         (0.0, [-9, 0, 9], (0.0, -math.inf, math.inf)),
         (math.inf, [math.inf] * 3, (math.nan, 5, math.inf)),
+        (5.1, [3, 4, 4.9], (math.nan, 3, math.inf)),
+        (-5.1, [-4.9, -4, -3], (math.nan, -math.inf, -3)),
     ],
 )
 def test_an_interval_is_open_where_it_leaves_the_strengths_that_were_shown(estimate, draws, expected):
