@@ -73,6 +73,7 @@ def _validate_sizes(config: ml_collections.ConfigDict) -> None:
     module = models.create(config.model)  # checks its variant, settings and SortMask
     # Of `ScoreNetwork`; other modules are networks too.
     smallest, largest = getattr(module, "smallest_image", 1), getattr(module, "largest_image", None)
+    _check_once(config, "train.scales", needed=True)
     for block in ("train", "evaluation", *config.methods):
         if 0 < config[block].crop_size < smallest:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Several data sets as one, and images resized to one size."""
+"""Several data sets as one, and images resized to one size or to several scales."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cprl_jax.data.dataset import CachedImages, QualityDataset
+
+_COLUMNS = ("names", "mos", "mos_raw", "mos_std", "references", "distortions", "levels", "parts")
 
 
 def combine(datasets: Sequence[QualityDataset]) -> QualityDataset:
@@ -61,6 +63,34 @@ def resized(image: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.n
     if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def at_scales(
+    dataset: QualityDataset, rows: Sequence[int], scales: Sequence[float], *, cache_gib: float
+) -> QualityDataset:
+    """The images of `rows` at each of the scales, with the labels that they had: images to train on.
+
+    Crops of one size then show more or less of a photograph, and more different ones. Pillow's bilinear filter,
+    antialiased, on 8 bits; an image at scale 1 is as it was.
+
+    Args:
+      dataset: has the images.
+      rows: their row numbers in it.
+      scales: of height and width; above 0.
+      cache_gib: memory for scaled images that are kept.
+    """
+    rows = np.repeat(np.asarray(rows), len(scales))
+    scale_of = np.tile(scales, len(rows) // len(scales))
+    columns = {name: getattr(dataset, name)[rows] for name in _COLUMNS}
+    columns["names"] = [f"{scale:g}/{name}" for scale, name in zip(scale_of, columns["names"], strict=True)]
+
+    def scaled(row: int) -> UInt8[np.ndarray, "height width 3"]:
+        image = dataset.images[rows[row]]
+        height, width = (max(1, round(side * scale_of[row])) for side in image.shape[:2])
+        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+    images = CachedImages(scaled, len(rows), cache_bytes=int(cache_gib * 2**30))
+    return QualityDataset(name=dataset.name, images=images, pristine=dataset.pristine, **columns)
 
 
 class _Chain(Sequence):

@@ -1,9 +1,9 @@
-"""Several data sets as one, and images of one size."""
+"""Several data sets as one, and images of one size or at several scales."""
 
 import numpy as np
 import pytest
 
-from cprl_jax.data.combined import combine, resize
+from cprl_jax.data.combined import at_scales, combine, resize
 from cprl_jax.data.dataset import QualityDataset
 
 
@@ -71,3 +71,18 @@ def test_shrinking_averages_and_does_not_drop_pixels(sets):
     sets[0].images[0] = checker
     middle = resize(sets[0], 4, cache_gib=1.0).images[0][1:3, 1:3]
     assert np.abs(middle.astype(int) - 128).max() <= 2
+
+
+def test_every_image_comes_at_every_scale_with_its_label(sets):
+    scaled = at_scales(sets[1], [2, 1], (1.0, 0.5), cache_gib=1.0)
+    assert [image.shape for image in scaled.images] == [(9, 9, 3), (4, 4, 3), (4, 8, 3), (2, 4, 3)]
+    np.testing.assert_array_equal(scaled.images[0], sets[1].images[2])
+    assert scaled.names.tolist() == ["1/i2", "0.5/i2", "1/i1", "0.5/i1"]
+    assert scaled.mos.tolist() == [20, 20, 10, 10] and scaled.references.tolist() == ["b", "b", "a", "a"]
+
+
+def test_a_ramp_at_half_the_scale_is_a_ramp_of_twice_the_slope(sets):
+    sets[0].images[0] = np.broadcast_to(10 * np.arange(16, dtype=np.uint8)[:, None], (16, 16, 3)).copy()
+    (half,) = at_scales(sets[0], [0], (0.5,), cache_gib=0.0).images
+    expected = 10 * (2 * np.arange(8) + 0.5)  # in the middle of two pixels
+    assert np.abs(half[:, 1:-1] - expected[None, 1:-1, None]).max() <= 1

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from cprl_jax import models
 from cprl_jax.data import photographs
+from cprl_jax.data.combined import at_scales
 from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.device_images import training_feed
@@ -69,13 +70,17 @@ def train(
     optimizer = make_optimizer(train, steps=steps)
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
     deployed = setup.create_model(config, method)
+    shown, shown_rows = dataset, train_rows
+    if tuple(train.scales) != (1.0,):
+        shown = at_scales(dataset, train_rows, train.scales, cache_gib=config.dataset.cache_gib)
+        shown_rows = range(len(shown))
     validation = functools.partial(make_validation, config, deployed, dataset, validation_rows)
     fit(
         create_state(variables, optimizer.init(variables["params"]), averaged=train.ema_decay > 0),
         parallel.map_step(make_step(module, optimizer, config, method=method, axis_name=parallel.AXIS)),
         training_feed(
-            dataset,
-            train_rows,
+            shown,
+            shown_rows,
             batch_size=batch_size,
             crop_size=setup.crop_size(config, method),
             seed=config.seed,

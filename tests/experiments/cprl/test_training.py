@@ -70,6 +70,21 @@ def train(config, tmp_path):
     return train
 
 
+def test_training_images_come_at_every_scale_and_no_others_do(train, config, monkeypatch):
+    class Fed(Exception):
+        pass
+
+    def feed(dataset, rows, **_):
+        assert dataset.names[rows].tolist() == [f"{scale}/{name}" for name in NAMES[:5] for scale in ("1", "0.5")]
+        assert [dataset.images[row].shape[0] for row in rows] == 5 * [8, 4]
+        raise Fed
+
+    config.train.scales = (1.0, 0.5)
+    monkeypatch.setattr(training, "training_feed", feed)
+    with pytest.raises(Fed):
+        train("plain")
+
+
 @pytest.mark.slow
 def test_methods_that_train_nothing_keep_what_they_start_from(train, config):
     plain, _ = train("plain")
