@@ -139,9 +139,12 @@ def _static(arguments: argparse.Namespace) -> None:
     from cprl_jax.study import page, static
 
     out = user_path(arguments.out, field="--out").resolve()
-    if out.is_relative_to(_folder(user_path(arguments.run, field="--run").resolve(), arguments.study)):
+    folder = _folder(user_path(arguments.run, field="--run").resolve(), arguments.study)
+    if out.is_relative_to(folder):
         raise UserError(f"--out={out} is where the study keeps its own files; give another folder")
     static.check(out, plans=arguments.plans)  # before a study begins, which decides its settings
+    if (out / static.STUDY).exists() and not (folder / settings_lib.FILE).exists():
+        raise static.another(out)
     page.parts()
     store = _open(arguments)
     folder = static.write(store, out, plans=arguments.plans)

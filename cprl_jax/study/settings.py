@@ -131,7 +131,7 @@ def read(folder: Path) -> Settings:
         return Settings(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         others = sorted(other.parent.name for other in folder.parent.glob(f"*/{FILE}"))
-        hint = f"; --study={others[0]} is one of this run" if others else ""
+        hint = f"; this run has {', '.join(others)} (--study)" if others else ""
         raise UserError(f"there is no study in {folder}; `serve` or `static` begins one{hint}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is no settings file of a study ({error})") from None

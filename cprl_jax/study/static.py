@@ -7,6 +7,7 @@ one each, and answers wait in the browser until the observer saves them as one f
 import base64
 import itertools
 import json
+import tempfile
 from pathlib import Path
 
 from cprl_jax.runtime.errors import UserError
@@ -15,7 +16,7 @@ from cprl_jax.study import page, plan
 from cprl_jax.study.store import Refused, Store
 
 FORMAT = "cprl_jax study answers 1"
-_STUDY = Path("data", "study.js")
+STUDY = Path("data", "study.js")  # the first file to be written, so that a folder that was not finished is known
 _MOST_PLANS = 10_000
 _LARGEST_FILE = 64 * 1024 * 1024
 # On a disk, no header can say it. Scripts are those of the folder; nothing can be asked of any host.
@@ -31,10 +32,17 @@ def check(folder: Path, *, plans: int) -> None:
         raise UserError(f"--plans={plans}: it must be from 1 to {_MOST_PLANS}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / _STUDY).is_file():
+        with tempfile.TemporaryFile(dir=folder):  # that it can be written
+            pass
+        if any(folder.iterdir()) and not (folder / STUDY).is_file():
             raise UserError(f"--out={folder} is not empty, and not of a study; give another")
     except OSError as error:
         raise UserError(f"--out={folder} cannot be had ({error.strerror}); give another") from None
+
+
+def another(folder: Path) -> UserError:
+    """What to say of a folder with another study."""
+    return UserError(f"--out={folder} has another study; give another folder, or remove it")
 
 
 def write(store: Store, folder: Path, *, plans: int) -> Path:
@@ -47,9 +55,10 @@ def write(store: Store, folder: Path, *, plans: int) -> Path:
     """
     check(folder, plans=plans)
     study = page.study(store) | {"plans": plans}
-    known = folder / _STUDY
-    if known.exists() and json.dumps({"id": study["id"]})[1:-1] not in known.read_text(encoding="utf-8"):
-        raise UserError(f"--out={folder} has another study; give another folder, or remove it")
+    known, own = folder / STUDY, json.dumps({"id": study["id"]})[1:-1]
+    if known.exists() and own not in known.read_text(encoding="utf-8", errors="replace"):
+        raise another(folder)
+    write_file(known, f"received({json.dumps(study)});\n")
     parts = page.parts()
     head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     index = parts.pop("index.html").content.decode()
@@ -67,10 +76,6 @@ def write(store: Store, folder: Path, *, plans: int) -> Path:
     for image in shown:
         content = base64.b64encode(catalogue.content(image)).decode()
         write_file(folder / "data" / f"image-{image}.js", f'received("{content}");\n')
-    for path in (folder / "data").glob("plan-*.js"):  # of an earlier call, which wrote more
-        if int(path.stem.removeprefix("plan-")) > plans:
-            path.unlink()
-    write_file(known, f"received({json.dumps(study)});\n")
     write_file(folder / "index.html", index)
     return folder
 

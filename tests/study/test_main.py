@@ -45,7 +45,14 @@ def test_from_a_simulated_study_to_its_export(own_run, tmp_path, capsys):
     for observer in (2, 10**20):
         assert "there is no such observer" in call(capsys, "delete", *common, f"--observer={observer}", code=2)
     said = call(capsys, "status", f"--run={own_run}", code=2)
-    assert "there is no study in" in said and "--study=simulated is one of this run" in said
+    assert "there is no study in" in said and "this run has simulated (--study)" in said
+
+
+def test_a_folder_of_another_study_begins_none(own_run, tmp_path, capsys):
+    out = f"--out={tmp_path / 'folder'}"
+    call(capsys, "static", f"--run={own_run}", out, *FLAGS)
+    said = call(capsys, "static", f"--run={own_run}", "--study=other", out, *FLAGS, code=2)
+    assert "has another study" in said and not (own_run / "other").exists()
 
 
 def test_modelled_observers_stay_out_of_a_study_of_people(own_run, tmp_path, capsys):

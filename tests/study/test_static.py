@@ -149,7 +149,22 @@ def test_a_folder_of_the_same_study_is_written_anew_and_one_of_another_is_kept(m
     store, folder = make_store(), tmp_path / "folder"
     for plans in (3, 2):
         static.write(store, folder, plans=plans)
-        assert len(list((folder / "data").glob("plan-*.js"))) == plans
+        assert f'"plans": {plans}' in (folder / "data" / "study.js").read_text()
+        assert len(list((folder / "data").glob("plan-*.js"))) == 3  # somebody may be in the middle of the third
     with pytest.raises(UserError, match="has another study"):
         static.write(make_store("other", seed=7), folder, plans=1)
-    assert len(list((folder / "data").glob("plan-*.js"))) == 2
+    (folder / "data" / "study.js").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="has another study"):
+        static.write(store, folder, plans=1)
+
+
+def test_a_folder_that_was_not_finished_is_written_to_its_end(store, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(static.plan, "public", stopped)
+        static.write(store, tmp_path / "folder", plans=1)
+    assert not (tmp_path / "folder" / "index.html").exists()
+    static.write(store, tmp_path / "folder", plans=1)
+    assert (tmp_path / "folder" / "index.html").exists()

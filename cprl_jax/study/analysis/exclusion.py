@@ -96,7 +96,9 @@ def spoilt(row: Mapping[str, Any], settings: Mapping[str, Any], nominal: Sequenc
     shown = np.asarray(row["durations_ms"], float)
     limit = settings["max_timing_error_ms"]
     if settings["trial"] == "flicker":
-        wrong = shown.size and np.abs(shown - nominal[0]).max() > limit  # none was whole before a quick answer
+        if not shown.size:  # answered before the first change, of which only the answer's time tells
+            shown = np.maximum(nominal[0], [row["rt_ms"]])
+        wrong = np.abs(shown - nominal[0]).max() > limit
     else:
         wrong = shown.size != len(nominal) or np.abs(shown - nominal).max() > limit
     if wrong:

@@ -25,12 +25,13 @@ JND_LEGEND = (
     "JND: the distance at which half of the differences are detected, corrected for guesses and lapses, with its 95 % "
     "bootstrap interval over observers and images; Chebyshev in grey levels, the others as they are. Limit: where the "
     "share of answers that see a difference reaches {limit:g} %, below which a candidate counts as invisible. d': of a "
-    "pair at the JND, {model}. Beyond the distances that were shown, answers only tell on which side the JND lies. "
+    "pair at the JND, {model}. Beyond the distances that were shown, answers only tell on which side the JND lies: "
+    "intervals are open there (inf). "
     "Groups of fewer than {fewest} answers are left out."
 )
 _MODELS = {
-    "yesno": "by the differencing model of the same-different task",
-    "flicker": "z(hits) - z(false alarms)",
+    "yesno": "by the differencing model of the same-different task, which takes answers to identical pairs",
+    "flicker": "z(hits) - z(false alarms at identical pairs)",
     "2afc": "sqrt 2 z(correct)",
 }
 
@@ -165,7 +166,7 @@ def jnd_table(rows: Sequence[Row], trial: str) -> Table:
     def decibel(key: str) -> dict:
         def ends(row: Row) -> str:
             low, high = value(row, f"{key}_low"), value(row, f"{key}_high")
-            return bounds(low, high) or ("" if math.isinf(low) and math.isinf(high) else f"[{low:.2f}, {high:.2f}]")
+            return bounds(low, high) or f"[{low:.2f}, {high:.2f}]"
 
         return {"digits": 2, "note": ends}
 

@@ -135,3 +135,20 @@ def test_pairs_are_grouped_by_fidelity_and_distance(made):
     for pair in pairs:
         by_group.setdefault(groups[pair["pair"]], []).append(pair)
     assert all(len({pair["fidelity"] for pair in members}) == 1 for members in by_group.values())
+
+
+@pytest.mark.parametrize(
+    ("durations", "rt_ms", "reason"),
+    [
+        ([100, 116], 3000, ""),
+        ([100, 170], 3000, "timing"),
+        ([40, 100], 3000, "timing"),
+        ([], 140, "too fast"),
+        ([], 3000, "timing"),  # the display stood still before the first change
+        ([100, 100], 150, "too fast"),
+    ],
+)
+def test_flicker_is_judged_by_its_shortest_and_longest_image(made, durations, rt_ms, reason):
+    settings = made.settings(trial="flicker")
+    row = made.answer(1, 1, durations_ms=durations, rt_ms=rt_ms)
+    assert exclusion.spoilt(row, settings, exclusion._nominal(settings)) == reason
