@@ -73,9 +73,7 @@ _MODEL = {
 _TRAIN = {
     "batch_size": Field(16, "images a step, over all devices and processes", at_least=1),
     "crop_size": Field(224, "", "pixels", at_least=1),
-    "scales": Field(
-        (1.0,), "of training images, each of which is trained on at all of them; smaller ones than 1 shrink", above=0
-    ),
+    "scales": Field((1.0,), "each training image is used at all of these; below 1 it is shrunk", above=0),
     "steps": Field(0, "optimiser steps; 0 = epochs * crops_per_epoch * images / batch_size", at_least=0),
     "epochs": Field(16, "", at_least=1),
     "crops_per_epoch": Field(25, "random crops of each training image in an epoch", at_least=1),

@@ -120,7 +120,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     server, host = _server_modules()
     listener = host.listen(arguments.host, arguments.port)  # before a study begins, which decides its settings
-    page.parts()
+    page.parts()  # which refuses where libraries are missing
     store = _open(arguments)
     admin, link = secrets.token_urlsafe(24), host.address(listener)
     app = server.create_app(store, admin=admin)
@@ -145,7 +145,7 @@ def _static(arguments: argparse.Namespace) -> None:
     static.check(out, plans=arguments.plans)  # before a study begins, which decides its settings
     if (out / static.STUDY).exists() and not (folder / settings_lib.FILE).exists():
         raise static.another(out)
-    page.parts()
+    page.parts()  # which refuses where libraries are missing
     store = _open(arguments)
     folder = static.write(store, out, plans=arguments.plans)
     program.show(_rules(store.settings))

@@ -52,7 +52,7 @@ ANSWERS = (
         Column(
             "durations_ms",
             "numbers",
-            "measured: image, grey, image, ...; flicker: shortest and longest image, but one that the answer cut",
+            "measured: image, grey, image, ...; flicker: shortest and longest image, except one that the answer cut",
             "ms",
         ),
         Column("frame_ms", "number", "time between two frames of the display", "ms"),

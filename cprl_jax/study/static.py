@@ -27,7 +27,7 @@ _POLICY = (
 
 
 def check(folder: Path, *, plans: int) -> None:
-    """Makes `folder`. Raises UserError: `plans` is no sensible number; it holds something else, or cannot be had."""
+    """Makes `folder`. Raises UserError: `plans` is no sensible number; it has other files, or cannot be written to."""
     if not 1 <= plans <= _MOST_PLANS:
         raise UserError(f"--plans={plans}: it must be from 1 to {_MOST_PLANS}")
     try:
@@ -37,7 +37,7 @@ def check(folder: Path, *, plans: int) -> None:
         if any(folder.iterdir()) and not (folder / STUDY).is_file():
             raise UserError(f"--out={folder} is not empty, and not of a study; give another")
     except OSError as error:
-        raise UserError(f"--out={folder} cannot be had ({error.strerror}); give another") from None
+        raise UserError(f"--out={folder} cannot be written to ({error.strerror}); give another") from None
 
 
 def another(folder: Path) -> UserError:

@@ -141,7 +141,7 @@ def test_a_folder_with_something_else_in_it_is_not_written_into(store, tmp_path)
         with pytest.raises(UserError, match="--plans"):
             static.write(store, tmp_path / "new", plans=plans)
     for out in (tmp_path / "mine.txt", tmp_path / "mine.txt" / "below"):
-        with pytest.raises(UserError, match="--out=.* cannot be had"):
+        with pytest.raises(UserError, match="--out=.* cannot be written to"):
             static.write(store, out, plans=1)
 
 

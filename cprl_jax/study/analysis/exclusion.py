@@ -96,7 +96,7 @@ def spoilt(row: Mapping[str, Any], settings: Mapping[str, Any], nominal: Sequenc
     shown = np.asarray(row["durations_ms"], float)
     limit = settings["max_timing_error_ms"]
     if settings["trial"] == "flicker":
-        if not shown.size:  # answered before the first change, of which only the answer's time tells
+        if not shown.size:  # answered before the first change: the first image was there until then
             shown = np.maximum(nominal[0], [row["rt_ms"]])
         wrong = np.abs(shown - nominal[0]).max() > limit
     else:

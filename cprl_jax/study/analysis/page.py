@@ -26,8 +26,7 @@ JND_LEGEND = (
     "bootstrap interval over observers and images; Chebyshev in grey levels, the others as they are. Limit: where the "
     "share of answers that see a difference reaches {limit:g} %, below which a candidate counts as invisible. d': of a "
     "pair at the JND, {model}. Beyond the distances that were shown, answers only tell on which side the JND lies: "
-    "intervals are open there (inf). "
-    "Groups of fewer than {fewest} answers are left out."
+    "intervals are open there (inf). Groups of fewer than {fewest} answers are left out."
 )
 _MODELS = {
     "yesno": "by the differencing model of the same-different task, which takes answers to identical pairs",

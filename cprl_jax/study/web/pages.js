@@ -214,8 +214,7 @@ const Trial = plugin("pair", { study: anything, state: anything, step: anything 
   canvas.remove();
   bitmaps.forEach((bitmap) => bitmap.close());
   await (answering || answer(stage, study, progressOf(state, step)).then((got) => (given = got)));
-  const stopped = given !== undefined; // with flicker: the answer came during an image, and made that one shorter
-  const cut = stopped && played.durations.at(-1) <= study.schedule[0][1];
+  const cut = played.durations.at(-1) <= study.schedule[0][1]; // with flicker, the answer may have made the last shorter
   const whole = cut ? played.durations.slice(0, -1) : played.durations;
   const durations = !flicker ? played.durations : whole.length ? [Math.min(...whole), Math.max(...whole)] : [];
   const record = {
