@@ -153,12 +153,16 @@ def _validate_causal_iqa(config: ml_collections.ConfigDict) -> None:
     _check_once(config, "causal_iqa.updates", needed=True)
     if causal_iqa.meta_update == "interpolation" and causal_iqa.meta_rate > 1:
         raise UserError(f"config.causal_iqa.meta_rate is {causal_iqa.meta_rate}; for interpolation it is at most 1")
-    if config.job in ("causal_iqa", "leave_one_out") and (
-        config.dataset.repeats > 1 or config.dataset.fold < 0 or config.dataset.split_files
-    ):
+    if config.job not in ("causal_iqa", "leave_one_out"):
+        return
+    if config.dataset.repeats > 1 or config.dataset.fold < 0 or config.dataset.split_files:
         raise UserError(
             f"config.dataset.repeats, split_files and fold=-1 are not for the job {config.job!r}: give "
             "config.causal_iqa.seeds"
+        )
+    if config.train.frozen or tuple(config.train.scales) != (1.0,):
+        raise UserError(
+            f"config.train.frozen and config.train.scales have no effect on the job {config.job!r}; leave them out"
         )
 
 

@@ -136,12 +136,14 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _static(arguments: argparse.Namespace) -> None:
     """Writes the study as a folder that a browser opens, from a disk or any web server."""
-    from cprl_jax.study import page, static
+    from cprl_jax.study import catalogue, page, static
 
     out = user_path(arguments.out, field="--out").resolve()
-    folder = _folder(user_path(arguments.run, field="--run").resolve(), arguments.study)
-    if out.is_relative_to(folder):
-        raise UserError(f"--out={out} is where the study keeps its own files; give another folder")
+    run = user_path(arguments.run, field="--run").resolve()
+    catalogue.check_run(run)
+    folder = _folder(run, arguments.study)
+    if out.is_relative_to(run):
+        raise UserError(f"--out={out} is in the folder of the run, which keeps its own files there; give another")
     static.check(out, plans=arguments.plans)  # before a study begins, which decides its settings
     if (out / static.STUDY).exists() and not (folder / settings_lib.FILE).exists():
         raise static.another(out)

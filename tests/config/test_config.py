@@ -174,6 +174,16 @@ def test_what_no_training_can_mean_is_refused(name, value):
         config_checks.validate(config)
 
 
+@pytest.mark.parametrize(("name", "value"), [("train.frozen", ("stem",)), ("train.scales", (1.0, 0.5))])
+def test_what_causal_iqa_would_ignore_is_refused(name, value):
+    config = config_lib.default()
+    config.update_from_flattened_dict({name: value})
+    config_checks.validate(config)
+    config.job = "causal_iqa"
+    with pytest.raises(UserError, match=r"config\.train\.frozen and config\.train\.scales have no effect"):
+        config_checks.validate(config)
+
+
 def test_a_field_belongs_to_one_group():
     assert {group_of(name) for name in ALL} == {"trains", "judges", "places"}
     for name, group in (

@@ -95,8 +95,8 @@ def test_the_folder_and_the_way_back(own_run, tmp_path, capsys):
         (["simulate", "--url=http://[::1"], "write http://HOST:PORT/"),
         (["simulate", "--url=http://127.0.0.1:1/"], "there is no study in"),
         (["static", "--out=NEW", "--plans=0"], "--plans=0: it must be from 1"),
-        (["static", "--out=RUN/study/web"], "where the study keeps its own files"),
-        (["static", "--out=RUN/config.json/below"], "cannot be written to"),
+        (["static", "--out=RUN/cells/web"], "in the folder of the run"),
+        (["static", "--out=/dev/null/below"], "cannot be written to"),
         (["delete"], "--observer"),
     ],
     ids=[
