@@ -224,13 +224,14 @@ def test_a_crop_that_nobody_attacked_counts_as_it_is(run, crops):
     ("changes", "message"),
     [
         ({"images": np.zeros((3, 8, 8, 3), np.uint8)}, "have the shape (3, 8, 8, 3); it must be [n, 16, 16, 3]"),
+        ({"images": np.zeros((0, SIZE, SIZE, 3), np.uint8)}, "it must be [n, 16, 16, 3], with n at least 1"),
         ({"images": np.zeros((16, SIZE, SIZE, 3), np.int64)}, "images are int64; they must be uint8, or floats"),
         ({"names": np.array(["6.png"])}, "names must be one text for each of the 16 images"),
         ({"crop": np.zeros(3, int)}, "crop must be one whole number for each"),
         ({"radius": np.array("wide")}, "radius must be one number for each"),
         ({"method": "cprl"}, "method is 'cprl'; it must be one of plain, plain_longer"),
     ],
-    ids=["shape", "type", "names", "crop", "radius", "method"],
+    ids=["shape", "none", "type", "names", "crop", "radius", "method"],
 )
 def test_a_file_that_does_not_fit_is_named(run, crops, capsys, changes, message):
     assert submit(run, crops, **changes) == 1
@@ -243,10 +244,14 @@ def test_other_files_and_folders(run, crops, capsys, tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
     np.save(tmp_path / "one.npy", crops["images"])
     np.savez(tmp_path / "bare.npz", images=crops["images"])
-    names = ["text.npz", "one.npy", "bare.npz", "missing.npz"]
+    np.savez_compressed(tmp_path / "damaged.npz", **crops)
+    content = bytearray((tmp_path / "damaged.npz").read_bytes())
+    content[200:230] = bytes(30)  # which is no compressed stream any more
+    (tmp_path / "damaged.npz").write_bytes(content)
+    names = ["text.npz", "one.npy", "damaged.npz", "bare.npz", "missing.npz"]
     assert verify.main([f"--run={run}", *(str(tmp_path / name) for name in names)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    reasons = ["no .npz", "no .npz", "no array 'names'", "No such file"]
+    reasons = ["no .npz", "no .npz", "no .npz", "no array 'names'", "No such file"]
     for line, name, reason in zip(lines, names, reasons, strict=True):
         assert name in line and reason in line
     assert verify.main([f"--run={tmp_path / 'elsewhere'}", "x.npz"]) == 2

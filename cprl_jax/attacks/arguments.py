@@ -166,4 +166,7 @@ def per_image_keys(key: Any, batch: int) -> jax.Array:
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
     if axes == 1 and key.shape[0] == batch:
         return key
-    raise ValueError(f"key must be one jax.random.key or one per image: got shape {jnp.shape(key)} for {batch} images.")
+    raise ValueError(
+        f"key must be one jax.random.key(seed) or one per image: got {type(key).__name__} of shape {jnp.shape(key)} "
+        f"for {batch} images."
+    )

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
-from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.directions import alternatives, constant
 from cprl_jax.attacks.gradients import (
     as_constant,
     evaluate,
@@ -91,7 +91,7 @@ def ascent(
     if starts > 1 and key is None:
         raise ValueError(f"{starts} starts need random numbers: give key=jax.random.key(seed).")
     keys = None if key is None else per_image_keys(key, len(images))
-    score_fn, direction = as_constant(score_fn), as_constant(direction)
+    score_fn, direction = as_constant(score_fn), constant(direction)
     before = evaluate_per_image("score_fn", score_fn, images)
 
     def attack(radius):
@@ -155,7 +155,7 @@ def climb(
     """One ascent: the best iterate of each image, which may be the start.
 
     Args:
-      score_fn, direction: from `gradients.as_constant`.
+      score_fn, direction: from `as_constant` and `directions.constant`.
       before: scores of the images, by `evaluate`.
       start: images inside the ball of `radius` [batch] around `images`.
       by_sign: whether steps follow the gradient's sign, or the gradient.

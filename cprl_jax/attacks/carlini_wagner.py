@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from cprl_jax.attacks.arguments import check_count, check_images, check_one_per_image, check_per_image
-from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.directions import alternatives, constant
 from cprl_jax.attacks.gradients import (
     as_constant,
     dot,
@@ -120,8 +120,8 @@ def carlini_wagner(
     numbers = (required_change, learning_rate, constants, steps, searches)
     rounding = Partial(to_8_bits if quantize else _as_they_are)  # a function, so that it is structure, not a value
     results = [
-        _attack(score_fn, as_constant(each), rounding, images, before, *numbers, "Carlini-Wagner" if progress else "")
-        for each in alternatives(direction)
+        _attack(score_fn, each, rounding, images, before, *numbers, "Carlini-Wagner" if progress else "")
+        for each in alternatives(constant(direction))
     ]
     result = results[0]
     for other in results[1:]:

@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.attacks.arguments import check_finite
+from cprl_jax.attacks.gradients import as_constant
 
 
 def up() -> Partial:
@@ -106,16 +107,21 @@ class Alternatives:
         return self.objective(scores, clean_scores)
 
 
-def checked(direction: Callable) -> Callable:
-    """The direction; raises ValueError for a function of this file that makes one and was not called."""
+def constant(direction: Callable) -> Callable:
+    """The direction as a pytree whose arrays are constants for differentiation; its alternatives stay alternatives.
+
+    Raises:
+      ValueError: it is a function of this file that makes a direction, and was not called.
+    """
     if direction in (up, down, reflect, target_free, towards, away):
         raise ValueError(f"direction must be {direction.__name__}(...), what this function returns: call it.")
-    return direction
+    if isinstance(direction, Alternatives):
+        return Alternatives(as_constant(direction.objective), tuple(map(as_constant, direction.directions)))
+    return as_constant(direction)
 
 
 def alternatives(direction: Callable) -> tuple[Callable, ...]:
-    """The directions to try: the alternatives of `direction`, or the direction itself; raises as `checked`."""
-    direction = checked(direction)
+    """The directions to try, of one from `constant`: its alternatives, or the direction itself."""
     return direction.directions if isinstance(direction, Alternatives) else (direction,)
 
 

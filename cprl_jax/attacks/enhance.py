@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from cprl_jax.attacks.arguments import check_count, check_distance, check_images
-from cprl_jax.attacks.directions import Alternatives, up
+from cprl_jax.attacks.directions import Alternatives, constant, up
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image, per_image, slope, steepest, value_and_gradient
 from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.result import finish, largest_change
@@ -76,7 +76,7 @@ def enhance(
         raise ValueError("enhance needs a single direction: give up() or down() as the direction, not away().")
     step_size = check_distance("step_size", step_size, images)
     images, step_size = lax.stop_gradient((images, step_size))
-    score_fn, direction = as_constant(score_fn), as_constant(up() if direction is None else direction)
+    score_fn, direction = as_constant(score_fn), constant(up() if direction is None else direction)
 
     before = evaluate_per_image("score_fn", score_fn, images)
     state = _State(images, jnp.zeros((steps, images.shape[0]), before.dtype), 0 * step_size)

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
 from cprl_jax.attacks.ascent import as_guide, best_of_starts, climb
-from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.directions import alternatives, constant
 from cprl_jax.attacks.gradients import as_constant, evaluate, evaluate_per_image, per_image
 from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.pgd import ascend, choose, fold_in
@@ -174,11 +174,11 @@ def ensemble(
     images = lax.stop_gradient(check_images(images))
     budget = _checked(budget)
     keys = per_image_keys(key, len(images))
-    functions = (
+    direction = constant(direction)
+    score_fn, adaptive, stochastic = (
         None if function is None else as_constant(function)
-        for function in (score_fn, direction, adaptive_score_fn, stochastic_score_fn)
+        for function in (score_fn, adaptive_score_fn, stochastic_score_fn)
     )
-    score_fn, direction, adaptive, stochastic = functions
     before = evaluate_per_image("score_fn", score_fn, images)
 
     def attack(radius):
@@ -301,7 +301,7 @@ def _attack(score_fn, adaptive, stochastic, images, before, *, radius, direction
 def _worse(direction, best: _Found, attacked, after, member) -> _Found:
     """For each image the attacked one where it is worse than the best so far."""
     new, old = direction(after, best.before), direction(best.after, best.before)
-    won = (new > old) | jnp.isnan(old)
+    won = (new > old) | (jnp.isnan(old) & ~jnp.isnan(new))
     return best._replace(images=choose(won, attacked, best.images), after=jnp.where(won, after, best.after))._replace(
         which=jnp.where(won, member, best.which)
     )
@@ -365,6 +365,8 @@ def _checked(budget: str | Budget) -> Budget:
         return BUDGETS[budget]
     if not isinstance(budget, Budget):
         raise ValueError(f"budget must be {', '.join(map(repr, BUDGETS))} or a Budget, got {budget!r}.")
+    if not isinstance(budget.pgd_steps, Sequence) or not budget.pgd_steps:
+        raise ValueError(f"budget.pgd_steps must be a tuple of at least one number of steps, got {budget.pgd_steps!r}.")
     for name, value in budget._asdict().items():
         may_be_none = name in ("averaged_starts", "queries", "points")
         for number in value if name == "pgd_steps" else (value,):

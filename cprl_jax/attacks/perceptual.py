@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
-from cprl_jax.attacks.directions import Alternatives
+from cprl_jax.attacks.directions import Alternatives, constant
 from cprl_jax.attacks.gradients import (
     as_constant,
     evaluate,
@@ -157,7 +157,7 @@ def perceptual(
     check_per_image("distance", evaluate.eval_shape(distance, images, images), batch)
     sides = jnp.zeros_like(before)
     if direction is not None and not isinstance(direction, Alternatives):
-        sides = jnp.nan_to_num(jnp.sign(evaluate(Partial(slope, as_constant(direction)), before, before)))
+        sides = jnp.nan_to_num(jnp.sign(evaluate(Partial(slope, constant(direction)), before, before)))
 
     # Chunks of one size, the last filled up with the last candidate, so that all run the same compiled step.
     total = count * batch

@@ -21,7 +21,7 @@ from cprl_jax.attacks.arguments import (
     check_per_image,
     per_image_keys,
 )
-from cprl_jax.attacks.directions import alternatives
+from cprl_jax.attacks.directions import alternatives, constant
 from cprl_jax.attacks.gradients import as_constant, evaluate, of_mean_one, per_image, slope, unit, value_and_gradient
 from cprl_jax.attacks.loop import LookAndMove, is_traced, iterate
 from cprl_jax.attacks.projection import l2_norm, project_l2, project_linf
@@ -135,9 +135,7 @@ def ascend(
     # Nothing flows back, so the attack inside a training step costs no second derivatives.
     images, radius, step_size = lax.stop_gradient((images, radius, step_size))
     radius, step_size = radius.reshape(-1, 1, 1, 1), step_size.reshape(-1, 1, 1, 1)
-    score_fn, objective, *directions = (
-        as_constant(function) for function in (score_fn, direction, *alternatives(direction))
-    )
+    score_fn, objective = as_constant(score_fn), constant(direction)
     scores = evaluate.eval_shape(score_fn, images)
     check_per_image("score_fn", scores, batch)
 
@@ -148,9 +146,9 @@ def ascend(
         start = images
         if keys is not None:
             start = random_start(keys if restart is None else fold_in(keys, restart), images, radius, norm=norm)
-        return reduce(partial(better, objective), (climb(direction, start) for direction in directions))
+        return reduce(partial(better, objective), (climb(way, start) for way in alternatives(objective)))
 
-    def climb(direction, start):
+    def climb(way, start):
         state = _State(
             images=start,
             clean_scores=jnp.zeros(batch, scores.dtype) if clean_scores is None else clean_scores,
@@ -158,7 +156,7 @@ def ascend(
             velocity=jnp.zeros_like(images) if momentum > 0 else None,
             best=(start, jnp.zeros(batch, scores.dtype)) if keep_best else None,
         )
-        arguments = (direction, images, radius, step_size, images.dtype.type(momentum))
+        arguments = (way, images, radius, step_size, images.dtype.type(momentum))
         step = LookAndMove(look=Partial(value_and_gradient, score_fn), move=Partial(move, *arguments))
         state = iterate(step, state, steps=steps, progress=progress)
         result = AttackResult(
@@ -171,7 +169,7 @@ def ascend(
         if keep_best:
             attacked, after = state.best
             earlier = result._replace(images=attacked, after=after, max_change=largest_change(attacked, images))
-            result = better(direction, earlier, result)
+            result = better(way, earlier, result)
         return result
 
     best = attempt(None)

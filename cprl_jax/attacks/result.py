@@ -82,8 +82,8 @@ def warn_if_gradient_is_zero(zero_gradient_fraction: Float[Array, "..."]) -> Non
     if count:
         warnings.warn(
             f"the score of {count} of {zero_gradient_fraction.size} images has no gradient that the attack could "
-            "follow (zero_gradient_fraction is 1): that these scores hold is no sign of robustness. Look for rounding, "
-            "stop_gradient or saturation in the score function, or attack it with attacks.square.",
+            "follow (zero_gradient_fraction is 1): where their scores hold, that is no sign of robustness. Look for "
+            "rounding, stop_gradient or saturation in the score function; attacks.square needs no gradient.",
             stacklevel=_levels_to_caller(),
         )
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image, per_image_keys
-from cprl_jax.attacks.directions import checked
+from cprl_jax.attacks.directions import constant
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
 from cprl_jax.attacks.loop import iterate
 from cprl_jax.attacks.projection import project_linf
@@ -74,7 +74,7 @@ def square(
     batch = images.shape[0]
     keys = per_image_keys(key, batch)
     images = lax.stop_gradient(images)
-    score_fn, direction = as_constant(score_fn), as_constant(checked(direction))
+    score_fn, direction = as_constant(score_fn), constant(direction)
     before = evaluate_per_image("score_fn", score_fn, images)
     query = _Query(patch_fraction)
 

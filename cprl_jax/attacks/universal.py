@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from cprl_jax.attacks._radii import over_radii
 from cprl_jax.attacks.arguments import check_count, check_distance, check_images, check_per_image
-from cprl_jax.attacks.directions import alternatives, up
+from cprl_jax.attacks.directions import alternatives, constant, up
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
 from cprl_jax.attacks.loop import is_traced
 from cprl_jax.attacks.projection import project_linf
@@ -142,7 +141,9 @@ class UniversalPerturbation(NamedTuple):
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 pattern, radius = arrays["pattern"], arrays["radius"]
-        except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile, zlib and NumPy each have their own
             raise ValueError(f"{path} is no universal perturbation that `save` wrote: {error}.") from error
         return cls._checked(path, pattern, radius)
 
@@ -252,8 +253,9 @@ def universal(
     if getattr(batches, "ndim", None) == 4:
         raise ValueError(f"batches must be several batches, got one of shape {batches.shape}: put it into a list.")
     score_fn = as_constant(score_fn)
-    options = [as_constant(option) for option in alternatives(direction or up())]
-    if len(options) > 1 and isinstance(batches, Iterator):
+    direction = constant(direction or up())
+    ways = alternatives(direction)
+    if len(ways) > 1 and isinstance(batches, Iterator):
         raise ValueError("batches is an iterator, and this direction goes through it several times: give a list.")
     fit = partial(
         _fit,
@@ -267,12 +269,11 @@ def universal(
         key=key,
         progress=progress,
     )
-    fits = [fit(option) for option in options]
+    fits = [fit(way) for way in ways]
     best, zero_fractions = fits[0]
     if len(fits) > 1:
-        objective = as_constant(direction)
         totals = [
-            sum(_objective(score_fn, objective, candidate, check_images(images)) for images in _one_epoch(batches))
+            sum(_objective(score_fn, direction, candidate, check_images(images)) for images in _one_epoch(batches))
             for candidate, _ in fits
         ]
         which = jnp.argmax(jnp.stack(totals))

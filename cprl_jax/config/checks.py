@@ -129,7 +129,7 @@ def _validate_evaluation(config: ml_collections.ConfigDict) -> None:
     printed = [f"{radius:g}" for radius in evaluation.radii]
     if len(set(printed)) < len(printed):
         raise UserError(f"config.evaluation.radii is {evaluation.radii}; name each radius once")
-    attacked = evaluation.attacks if config.job in ("train_and_evaluate", "evaluate") else ()
+    attacked = evaluation.attacks if config.job in ("train_and_evaluate", "evaluate", "paper_table") else ()
     if not printed and (needy := [name for name in attacked if ATTACKS[name].has_radius]):
         raise UserError(
             f"config.evaluation.radii is (), but config.evaluation.attacks names {listed(needy)}; name a radius, or "

@@ -12,7 +12,6 @@ A crop that nobody attacked counts as it is. Files that `cprl_jax.verify` has ac
 """
 
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,8 +98,11 @@ def read(path: Path, config: ml_collections.ConfigDict) -> Submission:
                 f"{path} has no array {name!r}, but {', '.join(arrays) or 'none'}; keep those that --write_crops wrote"
             )
     images, shape = arrays["images"], (evaluation.crop_size, evaluation.crop_size, 3)
-    if images.ndim != 4 or images.shape[1:] != shape:
-        raise UserError(f"{path}: images have the shape {images.shape}; it must be [n, {', '.join(map(str, shape))}]")
+    if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise UserError(
+            f"{path}: images have the shape {images.shape}; it must be [n, {', '.join(map(str, shape))}], with n at "
+            "least 1"
+        )
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         raise UserError(f"{path}: images are {images.dtype}; they must be uint8, or floats in [0, 1]")
     count = len(images)
@@ -135,7 +137,7 @@ def _arrays(path: Path) -> tuple[Arrays, bytes]:
         return arrays, path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+    except Exception:  # zipfile, zlib and NumPy each have their own
         raise UserError(f"{path} is no .npz file of plain arrays, as numpy.savez writes it") from None
 
 

@@ -25,7 +25,9 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
         if name not in METHODS:
             raise UserError(f"unknown method {name!r}{near(name, METHODS)}; allowed: {listed(METHODS)}")
     if not names or len(set(names)) != len(names):
-        raise UserError(f"methods {'+'.join(names)!r}: name each method once; allowed: {listed(METHODS)}")
+        raise UserError(
+            f"methods {'+'.join(names)!r}: name at least one, and each method once; allowed: {listed(METHODS)}"
+        )
     return tuple(names)
 
 

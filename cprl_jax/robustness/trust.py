@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from cprl_jax import attacks
 from cprl_jax.attacks.arguments import check_distance, per_image_keys
 from cprl_jax.attacks.ascent import climb
+from cprl_jax.attacks.directions import constant
 from cprl_jax.attacks.gradients import as_constant, evaluate, value_and_gradient
 from cprl_jax.attacks.pgd import ascend, better, random_start
 from cprl_jax.robustness.verdicts import NOT_RUN, SMALLEST, Check, Judge, gradients_exist, neighbours_agree
@@ -127,7 +128,7 @@ def check(
     def strength(scores):
         return np.asarray(direction(scores, clean) - direction(clean, clean), np.float64)
 
-    model, objective, long = as_constant(score_fn), as_constant(direction), LONGER * steps
+    model, objective, long = as_constant(score_fn), constant(direction), LONGER * steps
     plain = run(attacks.pgd, steps=steps)
     clean = plain.before
     radii = sorted({min(multiple * radius, 1.0) for multiple in MULTIPLES})

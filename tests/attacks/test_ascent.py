@@ -205,6 +205,12 @@ def test_both_ways_and_objectives_with_a_kink():
     np.testing.assert_allclose(
         np.abs(result.after - result.before), np.full(3, RADIUS * np.abs(WEIGHTS).sum()), rtol=1e-4
     )
+
+    def bent(x):  # at the image, both ways lead on; downwards ten times as far
+        return jnp.sum(jnp.where(x > IMAGES, x - IMAGES, 10 * (x - IMAGES)), axis=(1, 2, 3))
+
+    result = attack(bent, direction=attacks.away(), iterations=5)
+    np.testing.assert_allclose(result.after, np.full(3, -10 * RADIUS * WEIGHTS.size), rtol=1e-4)
     target = LINEAR(IMAGES) + 0.3
     np.testing.assert_allclose(attack(direction=attacks.towards(target), iterations=60).after, target, atol=0.02)
 

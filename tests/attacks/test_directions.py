@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,17 @@ def test_pgd_reaches_a_target_within_a_step():
     np.testing.assert_allclose(result.after[2] - result.before[2], 0.1, rtol=1e-4)  # as near as the radius allows
 
 
-def test_pgd_away_takes_the_larger_change_of_each_image():
+BUDGET = attacks.Budget((10,), iterations=5, starts=1, averaged_starts=0, samples=1, queries=0, points=0)
+AWAY = {
+    "fgsm": attacks.fgsm,
+    "pgd": attacks.pgd,
+    "ascent": partial(attacks.ascent, iterations=5),
+    "ensemble": partial(attacks.ensemble, key=jax.random.key(0), budget=BUDGET),
+}
+
+
+@pytest.mark.parametrize("attack", AWAY.values(), ids=AWAY)
+def test_away_takes_the_larger_change_of_each_image(attack):
     images = np.full((2, 4, 4, 3), 0.5, np.float32)
     steeper = jnp.array([1.0, -1.0])  # the first image's score rises more easily, the second one's falls
 
@@ -64,7 +76,7 @@ def test_pgd_away_takes_the_larger_change_of_each_image():
         change = linear(images) - 0.5
         return 50 + jnp.where(change * steeper > 0, 3 * change, change)
 
-    result = attacks.pgd(score, images, radius=0.1, direction=attacks.away())
+    result = attack(score, images, radius=0.1, direction=attacks.away())
     np.testing.assert_allclose(result.after, [50.3, 49.7], rtol=1e-5)
     np.testing.assert_allclose(result.after, score(result.images), rtol=1e-6)
     np.testing.assert_array_equal(result.zero_gradient_fraction, np.zeros(2))
@@ -130,7 +142,9 @@ def test_a_middle_that_is_not_finite_is_refused(mid):
     jax.jit(lambda mid: attacks.target_free(mid)(SCORES, CLEAN))(mid)  # a traced value passes
 
 
-@pytest.mark.parametrize("attack", [attacks.pgd, attacks.square], ids=lambda attack: attack.__name__)
+@pytest.mark.parametrize(
+    "attack", [attacks.pgd, attacks.ascent, attacks.ensemble, attacks.square], ids=lambda attack: attack.__name__
+)
 def test_a_direction_that_was_not_made_is_named(attack):
     images, options = np.full((1, 4, 4, 3), 0.5, np.float32), {"key": jax.random.key(0)}
     with pytest.raises(ValueError, match=r"direction must be up\(\.\.\.\), .*: call it"):

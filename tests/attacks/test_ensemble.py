@@ -307,6 +307,7 @@ def test_images_that_are_not_finite_inside_a_trace():
     images = IMAGES.copy()
     images[1, 0, 0, 0] = np.nan
     result = jax.jit(lambda x: attack(images=x, budget=ONLY))(images)
+    assert result.which[1] == 0
     assert np.all(np.isnan(result.images[1])) and np.isnan(result.after[1]) and not result.converged
     np.testing.assert_allclose(gain(result)[[0, 2]], gain(attack(budget=ONLY))[[0, 2]], rtol=1e-5)
 
@@ -327,14 +328,31 @@ def test_double_precision_and_a_tiny_flat_image():
         ({"budget": SMALL._replace(iterations=0)}, "budget.iterations must be a whole number of at least 1"),
         ({"budget": SMALL._replace(queries=-1)}, "budget.queries must be a whole number of at least 0"),
         ({"budget": SMALL._replace(pgd_steps=(10, 0))}, "budget.pgd_steps must be a whole number"),
+        ({"budget": SMALL._replace(pgd_steps=10)}, "budget.pgd_steps must be a tuple of at least one number"),
+        ({"budget": SMALL._replace(pgd_steps=())}, "budget.pgd_steps must be a tuple of at least one number"),
         ({"key": jax.random.split(KEY, 2)}, "one per image"),
+        ({"key": 0}, "key must be one jax.random.key.seed. or one per image: got int of shape"),
         ({"radius": 4}, "4/255"),
         ({"direction": lambda s, c: jnp.sum(s)}, "direction must return one float per image"),
         ({"score_fn": lambda x: x}, "score_fn must return one float per image"),
         ({"adaptive_score_fn": lambda x: x}, "adaptive_score_fn must return one float per image"),
         ({"stochastic_score_fn": lambda key, x: jnp.sum(x)}, "stochastic_score_fn must return one float per image"),
     ],
-    ids=["name", "iterations", "queries", "steps", "key", "radius", "direction", "score_fn", "adaptive", "random"],
+    ids=[
+        "name",
+        "iterations",
+        "queries",
+        "steps",
+        "number",
+        "no steps",
+        "key",
+        "seed",
+        "radius",
+        "direction",
+        "score_fn",
+        "adaptive",
+        "random",
+    ],
 )
 def test_mistakes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
