@@ -77,6 +77,10 @@ def export(
         raise UserError(f"--certify is {certify}; it must be a number of images, 0 for none")
     out, run = user_path(out, field="--out"), user_path(run, field="--run")
     package.check(out)
+    if package.is_package(run):
+        raise UserError(
+            f"--run={run} is a model already, not a run; keep a copy of it with cprl_jax.load(FOLDER).save(OUT)"
+        )
     terms = _text(notice)
     model = load(run, method=method)
     kept = model.rounded(dtype)

@@ -1,8 +1,8 @@
 """Scores image files with a trained model: `python -m cprl_jax.score photo.jpg FOLDER 'holiday/*.png'`.
 
 One line per file, `score<TAB>path`, in their order and as soon as it is known; the score is on the scale of the labels,
-0..100 for the models of this project, higher is better. A folder stands for every file in it, sorted by name; folders
-inside it are entered with --recursive (hidden files and folders are skipped then, and links may lead in a circle). A
+0..100 for the models of this project, higher is better. A folder stands for the files in it, sorted by name; folders
+inside it are entered with --recursive (links may lead in a circle). Hidden files and folders in a folder are skipped. A
 pattern that the shell has not replaced is replaced here; `**/` stands for all folders below. A file that cannot be read
 or is no image is named on stderr, and the others are scored.
 

@@ -80,6 +80,9 @@ def test_images_that_are_gone_are_said_to_be(run, tmp_path, capsys):
     output = capsys.readouterr()
     assert "not measured" in output.out and "error: what float32 costs is not measured: " in output.err
     assert cprl_jax.load(tmp_path / "out").dtype == "float32"
+    assert export.main([f"--run={tmp_path / 'out'}", f"--out={tmp_path / 'again'}"]) == 2
+    assert "is a model already, not a run; keep a copy of it with" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,9 @@ def test_a_folder_stands_for_the_files_in_it(made, capsys, tmp_path):
     assert made("z.png", tmp_path / "empty", tmp_path / "full", "y.png") == 1
     output = capsys.readouterr()
     paths = [line.split("\t")[1] for line in output.out.splitlines()]
-    assert paths == ["z.png", *(str(tmp_path / "full" / name) for name in (".c", "a.txt", "b.png")), "y.png"]
+    assert paths == ["z.png", *(str(tmp_path / "full" / name) for name in ("a.txt", "b.png")), "y.png"]
     empty, bad = output.err.splitlines()
-    assert empty == f"error: {tmp_path / 'empty'} is an empty folder" and "bad cannot be read" in bad
+    assert empty == f"error: {tmp_path / 'empty'} has no files in it" and "bad cannot be read" in bad
 
 
 def parsed_name(text):

@@ -9,14 +9,15 @@ from pathlib import PurePath
 def files(arguments: Sequence[str], *, recursive: bool = False) -> tuple[list[str], list[str]]:
     """The files, in the order of the arguments, and what is wrong with some of these: sentences.
 
-    A file is itself, whatever its name. A folder stands for every file in it, sorted by name. A name of which there is
-    nothing is a pattern if it has `*`, `?` or `[`: `**/` stands for the folder before it and all folders below. What is
-    not there, and a pattern without a file, is left as it is for the reader of the files to complain of.
+    A file is itself, whatever its name. A folder stands for the files in it that are not hidden, sorted by name. A name
+    of which there is nothing is a pattern if it has `*`, `?` or `[`: `**/` stands for the folder before it and all
+    folders below. What is not there, and a pattern without a file, is left as it is for the reader of the files to
+    complain of.
 
     Args:
       arguments: names.
-      recursive: folders stand for the files of all folders below, too. Hidden files and folders in them are skipped,
-        links are followed, and no folder is entered twice.
+      recursive: folders stand for the files of all folders below, too, which are not hidden: links are followed, and
+        no folder is entered twice.
     """
     found, problems = [], []
     for argument in arguments:
@@ -24,20 +25,24 @@ def files(arguments: Sequence[str], *, recursive: bool = False) -> tuple[list[st
         for name in (_matches(argument, problems) if is_pattern else None) or [argument]:
             if not os.path.isdir(name):
                 found.append(name)
-            elif inside := list(_below(name, problems)) if recursive else _in(name, problems):
-                found += inside
-            elif inside is not None:
-                problems.append(f"{name} is an empty folder" if not recursive else f"{name} has no files in it")
+                continue
+            before = len(problems)
+            entries = list(_below(name, problems)) if recursive else _in(name, problems)
+            inside = [entry for entry in entries if not os.path.isdir(entry)]
+            found += inside
+            if not inside and len(problems) == before:
+                hint = "; those of the folders below are for --recursive" if entries else ""
+                problems.append(f"{name} has no files in it{hint}")
     return found, problems
 
 
-def _in(folder: str, problems: list[str]) -> list[str] | None:
-    """What is in a folder, sorted by name; None, and a problem more, if it cannot be read."""
+def _in(folder: str, problems: list[str]) -> list[str]:
+    """What is in a folder and not hidden, sorted by name; nothing, and a problem more, if it cannot be read."""
     try:
-        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     except OSError as error:
         problems.append(f"{folder} cannot be read: {error.strerror}")
-        return None
+        return []
 
 
 def _below(folder: str, problems: list[str]) -> Iterator[str]:
@@ -49,8 +54,7 @@ def _below(folder: str, problems: list[str]) -> Iterator[str]:
             yield path
         elif (place := os.path.realpath(path)) not in entered:
             entered.add(place)
-            names = [name for name in _in(path, problems) or () if not os.path.basename(name).startswith(".")]
-            waiting += reversed(names)
+            waiting += reversed(_in(path, problems))
 
 
 def _matches(pattern: str, problems: list[str]) -> list[str]:

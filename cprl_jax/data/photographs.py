@@ -1,6 +1,5 @@
 """Folders of image files, and photographs to make a set of: listed, checked, decoded, resized."""
 
-import functools
 import hashlib
 import os
 import stat
@@ -74,6 +73,12 @@ def pixel_count(path: str | Path) -> int:
         return 0
 
 
+def unreadable(source: str | Path, error: Exception) -> UserError:
+    """What to say of an image file that could not be read for this reason."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{source or repr('')} cannot be read: {reason}")
+
+
 def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path, str]]:
     """The photographs of a folder: file and SHA-256 of its content, by name (that of the file, without suffix).
 
@@ -121,16 +126,16 @@ def find(images: Path, *, size: tuple[int, int] | None) -> dict[str, tuple[Path,
     return photographs
 
 
-@functools.lru_cache(maxsize=1)
-def read(source: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, "height width 3"]:
+def read(source: str | Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
     """A photograph, read-only, after cutting out its middle and resizing it (Lanczos) unless `size` is None.
 
-    The last one is kept: it is asked for many times in a row. Raises UserError if it cannot be read (any more).
+    Raises:
+      UserError: it cannot be read (any more), or is no image.
     """
     try:
         pixels = decode_photograph(content(source))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be read: {one_line(error)}") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise unreadable(source, error) from error
     if size is not None:
         pixels = np.array(ImageOps.fit(Image.fromarray(pixels), size, method=Image.Resampling.LANCZOS))
     pixels.flags.writeable = False

@@ -257,6 +257,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+_reference = functools.lru_cache(maxsize=1)(photographs.read)  # asked for many times in a row
+
+
 def _make(settings: _Settings, task: _Task) -> list[Made]:
     """The files of a task: kept where they are as they were made, else made."""
     rows = []
@@ -267,7 +270,7 @@ def _make(settings: _Settings, task: _Task) -> list[Made]:
         if before is not None and hashlib.sha256(content).hexdigest() == before.sha256:
             rows.append(before)
             continue
-        reference = photographs.read(task.source, settings.size)
+        reference = _reference(task.source, settings.size)
         # Files are renamed when they are whole: one that is there and not noted is from just before an interruption.
         pixels = None if before is not None else _decoded(content, reference.shape)
         if pixels is None:

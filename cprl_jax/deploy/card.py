@@ -91,6 +91,11 @@ def of_run(
     return f"{_HEADER}\n# {title} on {network.described(model.backbone)}\n\n{text}\n"
 
 
+def amended(card: str, change: str) -> str:
+    """The card of a copy of a model in which something else is changed than the card tells."""
+    return f"{card.rstrip()}\n\n## This copy\n\nIn this copy {change}; what stands above is of the model before that.\n"
+
+
 def _data(config: ml_collections.ConfigDict, run: Path) -> str:
     counts = ""
     try:
@@ -122,7 +127,8 @@ def _numbers(method: str, run: Path) -> str:
         Column("plcc", "PLCC"),
     ]
     table = Table(rows, columns, line=("attack", "radius"), heading="attack", name=lambda row: row["attack"])
-    return f"Against the labels of the test images, clean (`none`) and attacked:\n\n{table.markdown()}".rstrip()
+    found = "Against the labels of the test images, clean (`none`) and attacked, with the weights as trained (float32):"
+    return f"{found}\n\n{table.markdown()}".rstrip()
 
 
 def _failures(method: str, run: Path) -> str:
@@ -135,7 +141,7 @@ def _failures(method: str, run: Path) -> str:
     if not worst:
         return "Not listed: the run has no report."
     lines = [f"* `{row['name']}`: labelled {float(row['mos']):.0f}, scored {float(row['score']):.0f}" for row in worst]
-    return "The test images on which it errs most:\n\n" + "\n".join(lines)
+    return "The test images on which it errs most, with the weights as trained:\n\n" + "\n".join(lines)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

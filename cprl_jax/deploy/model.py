@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
 from cprl_jax import models
+from cprl_jax.attacks.arguments import check_number
 from cprl_jax.attacks.loop import evaluate
 from cprl_jax.data import combined, crops, photographs
+from cprl_jax.deploy import card as card_lib
 from cprl_jax.deploy import package, tensors
 from cprl_jax.evaluation.files import FileScorer
 from cprl_jax.runtime.errors import UserError
@@ -147,8 +149,7 @@ class Model:
           UserError: a file that cannot be read.
           ValueError: an option out of range.
         """
-        is_array = hasattr(images, "dtype")
-        entries = _checked(images) if is_array else _list(images)
+        entries = _checked(images) if _is_array(images) else _list(images)
         options = dict(radius=radius, sigma=sigma, samples=samples, key=key, confidence=confidence)
         results = []
         for result in self.certify_each(entries, **options):
@@ -162,10 +163,10 @@ class Model:
         """As `certify`, for one file or image after the other: a Certified of single numbers, or a UserError."""
         from cprl_jax.robustness.certify import NotFiniteError, median_smoothing
 
-        key = jax.random.key(0) if key is None else key
+        radius, key = check_number("radius", radius), jax.random.key(0) if key is None else key
         for entry in entries:
             try:
-                image = entry if hasattr(entry, "dtype") else photographs.read(Path(entry), None)
+                image = _checked(entry[None])[0] if _is_array(entry) else photographs.read(entry)
             except UserError as error:
                 yield error
                 continue
@@ -174,7 +175,7 @@ class Model:
             try:
                 smoothed = median_smoothing(score_fn, pixels[None, :, None], key=key, batch_size=batch_size, **options)
             except NotFiniteError:
-                what = "an image" if hasattr(entry, "dtype") else entry
+                what = "an image" if _is_array(entry) else entry
                 yield UserError(f"{what} has no certificate: not all its scores under noise are finite numbers")
                 continue
             numbers = (smoothed.score, *smoothed.bounds(radius), smoothed.largest_radius)
@@ -188,7 +189,13 @@ class Model:
         """
         variables = tensors.decode(tensors.encode(self.variables, dtype), self.variables)
         content = self._content._replace(dtype=dtype, variables=variables)
-        return Model(content, name=self.name, card=self._card)
+        return Model(content, name=self.name, card=lambda: self._card_in(dtype))
+
+    def _card_in(self, dtype: str) -> str:
+        """The card of a copy with its weights in another dtype."""
+        if dtype == self.dtype:
+            return self.card
+        return card_lib.amended(self.card, f"the weights are kept in {dtype}, and were in {self.dtype}")
 
     def save(self, folder: str | os.PathLike, *, dtype: str = "", card: str = "") -> None:
         """Writes a folder that `cprl_jax.load` reads, whole or not at all, over an older one of the same kind.
@@ -203,7 +210,10 @@ class Model:
           ValueError: another dtype.
         """
         content = self._content._replace(dtype=dtype or self.dtype)
-        package.write(user_path(folder, field="the folder of the model"), content, card or self.card)
+        if dtype and dtype not in tensors.DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(tensors.DTYPES)}")
+        text = card or self._card_in(content.dtype)
+        package.write(user_path(folder, field="the folder of the model"), content, text)
 
     def push_to_hub(self, repo: str, *, dtype: str = "", private: bool = False) -> str:
         """Uploads the folder of `save` to 'user/repo' on Hugging Face, made if it is missing; returns its address.
@@ -301,7 +311,12 @@ def _resized(images, size: int):
 
 
 def _list(paths: Paths) -> list:
-    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    return [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
+
+
+def _is_array(images) -> bool:
+    """Whether these are numbers, rather than names of files."""
+    return hasattr(images, "dtype") and images.dtype.kind not in "USO"
 
 
 def _checked(images) -> np.ndarray:

@@ -51,9 +51,12 @@ def load(source: str | os.PathLike, *, method: str = "", crops: int = 0) -> Mode
         def text() -> str:
             return card.of_run(content.config, content.method, folder)
 
-    if crops:
-        content.config.evaluation.crops = crops
-    return Model(content, name=name, card=text)
+    before = content.config.evaluation.crops
+    if not crops or crops == before:
+        return Model(content, name=name, card=text)
+    content.config.evaluation.crops = crops
+    change = f"a score is the mean of crops at {crops} places of an image, and was that at {before}"
+    return Model(content, name=name, card=lambda: card.amended(text(), change))
 
 
 def _of_run(run: Path, method: str) -> package.Package:

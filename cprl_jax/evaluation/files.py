@@ -95,8 +95,7 @@ class FileScorer:
                 with _ONE_LARGE if large else contextlib.nullcontext():
                     return crops[row]
             except (OSError, ValueError, MemoryError) as error:
-                reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-                return UserError(f"{files[row] or repr('')} cannot be read: {reason}")
+                return photographs.unreadable(files[row], error)
 
         def scores(group: list[Cut]) -> list[float | UserError]:
             good = [crops_of_image for crops_of_image in group if not isinstance(crops_of_image, UserError)]

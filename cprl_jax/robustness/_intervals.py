@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
@@ -47,7 +48,7 @@ def _apply(equation, inputs: list[Value], same: bool) -> list[Value]:
     """The outputs of one operation; `same`: its two inputs are one variable, as in x * x."""
     name, parameters = equation.primitive.name, equation.params
     operation = functools.partial(_outputs, equation)
-    rises = name in _RISING
+    rises = name in _RISING or (name == "convert_element_type" and _rises(inputs[0], parameters["new_dtype"]))
     if name in _CALLS:
         inner = parameters.get("jaxpr", parameters.get("call_jaxpr"))
         operation = functools.partial(evaluate, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
@@ -58,7 +59,8 @@ def _apply(equation, inputs: list[Value], same: bool) -> list[Value]:
         return operation(inputs)
     if rises or name in _FALLING:
         ends = [operation([_ends(each)[end] for each in inputs]) for end in (0, 1)]
-        return [_interval(*pair) for pair in zip(*(ends if rises else ends[::-1]), strict=True)]
+        found = [_interval(*pair) for pair in zip(*(ends if rises else ends[::-1]), strict=True)]
+        return [_whole(equation, each, inputs, same) for each in found] if name in _WRAPPING else found
     if name == "cond" and parameters.get("branches_platforms"):  # one function, as each platform computes it best
         branch = parameters["branches"][-1]  # XLA's own operations, which are fewer
         return evaluate(branch.jaxpr, branch.consts, inputs[1:])
@@ -67,7 +69,7 @@ def _apply(equation, inputs: list[Value], same: bool) -> list[Value]:
     if name == "mul" and same:
         return [_square(equation, inputs[0])]
     if name in _RULES and (result := _RULES[name](equation, *inputs)) is not None:
-        return [result]
+        return [_whole(equation, result, inputs, same) if name in _WRAPPING else result]
     raise NotImplementedError(
         f"interval_bounds has no rule for the operation {name!r} on values that depend on the image: bound a score "
         "function without it."
@@ -91,6 +93,35 @@ def _interval(lower: Array, upper: Array) -> Interval:
     return Interval(lower, upper)
 
 
+def _rises(value: Value, kind: Any) -> bool:
+    """Whether numbers become others of this kind without changing their order: whole numbers may wrap around."""
+    was = _ends(value).lower.dtype
+    return was in (jnp.dtype(bool), kind) or jnp.issubdtype(kind, jnp.floating)
+
+
+def _converted(equation, x: Interval) -> Interval:
+    """As a truth value, or as a whole number: any where a value may be too large for the kind."""
+    kind = equation.params["new_dtype"]
+    if jnp.issubdtype(kind, jnp.bool_):
+        return Interval((x.lower > 0) | (x.upper < 0), (x.lower != 0) | (x.upper != 0))
+    return _inside(Interval(*(_outputs(equation, [end])[0] for end in x)), *x)
+
+
+def _whole(equation, result: Interval, inputs: Sequence[Value], same: bool) -> Interval:
+    """A result in whole numbers, which may have wrapped around where the same in floats is too large for their kind."""
+    if jnp.issubdtype(result.lower.dtype, jnp.floating) or result.lower.dtype == bool:
+        return result
+    floats = [jax.tree.map(lambda end: end.astype(jnp.float32), each) for each in inputs]
+    return _inside(result, *_apply(equation, floats, same)[0])
+
+
+def _inside(result: Interval, lower: Array, upper: Array) -> Interval:
+    """The result where both numbers are well inside of the range of its kind; elsewhere anything of that kind."""
+    extremes = jnp.iinfo(result.lower.dtype)
+    fits = (lower > min(0.99 * extremes.min, -1)) & (upper < 0.99 * extremes.max)  # floats round
+    return Interval(jnp.where(fits, result.lower, extremes.min), jnp.where(fits, result.upper, extremes.max))
+
+
 # Neither falls as any of its inputs grows: moving data, sums, maxima, and functions of one number.
 _RISING = {
     *(
@@ -105,12 +136,13 @@ _RISING = {
         "rev",
         "split",
     ),
-    *("copy", "copy_p", "stop_gradient", "optimization_barrier", "convert_element_type", "reduce_precision"),
+    *("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision"),
     *("add", "add_any", "max", "min", "clamp", "reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or"),
     *("reduce_window_sum", "reduce_window_max", "reduce_window_min", "cumsum", "cummax", "cummin"),
     *("exp", "exp2", "expm1", "tanh", "logistic", "erf", "cbrt", "floor", "ceil", "round", "sign"),
 }
 _FALLING = {"neg", "not"}
+_WRAPPING = {"add", "add_any", "sub", "mul", "neg", "abs", "square", "integer_pow", "reduce_sum", "cumsum"}
 _BILINEAR = {"dot_general", "conv_general_dilated"}
 
 
@@ -137,9 +169,14 @@ def _around(value: Value) -> tuple[Array, Array | None]:
 
 def _products(equation, first: Value, second: Value) -> Interval:
     """Of two intervals: between the least and the greatest product of their ends."""
-    ends = [a * b for a in _ends(first) for b in _ends(second)]
-    ends = [jnp.where(jnp.isnan(each), 0, each) for each in ends]  # 0 times an infinite end, which no value reaches
-    return Interval(functools.reduce(jnp.minimum, ends), functools.reduce(jnp.maximum, ends))
+    ends = [_product(a, b) for a in _ends(first) for b in _ends(second)]
+    return _interval(functools.reduce(jnp.minimum, ends), functools.reduce(jnp.maximum, ends))
+
+
+def _product(a: Array, b: Array) -> Array:
+    """0 for 0 times an infinite end, which no value reaches."""
+    product = a * b
+    return jnp.where(jnp.isnan(product) & ~jnp.isnan(a) & ~jnp.isnan(b), jnp.zeros_like(product), product)
 
 
 def _quotients(equation, first: Value, second: Value) -> Interval:
@@ -242,6 +279,7 @@ def _selection(equation, which: Value, *cases: Value) -> Interval | None:
 
 
 _RULES: dict[str, Callable[..., Interval | None]] = {
+    "convert_element_type": _converted,
     "mul": _products,
     "div": _quotients,
     "sub": _difference,

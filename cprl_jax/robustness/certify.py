@@ -31,7 +31,7 @@ from cprl_jax.attacks.arguments import (
     check_per_image,
     per_image_keys,
 )
-from cprl_jax.attacks.loop import as_pytree
+from cprl_jax.attacks.loop import as_pytree, is_traced
 from cprl_jax.runtime import parallel
 
 CONFIDENCE = 0.999  # unless another is asked for
@@ -101,10 +101,12 @@ class Smoothed:
     def largest_radius(self) -> float:
         """The largest l2 radius at which the bounds of an image are finite: a wider noise, or more samples, reach on.
 
-        At -sigma Phi^-1(1 - (alpha / 2)^(1 / n)) the smallest and the largest of n samples are the bounds.
+        At -sigma Phi^-1(1 - (alpha / 2)^(1 / n)) the smallest and the largest of n samples are the bounds; this is a
+        millionth less, so that no rounding, to float32 either, makes them infinite.
         """
         tail = (1 - self.confidence) / 2
-        return float(-self.sigma * stats.norm.ppf(-math.expm1(math.log(tail) / self.samples.shape[1])))
+        largest = -self.sigma * stats.norm.ppf(-math.expm1(math.log(tail) / self.samples.shape[1]))
+        return max(0.0, (1 - 1e-6) * float(largest))
 
 
 def order_statistics(
@@ -162,10 +164,13 @@ def median_smoothing(
     """
     images, samples = check_images(images), check_count("samples", samples)
     batch_size = check_count("batch_size", batch_size)
-    if not check_number("sigma", sigma):
-        raise ValueError(f"sigma must be above 0 (0.12 in [0, 1] pixel units is usual), got {sigma}.")
+    sigma, confidence = check_number("sigma", sigma), check_number("confidence", confidence)
+    if not sigma:
+        raise ValueError("sigma must be above 0 (0.12 in [0, 1] pixel units is usual), got 0.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, such as 0.999, got {confidence}.")
+    if is_traced((images, key)):
+        raise ValueError("median_smoothing returns what it has drawn: call it outside of jit, vmap and grad.")
     if samples < (fewest := fewest_samples(confidence)):
         raise ValueError(f"samples is {samples}; a confidence of {confidence} needs at least {fewest}.")
     keys, score_fn, batch = per_image_keys(key, len(images)), as_pytree(score_fn), len(images)
@@ -177,7 +182,7 @@ def median_smoothing(
             f"images {wrong}, counted from 0, have scores under noise that are not finite numbers: leave them out, or "
             "mend score_fn."
         )
-    return Smoothed(np.sort(scores, axis=1), float(sigma), float(confidence))
+    return Smoothed(np.sort(scores, axis=1), sigma, confidence)
 
 
 def fewest_samples(confidence: float) -> int:

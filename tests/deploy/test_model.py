@@ -110,6 +110,38 @@ def test_certificates_are_of_the_score_and_of_the_image_alone(model, pictures, s
         model.certify("nowhere.png")
 
 
+def test_a_file_is_certified_as_it_is_now(model, pictures, save):
+    first, second = pictures(2, 30, 26)
+    options = dict(sigma=0.1, samples=20)
+    (path,) = save([first])
+    before = model.certify(path, **options)
+    assert save([second]) == [path]
+    assert model.certify(path, **options) == model.certify(second[None], **options) != before
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        ([np.zeros((4, 4))], {}, "images have the shape"),
+        ([np.zeros((1, 4, 4, 3))], {}, "images have the shape"),
+        ([], {"radius": -1}, "radius must be a finite Python number of at least 0"),
+        (np.zeros((1, 30, 26, 3)), {"radius": [0, 0.1]}, "radius must be a finite Python number"),
+    ],
+    ids=["grey", "batch", "negative", "several"],
+)
+def test_mistakes_are_named_before_anything_is_drawn(model, images, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.certify(images, **options)
+
+
+def test_names_of_files_may_be_arrays_and_bytes(model, pictures, save):
+    path = str(*save(pictures(1, 30, 26)))
+    score = model.score(path)
+    assert score == model.score(path.encode()) == model.score(np.array([path]))
+    options = dict(sigma=0.1, samples=20)
+    assert model.certify(np.array([path]), **options) == model.certify(path.encode(), **options)
+
+
 def test_images_of_many_sizes_are_certified_with_few_compilations(model, pictures, monkeypatch):
     shapes, smooth = [], certify.median_smoothing
 
@@ -158,7 +190,9 @@ def test_saving_again_loses_nothing(content, tmp_path, dtype):
     ).read_bytes()
     once = cprl_jax.load(tmp_path / "once")
     jax.tree.map(np.testing.assert_array_equal, model.rounded(dtype).variables, once.variables)
-    assert once.dtype == dtype and once.card == "# A card\n"
+    assert once.dtype == dtype and f"the weights are kept in {dtype}, and were in float32" in once.card
+    assert once.card.startswith("# A card\n") and once.card == cprl_jax.load(tmp_path / "twice").card
+    assert once.card == model.rounded(dtype).card
 
 
 def test_a_model_goes_to_hugging_face_as_a_folder(model, monkeypatch):

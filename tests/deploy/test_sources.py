@@ -78,7 +78,9 @@ def test_options_of_a_folder(folder):
         cprl_jax.load(folder, method="plain")
     with pytest.raises(UserError, match="crops=-1 is not allowed"):
         cprl_jax.load(folder, crops=-1)
-    assert cprl_jax.load(folder, method="cprl", crops=2).config.evaluation.crops == 2
+    other = cprl_jax.load(folder, method="cprl", crops=2)
+    assert other.config.evaluation.crops == 2 and "crops at 2 places of an image, and was that at" in other.card
+    assert cprl_jax.load(folder, crops=cprl_jax.load(folder).config.evaluation.crops).card in other.card
     (folder / "README.md").unlink()
     model = cprl_jax.load(folder)
     assert model(np.zeros((1, 24, 24, 3), np.uint8)).shape == (1,)

@@ -227,7 +227,8 @@ def test_a_score_that_is_not_finite_names_its_image():
     ("options", "message"),
     [
         ({"sigma": 0.0}, "sigma must be above 0"),
-        ({"sigma": -1.0}, "sigma must be"),
+        ({"sigma": -1.0}, "sigma must be a finite Python number"),
+        ({"confidence": "0.9x"}, "confidence must be a finite Python number"),
         ({"samples": 10}, "samples is 10; a confidence of 0.999 needs at least 11"),
         ({"samples": 2.5}, "samples must be a whole number"),
         ({"confidence": 1.0}, "confidence must be between 0 and 1"),
@@ -235,11 +236,25 @@ def test_a_score_that_is_not_finite_names_its_image():
         ({"images": 255 * IMAGES}, r"images must be in \[0, 1\]"),
         ({"score_fn": Partial(lambda images: images)}, "score_fn must return one float per image"),
     ],
-    ids=["no-sigma", "negative", "few", "half", "certain", "batch", "range", "scores"],
+    ids=["no-sigma", "negative", "text", "few", "half", "certain", "batch", "range", "scores"],
 )
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         smooth(options.pop("score_fn", linear), options.pop("images", IMAGES), **{"samples": 20} | options)
+
+
+def test_what_is_being_traced_is_refused():
+    with pytest.raises(ValueError, match="outside of jit, vmap and grad"):
+        jax.jit(lambda images: smooth(linear, images, samples=20).score)(IMAGES)
+
+
+@pytest.mark.parametrize("samples", [11, 12, 50, 100, 200, 2000, 10000])
+@pytest.mark.parametrize("confidence", [0.9, 0.999])
+def test_bounds_are_finite_at_the_largest_radius(samples, confidence):
+    known = certify.Smoothed(np.arange(samples, dtype=np.float32)[None], SIGMA, confidence)
+    for radius in (known.largest_radius, np.float32(known.largest_radius)):
+        assert np.isfinite(known.bounds(radius)).all()
+    assert np.isinf(known.bounds(1.00001 * known.largest_radius + 1e-12)).all()
 
 
 def test_wrong_radii_are_named(smoothed):

@@ -59,6 +59,8 @@ OPERATIONS = {
     "choice": lambda x: jnp.where((x > 0.5) | ~(x <= 0.9), 3 * x, -x) + jnp.where(x >= 0.4, 1.0, 0.0) * (x != 0.2),
     "extremes": lambda x: jnp.abs(x - 0.5) + jnp.clip(x, 0.2, 0.6) - jnp.maximum(x, 0.5) + jax.nn.relu6(9 * x - 1),
     "places": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)), constant_values=0.5)[:, ::2].transpose(0, 2, 1, 3),
+    "truth": lambda x: jnp.where(jnp.round(4 * x - 2).astype(bool), x, -x) + (-jax.nn.relu(x - 0.5)).astype(bool),
+    "whole": lambda x: ((9 * x).astype(jnp.int32) * 2 - jnp.round(30 * x).astype(jnp.uint8)).astype(jnp.float32),
     "gelu": lambda x: jax.nn.gelu(x - 0.5, approximate=True) + jax.nn.softplus(x),
 }
 
@@ -67,6 +69,25 @@ OPERATIONS = {
 def test_operations(operation):
     lower, upper = assert_holds(jax.jit(lambda images: jnp.sum(OPERATIONS[operation](images), axis=(1, 2, 3))))
     assert np.isfinite(lower).all() and np.isfinite(upper).all()
+
+
+@pytest.mark.parametrize(
+    "wraps",
+    [
+        lambda x: (5 * x).astype(jnp.uint8) - (5 * jnp.flip(x, 1)).astype(jnp.uint8),
+        lambda x: (100 * x).astype(jnp.int8) + (100 * x).astype(jnp.int8),
+        lambda x: (300 * x).astype(jnp.int32).astype(jnp.uint8),
+        lambda x: jnp.cumsum((90 * x).astype(jnp.int8), axis=2, dtype=jnp.int8),
+    ],
+    ids=["below 0", "above", "kept in fewer bits", "sum"],
+)
+def test_whole_numbers_may_wrap_around(wraps):
+    assert_holds(jax.jit(lambda images: wraps(images)[:, 1, 1, 0].astype(jnp.float32)))
+
+
+def test_nothing_is_known_of_what_is_no_number():
+    lower, upper = interval_bounds(lambda images: jnp.nan * images[:, 0, 0, 0], IMAGES, radius=RADIUS)
+    assert np.isneginf(lower).all() and np.isposinf(upper).all()
 
 
 def test_a_division_that_may_be_by_zero_has_no_bounds():

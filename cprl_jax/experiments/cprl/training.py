@@ -150,7 +150,7 @@ def pristine_photographs(
     paths = photographs.image_files(folder) if folder.is_dir() else []
     if not paths:
         raise UserError(f"config.train.pristine: there are no photographs in {folder}; give the folder of some")
-    return [photographs.read(path, None) for path in paths]
+    return [photographs.read(path) for path in paths]
 
 
 def _calibration(config: ml_collections.ConfigDict, method: str, validate: Callable[[Mapping], Mapping] | None):
