@@ -126,6 +126,11 @@ def _validate_fitted(config: ml_collections.ConfigDict) -> None:
 def _validate_evaluation(config: ml_collections.ConfigDict) -> None:
     evaluation = config.evaluation
     _check_once(config, "evaluation.attacks", needed=False)
+    if evaluation.baseline and evaluation.baseline not in config.methods:
+        raise UserError(
+            f"config.evaluation.baseline is {evaluation.baseline!r}; it is one of config.methods, which are "
+            f"{'+'.join(config.methods)}"
+        )
     printed = [f"{radius:g}" for radius in evaluation.radii]
     if len(set(printed)) < len(printed):
         raise UserError(f"config.evaluation.radii is {evaluation.radii}; name each radius once")

@@ -118,6 +118,7 @@ _EVALUATION = {
     "radii": Field((0.5, 1.0, 2.0, 4.0), "of the attacks", "1/255", above=0, at_most=255),
     "pgd_steps": Field(10, "gradient steps of PGD", at_least=1),
     "mid": Field(50.0, "scores above it are pushed down, the others up"),
+    "baseline": Field("", "the method that the others are compared with ('' = plain_longer, else plain or the first)"),
     "resamples": Field(1000, "of the bootstrap over test images", at_least=1),
     "examples": Field(3, "images shown in the report", at_least=0),
     "example_radius": Field(2.0, "of the shown images (PGD)", "1/255", above=0, at_most=255),

@@ -108,6 +108,7 @@ def test_a_wrong_argument_is_named(argument, message):
         ("evaluation.attacks", ("fgms",), "names 'fgms' .did you mean 'fgsm'"),
         ("evaluation.radii", (0.0, 1.0), r"config.evaluation.radii is .*above 0 and at most 255 \(1/255\)"),
         ("cprl.start_from", "plian", "config.cprl.start_from is 'plian'"),
+        ("evaluation.baseline", "nt", "config.evaluation.baseline is 'nt'; it is one of config.methods"),
         ("plain_longer.as_long_as", "crpl", "'crpl' .did you mean 'cprl'"),
         ("plain_longer.as_long_as", "plain_longer", "another method"),
         ("evaluation.radii", ("a",), r"config.evaluation.radii is \('a',\); it may hold numbers, as in \(0.5,\)"),

@@ -188,7 +188,9 @@ def evaluate_run(config: ml_collections.ConfigDict, dataset, split, others, work
     results = Results(
         table,
         scores=scores,
-        differences=findings.differences(scores, seed=config.seed, resamples=evaluation.resamples),
+        differences=findings.differences(
+            scores, seed=config.seed, resamples=evaluation.resamples, chosen=evaluation.baseline
+        ),
         zero_shot=elsewhere,
         robustness=checked,
         examples=shown,

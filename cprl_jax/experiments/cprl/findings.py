@@ -28,22 +28,23 @@ FALSE_COMFORT = 0.25  # SRCC by which PGD must undercut FGSM
 NOISE = 0.1  # SRCC by which an attack that ought to be stronger may come out weaker
 
 
-def differences(scores: Sequence[Row], *, seed: int, resamples: int) -> list[dict[str, Any]]:
+def differences(scores: Sequence[Row], *, seed: int, resamples: int, chosen: str = "") -> list[dict[str, Any]]:
     """SRCC against MOS of each method less that of the baseline, under each condition, on the same images.
 
     Args:
       scores: see `Results`.
       seed, resamples: for the paired bootstrap.
+      chosen: the baseline; '' = see `results.baseline`.
 
     Returns:
-      `method`, `baseline` (see `results.baseline`), `attack`, `radius`, `difference` and its 95 % interval `low`,
+      `method`, `baseline`, `attack`, `radius`, `difference` and its 95 % interval `low`,
       `high`; NaN where a score is not finite, or there are fewer than three images.
     """
     rows: dict[tuple[str, Condition], dict[str, Row]] = {}
     for row in scores:
         rows.setdefault((row["method"], condition(row)), {})[row["name"]] = row
     methods = distinct(scores, "method")
-    reference = baseline(methods) if methods else ""
+    reference = baseline(methods, chosen) if methods else ""
     compared = []
     for pair in conditions(scores):
         for method in (name for name in methods if name != reference):

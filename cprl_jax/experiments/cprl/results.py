@@ -156,6 +156,6 @@ def conditions(rows: Iterable[Row]) -> list[Condition]:
     return sorted(present, key=lambda pair: (attacks.index(pair[0]), pair[1]))
 
 
-def baseline(methods: Sequence[str]) -> str:
-    """The method that the others are compared with; the first one where none of `BASELINES` ran."""
-    return next((name for name in BASELINES if name in methods), methods[0])
+def baseline(methods: Sequence[str], chosen: str = "") -> str:
+    """The method that the others are compared with: the chosen one, or one of `BASELINES`, or the first that ran."""
+    return next((name for name in (chosen, *BASELINES) if name in methods), methods[0])

@@ -135,6 +135,10 @@ def test_differences_are_paired_by_image(made):
     np.random.default_rng(0).shuffle(scores)
     found = findings.differences(scores, seed=3, resamples=50)
     assert {(row["method"], row["baseline"]) for row in found} == {("cprl", "plain_longer"), ("plain", "plain_longer")}
+    chosen = findings.differences(scores, seed=0, resamples=20, chosen="cprl")
+    assert {(row["method"], row["baseline"]) for row in chosen} == {("plain_longer", "cprl"), ("plain", "cprl")}
+    forth = {row["method"]: row["difference"] for row in found}["cprl"]
+    assert {row["method"]: row["difference"] for row in chosen}["plain_longer"] == pytest.approx(-forth)
     assert len(found) == 2 * 3
     for row in found:
         by_name = {
