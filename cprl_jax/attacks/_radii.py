@@ -10,6 +10,11 @@ import numpy as np
 Result = TypeVar("Result")
 
 
+def each_radius(radius: Any) -> list:
+    """The radii of a list or an array, one of one element as a number."""
+    return [each[0] if np.shape(each) == (1,) else each for each in radius]
+
+
 def over_radii(attack: Callable[[Any], Result], radius: Any) -> Result:
     """`attack(radius)`, or its results for several radii stacked along a new first axis.
 
@@ -25,5 +30,5 @@ def over_radii(attack: Callable[[Any], Result], radius: Any) -> Result:
         return attack(radius)
     if len(radius) == 0:
         raise ValueError("radius is an empty list: give one radius, or a list of at least one.")
-    results = [attack(each[0] if np.shape(each) == (1,) else each) for each in radius]
+    results = [attack(each) for each in each_radius(radius)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)

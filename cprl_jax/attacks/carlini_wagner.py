@@ -65,7 +65,7 @@ def carlini_wagner(
     direction: Callable[[Float[Array, " batch"], Float[Array, " batch"]], Float[Array, " batch"]],
     steps: int = 200,
     searches: int = 9,
-    learning_rate: Float[ArrayLike, ""] = 0.01,
+    learning_rate: Float[ArrayLike, ""] = 0.05,
     initial_constant: Float[ArrayLike, ""] | Float[ArrayLike, " batch"] = 0.01,
     quantize: bool = False,
     progress: bool = False,
@@ -95,7 +95,8 @@ def carlini_wagner(
       steps: number of Adam's steps in each search, at least 1.
       searches: number of constants tried, at least 1.
       learning_rate: Adam's learning rate at the start of each search, in units of w: near grey, a change of w by 0.01
-        changes a value by 0.005, a little over one grey level.
+        changes a value by 0.005, a little over one grey level; near black and white by far less, so that with 0.01 they
+        do not move by two grey levels in 200 steps.
       initial_constant: the first c, in units of squared pixel change per unit of score; one number or one per image.
       quantize: only accept 8-bit images: all values are grey levels k / 255 (but for images that are given back
         unchanged).

@@ -111,10 +111,12 @@ def constant(direction: Callable) -> Callable:
     """The direction as a pytree whose arrays are constants for differentiation; its alternatives stay alternatives.
 
     Raises:
-      ValueError: it is a function of this file that makes a direction, and was not called.
+      ValueError: it is no function, or one of this file that makes a direction, and was not called.
     """
     if direction in (up, down, reflect, target_free, towards, away):
         raise ValueError(f"direction must be {direction.__name__}(...), what this function returns: call it.")
+    if not callable(direction):
+        raise ValueError(f"direction must be attacks.up(), attacks.down() or the like, got {direction!r}.")
     if isinstance(direction, Alternatives):
         return Alternatives(as_constant(direction.objective), tuple(map(as_constant, direction.directions)))
     return as_constant(direction)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from cprl_jax.attacks._radii import each_radius
 from cprl_jax.attacks.arguments import check_images
 from cprl_jax.attacks.enhance import EnhanceResult
 from cprl_jax.attacks.gradients import as_constant, evaluate_per_image
@@ -62,6 +63,6 @@ def as_8_bit(
     else:
         if np.ndim(radius) == 0 or len(radius) != len(result.images):
             raise ValueError(f"radius must be the list of {len(result.images)} radii of this result, got {radius!r}.")
-        each = [rounded(*pair) for pair in zip(result.images, radius, strict=True)]
+        each = [rounded(*pair) for pair in zip(result.images, each_radius(radius), strict=True)]
         fields = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     return finish(result._replace(**dict(zip(("images", "after", "max_change"), fields, strict=True))), images)

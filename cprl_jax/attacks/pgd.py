@@ -1,6 +1,7 @@
 """Projected gradient ascent."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import NamedTuple
@@ -253,7 +254,7 @@ def random_start(keys, images, radius, *, norm):
     if norm == "linf":
         draw = partial(jax.random.uniform, shape=images.shape[1:], dtype=images.dtype, minval=-1, maxval=1)
         return project_linf(images + radius * jax.vmap(draw)(keys), images, radius)
-    dimensions = np.prod(images.shape[1:])
+    dimensions = math.prod(images.shape[1:])
 
     def draw(key):
         towards, length = jax.random.split(key)

@@ -45,7 +45,7 @@ def score_reflection(
       progress: shows a progress bar over the steps, when called with values rather than inside `jit` and the like.
 
     Returns:
-      `AttackResult`. An image with a score of exactly `mid`, its own mirror image, comes back as it was.
+      `AttackResult`. Without a key, an image with a score of exactly `mid`, its own mirror image, comes back as it was.
 
     Raises:
       ValueError: as `pgd`; unless traced, a `mid` that is not finite.

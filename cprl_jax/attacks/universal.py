@@ -110,7 +110,10 @@ class UniversalPerturbation(NamedTuple):
         """
         path, pattern = Path(path), np.asarray(self.pattern)
         if path.suffix == ".npz":
-            _write(path, lambda file: np.savez(file, pattern=pattern, radius=np.asarray(self.radius)))
+            # NumPy's format knows no bfloat16.
+            arrays = {name: np.asarray(value) for name, value in (("pattern", pattern), ("radius", self.radius))}
+            arrays = {name: a.astype(np.float32) if a.dtype.kind == "V" else a for name, a in arrays.items()}
+            _write(path, lambda file: np.savez(file, **arrays))
         elif path.suffix == ".png":
             offset = _offset(encoding)
             if not np.all(np.abs(pattern) <= offset + 1e-6):  # also when there are values that are not numbers

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from cprl_jax import methods, models
 from cprl_jax.config.field import listed, near
@@ -24,6 +25,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
       UserError: naming the field, its value and what is allowed.
     """
     methods.check_names(config.methods)
+    for name in flatten_dict(config.to_dict(), sep="."):
+        if name not in ALL:
+            raise UserError(f"config.{name} is no field of a configuration{near(name, ALL)}; --helpfull lists all")
     for name, field in ALL.items():
         field.check(f"config.{name}", lookup(config, name))
     _validate_dataset(config)

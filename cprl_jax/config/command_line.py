@@ -1,5 +1,8 @@
 """`--config`, its overrides and `--workdir`, with every mistake in one line."""
 
+import os
+import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +48,7 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> 
                 raise UserError(f"there is no config file {file!r}; those of this project are in configs/")
             config.to_dict()  # an error in the file itself is only raised on first use
     except Exception as error:
-        raise UserError(_flag_error(error)) from error
+        raise UserError(_flag_error(error, argv)) from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are --config=FILE, --config.a.b=value, --workdir=DIR")
     if config is None:
@@ -56,14 +59,22 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str], *, usage: str) -> 
     return config, utf8_path(workdir, field="--workdir")
 
 
-def _flag_error(error: BaseException) -> str:
+def _flag_error(error: BaseException, argv: Sequence[str]) -> str:
     """One line on what is wrong with the command line: our own error if one lies beneath, else the parser's."""
+    given = [argument.partition("=")[2].partition(":")[0] for argument in argv if re.match("--?config=", argument)]
+    files = {os.path.abspath(file) for file in given}
     text, cause = "", error
     while cause is not None:
         if isinstance(cause, UserError):  # the innermost: the ones around it repeat it with a traceback
             text = str(cause)
         elif isinstance(cause, SyntaxError) or (isinstance(cause, AttributeError) and cause.name == "get_config"):
             text = "--config names no configuration, a Python file with a function get_config like those in configs/"
+            if isinstance(cause, SyntaxError) and cause.lineno:
+                text += f": {cause.filename}, line {cause.lineno}: {cause.msg}"
+        elif frames := [
+            frame for frame in traceback.extract_tb(cause.__traceback__) if os.path.abspath(frame.filename) in files
+        ]:
+            text = text or f"{frames[-1].filename}, line {frames[-1].lineno}: {type(cause).__name__}: {cause}"
         cause = cause.__cause__ or cause.__context__
     if text:
         return text

@@ -8,9 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cprl_jax.data.by_name import DATASETS, FIELDS, RELEASES, QualityDataset, load
+    from cprl_jax.data.by_name import DATASETS, FIELDS, RELEASES, QualityDataset, computed_labels, load
 
-__all__ = ["DATASETS", "FIELDS", "RELEASES", "QualityDataset", "load"]
+__all__ = ["DATASETS", "FIELDS", "RELEASES", "QualityDataset", "computed_labels", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -51,6 +51,18 @@ def load(config_dataset: "ConfigDict") -> QualityDataset:
     return combined.resize(dataset, size, cache_gib=config_dataset.cache_gib) if size else dataset
 
 
+def computed_labels(config_dataset: "ConfigDict") -> list[str]:
+    """Which of its data sets have labels that a formula computed; of a folder, as far as its labels.csv says so."""
+    from cprl_jax.data import own
+
+    def are_computed(name: str) -> bool:
+        if name == "own":
+            return own.has_computed_labels(config_dataset.manual_dir, config_dataset.labels)
+        return name in ("embedded", "distorted")
+
+    return list(filter(are_computed, str(config_dataset.name).split("+")))
+
+
 def _load(name: str, config_dataset: "ConfigDict", cache: dict) -> QualityDataset:
     # Imported where they are needed: TFDS is slow to import, and a run rarely needs all of them.
     if name == "embedded":

@@ -14,6 +14,7 @@ from cprl_jax.data.dataset import listing
 from cprl_jax.runtime.errors import UserError
 
 COLUMNS = ("image", "mos", "reference", "distortion", "level", "std", "split")
+WEAK = "# WEAK LABELS"  # how a file begins whose labels a formula computed
 MOST_PROBLEMS = 20  # named in one message
 
 SCALES = ((0, 1), (1, 5), (0, 5), (1, 10), (0, 10), (0, 100))  # of opinion scores

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from PIL import features
 
+from cprl_jax.data import label_file
 from cprl_jax.data.dataset import listing
 from cprl_jax.data.distortions import DISTORTIONS
 from cprl_jax.data.weak_labels import RULES
@@ -108,7 +109,7 @@ def note(journal: TextIO, rows: Iterable[Made]) -> None:
 def write_lists(out: Path, rows: Sequence[Made], rule: str) -> None:
     """Writes labels.csv and checksums.sha256, and the journal in order."""
     text = io.StringIO()
-    text.write(f"# WEAK LABELS: computed, no human was asked. Rule {rule!r}: {RULES[rule].text}.\n")
+    text.write(f"{label_file.WEAK}: computed, no human was asked. Rule {rule!r}: {RULES[rule].text}.\n")
     text.write("# Made by python -m cprl_jax.data.synthesize; recipe.json says how to repeat it.\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "mos", "reference", "distortion", "level"])

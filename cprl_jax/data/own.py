@@ -127,6 +127,15 @@ def load(
     )
 
 
+def has_computed_labels(folder: str | os.PathLike, labels: str | os.PathLike = "") -> bool:
+    """Whether the file of labels says that it is one of `data.synthesize`; False where there is none."""
+    try:
+        with open(_find(labels, folder)[0], "rb") as file:
+            return file.readline().startswith(label_file.WEAK.encode())
+    except (OSError, UserError):
+        return False
+
+
 def _find(labels: str | os.PathLike, folder: str | os.PathLike) -> tuple[Path, Path]:
     """The CSV file and the folder."""
     if not os.fspath(folder):

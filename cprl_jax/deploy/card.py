@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_collections
 
 from cprl_jax import methods, models
+from cprl_jax.data import computed_labels
 from cprl_jax.report.table import Column, Table
 from cprl_jax.runtime.stamps import VERSION
 from cprl_jax.training.setup import network_method
@@ -104,7 +105,7 @@ def _data(config: ml_collections.ConfigDict, run: Path) -> str:
         counts = f": {', '.join(sizes)}, seed {config.seed}"
     except (OSError, ValueError, KeyError, TypeError):  # a run of several splits, or a job that keeps none
         pass
-    labels = " Its labels come from a formula, not from people." if "embedded" in config.dataset.name.split("+") else ""
+    labels = " Its labels come from a formula, not from people." if computed_labels(config.dataset) else ""
     return f"Trained and tested on parts of the data set `{config.dataset.name}`{counts}.{labels}"
 
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from cprl_jax import models
 from cprl_jax.config.defaults import completed, to_json
@@ -198,16 +199,7 @@ def _config_of(content: Mapping) -> ml_collections.ConfigDict:
     if content["network"] not in METHODS:
         raise ValueError(f"network is {content['network']!r}, which is no method{near(content['network'], METHODS)}")
     fields = content["config"]
-    for name in _names(fields):
+    for name in flatten_dict(dict(fields), sep="."):
         if name not in ALL:
             raise ValueError(f"config.{name} is not known to this version of cprl_jax{near(name, ALL)}")
     return ml_collections.ConfigDict(completed(fields) | {"methods": (content["network"],)})
-
-
-def _names(fields: Mapping, prefix: str = ""):
-    """The dotted names of nested fields."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name

@@ -15,7 +15,7 @@ from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.cells import cached
 from cprl_jax.runtime.errors import UserError
-from cprl_jax.runtime.files import file_name
+from cprl_jax.runtime.files import file_name, user_path
 from cprl_jax.runtime.stamps import stamp
 
 
@@ -30,6 +30,12 @@ def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset
             f"config.evaluation.datasets names {sorted(trained)[0]!r}, on which the models are trained: its test "
             "part is evaluated anyway; name other sets"
         )
+    if "own" in config.dataset.name.split("+"):
+        trained_on = user_path(config.dataset.manual_dir, field="config.dataset.manual_dir").resolve()
+        for name in config.evaluation.datasets:
+            kind, _, folder = name.partition(":")
+            if kind == "own" and user_path(folder, field="config.evaluation.datasets").resolve() == trained_on:
+                raise UserError(f"config.evaluation.datasets names {name!r}, on which the models are trained")
     return {name: load_dataset(config, name) for name in config.evaluation.datasets}
 
 
@@ -42,7 +48,10 @@ def load_dataset(config: ml_collections.ConfigDict, name: str) -> QualityDataset
     try:
         return parallel.main_process_first(lambda: data.load(options))
     except UserError as error:  # which speaks of config.dataset
-        raise UserError(f"config.evaluation.datasets, {name}: {error}") from None
+        scale = (
+            f" (of a run, all labels are on the scale {options.mos_worst:g}..{options.mos_best:g})" if folder else ""
+        )
+        raise UserError(f"config.evaluation.datasets, {name}: {error}{scale}") from None
 
 
 def evaluate(

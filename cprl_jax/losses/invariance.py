@@ -33,7 +33,12 @@ def intervention(
       epsilon: radius in [0, 1] pixel units.
       steps: gradient evaluations.
       keys: a random key for each image; needed for `steps` > 1.
+
+    Raises:
+      ValueError: fewer than one step, or several without keys.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
     if steps == 1:
         gradient = jax.grad(lambda x: jnp.sum(score_fn(x)))(images)
         return jax.lax.stop_gradient(epsilon * jnp.sign(gradient))

@@ -20,8 +20,9 @@ def mos_loss(
     (UNIQUE's, of pairs, with a standard deviation of `fidelity_std` points of every score and every label).
 
     Raises:
-      ValueError: unknown `kind`.
+      ValueError: unknown `kind`, or scores and labels of different shapes.
     """
+    _check_shapes(scores, mos)
     if kind == "l1":
         return jnp.mean(jnp.abs(scores - mos))
     if kind == "l2":
@@ -33,6 +34,11 @@ def mos_loss(
     raise ValueError(f"kind {kind!r}; allowed: 'l1', 'l2', 'huber', 'fidelity'")
 
 
+def _check_shapes(scores, mos) -> None:
+    if scores.ndim != 1 or scores.shape != mos.shape:
+        raise ValueError(f"scores and labels must both be [batch], got shapes {scores.shape} and {mos.shape}.")
+
+
 def fidelity_loss(
     scores: Float[Array, " batch"],
     mos: Float[Array, " batch"],
@@ -40,7 +46,8 @@ def fidelity_loss(
     std: float | Float[Array, " batch"],
     mos_std: float | Float[Array, " batch"],
 ) -> Float[Array, ""]:
-    """The mean over all pairs of 1 - sqrt(p g) - sqrt((1 - p)(1 - g)): in [0, 1], and 0 where p = g for every pair.
+    """The mean over all pairs of 1 - sqrt(p g) - sqrt((1 - p)(1 - g)): in [0, 1], and 0 where p = g for every pair
+    (both to 2e-4).
 
     p and g are the probabilities that the one image of a pair is better than the other, by the scores and by the labels
     (Thurstone's model): Phi of the difference by the root of the sum of both variances. An offset that all scores have
@@ -54,6 +61,7 @@ def fidelity_loss(
       std: standard deviation of a score, one for all or one for each, above 0; a constant for differentiation.
       mos_std: standard deviation of a label.
     """
+    _check_shapes(scores, mos)
     first, second = jnp.triu_indices(scores.shape[0], k=1)
 
     def better(values, deviation):
@@ -70,9 +78,12 @@ def fidelity_loss(
 def correlation_loss(scores: Float[Array, " batch"], mos: Float[Array, " batch"]) -> Float[Array, ""]:
     """1 - PLCC over the batch: 0 when the scores are a rising linear function of the labels, 2 when a falling one.
 
-    It does not change when the scores are shifted or scaled, so that (unlike an L1 or L2 loss) it does not reward a
-    model for shrinking its scores towards the mean. A batch of constant scores or labels gives 1 with gradient 0.
+    It does not change when the scores are shifted or scaled, as long as they spread by far more than 0.001 MOS points:
+    so (unlike an L1 or L2 loss) it does not reward a model for shrinking its scores towards the mean. A batch of
+    constant labels gives 1 with gradient 0; one of constant scores gives 1 with a large gradient, which pulls them
+    apart.
     """
+    _check_shapes(scores, mos)
     centred_scores, centred_mos = scores - jnp.mean(scores), mos - jnp.mean(mos)
     # 1e-6 MOS points squared: far below any real variance, and it keeps the gradient finite where the variance is 0.
     norms = jnp.sqrt((jnp.mean(centred_scores**2) + 1e-6) * (jnp.mean(centred_mos**2) + 1e-6))

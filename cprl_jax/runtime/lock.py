@@ -18,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None
 
 NAME = ".lock"
+_HELD: set[Path] = set()  # by this process
 PATIENCE = 5.0  # seconds: a process that was killed keeps its lock until the system has taken back its memory
 
 
@@ -36,21 +37,34 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
         yield
         return
     existed = folder.is_dir()
+    _check_around(folder.resolve())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file, locked = _open(folder / NAME)
     except OSError as error:
         raise UserError(f"--workdir={folder} cannot be written to ({error.strerror}); give another") from error
+    place = folder.resolve()
     with file:
         if locked:
             remove_leftovers(folder)
+        _HELD.add(place)
         try:
             yield
         finally:
+            _HELD.discard(place)
             with contextlib.suppress(OSError):
                 (folder / NAME).unlink()
                 if not existed:
                     folder.rmdir()  # where nothing came of the run
+
+
+def _check_around(folder: Path) -> None:
+    """Raises UserError where another process holds the folder that this one is in: a run of several splits."""
+    path = folder.parent / NAME
+    if folder.parent in _HELD or not path.is_file():
+        return
+    with contextlib.suppress(FileNotFoundError):  # it has just ended
+        _open(path)[0].close()
 
 
 def _open(path: Path) -> tuple[TextIO, bool]:

@@ -6,6 +6,7 @@ moment, also during `save`: the checkpoint before it is still there.
 
 import contextlib
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Checkpoints:
             ),
             best_fn=_metric,  # the policy makes it superfluous, but without it Orbax does not write the metrics
         )
-        with _reading(self.directory):
+        with _reading(self.directory, "delete the damaged one in it, or all of them to train again"):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -99,7 +100,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 # Nested by name, the checkpoint reads well with Orbax alone.
                 state=ocp.args.PyTreeSave(unflatten_dict(arrays, sep="/")),
-                metadata=ocp.args.JsonSave({"layout": _layout(leaves)}),
+                metadata=ocp.args.JsonSave({"layout": _layout(leaves), "checksums": _checksums(arrays)}),
             ),
             metrics={"metric": _NO_METRIC if metric is None or math.isnan(metric) else float(metric)},
         )
@@ -110,8 +111,10 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the highest metric (the newest of equals), None if none has a metric."""
-        with _reading(self.directory):
-            metrics = {step: _metric(self._manager.metrics(step)) for step in sorted(self._manager.all_steps())}
+        metrics = {}
+        for step in sorted(self._manager.all_steps()):
+            with self._reading_step(step):
+                metrics[step] = _metric(self._manager.metrics(step))
         best = max(metrics, key=lambda step: (metrics[step], step), default=None)
         return None if best is None or metrics[best] == _NO_METRIC else best
 
@@ -135,8 +138,9 @@ class Checkpoints:
             there = " and ".join(map(str, kept)) or "none yet"
             raise UserError(f"{self.directory} has no checkpoint of step {step}; there is {there}")
         metadata_args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        with _reading(self.directory / str(step)):
-            layout = self._manager.restore(step, args=metadata_args)["metadata"]["layout"]
+        with self._reading_step(step):
+            metadata = self._manager.restore(step, args=metadata_args)["metadata"]
+            layout, checksums = metadata["layout"], metadata.get("checksums", {})  # none in those of earlier versions
         leaves = _named_leaves(template)
         wanted = _layout(leaves)
         for name in wanted if partial else wanted | layout:
@@ -151,27 +155,41 @@ class Checkpoints:
             placeholders = unflatten_dict(dict.fromkeys(stored, np.zeros((), np.int8)), sep="/")
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placeholders)
             state_args = ocp.args.PyTreeRestore(item=placeholders, restore_args=restore_args, partial_restore=True)
-            with _reading(self.directory / str(step)):
+            with self._reading_step(step):
                 tree = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
-            arrays |= flatten_dict(tree, sep="/")
+                read = flatten_dict(tree, sep="/")
+                if wrong := [name for name, sum in _checksums(read).items() if checksums.get(name, sum) != sum]:
+                    raise ValueError(f"{wrong[0]} has other values than were written")
+            arrays |= read
         restored = parallel.replicate([arrays[name] for name in leaves])
         return jax.tree.unflatten(jax.tree.structure(template), restored)
 
+    def _reading_step(self, step: int):
+        """Where a checkpoint is read: what is wrong with it, and what may be done, become a UserError."""
+        if step == self.latest_step():
+            remedy = "delete it: the training then goes on from the one before it, or begins again"
+        else:  # the training is done, and would not make this one again
+            remedy = (
+                "judge the last one, --config.evaluation.checkpoint=last --config.job=evaluate, or delete "
+                f"{self.directory} to train again from the beginning"
+            )
+        return _reading(self.directory / str(step), remedy)
+
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, remedy: str) -> Iterator[None]:
     """Turns whatever a damaged checkpoint makes Orbax raise into a UserError that names it."""
     try:
         yield
     except Exception as error:  # of JSON, TensorStore, zstd: they have no common class
-        innocent = (MemoryError, FileNotFoundError)  # the latter: a training beside this process has removed it
-        if isinstance(error, innocent) or for_people(error) or parallel.lost_peer_message(error):
+        if isinstance(error, FileNotFoundError):
+            innocent = not path.exists()  # a training beside this process has removed it
+        else:
+            innocent = isinstance(error, MemoryError) or for_people(error) or parallel.lost_peer_message(error)
+        if innocent:
             raise
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:120]
-        raise UserError(
-            f"the checkpoint {path} is damaged ({reason}); put back a copy, or delete it: the training then goes on "
-            "from the one before it, or begins again"
-        ) from None
+        raise UserError(f"the checkpoint {path} is damaged ({reason}); put back a copy, or {remedy}") from None
 
 
 def _metric(metrics: dict[str, float] | None) -> float:
@@ -193,6 +211,11 @@ def _named_leaves(tree: Tree) -> dict[str, Any]:
 def _layout(leaves: dict[str, Any]) -> dict[str, list]:
     """Dtype and shape of each leaf, as JSON."""
     return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
+
+
+def _checksums(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """CRC-32 of each array's bytes: the store itself keeps none, and a changed bit would become a weight."""
+    return {name: zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
 
 
 def _described(name: str, layout: dict[str, list]) -> str:

@@ -57,8 +57,13 @@ def _gradients(config: ml_collections.ConfigDict, method: str) -> float:
     return METHODS[method].gradients(config[method]) * batch_size(config, method)
 
 
-def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: int) -> str:
-    """'after plain: 250 steps of 24 crops of 96 pixels, 4 gradients each (24,000 image gradients); last checkpoint'."""
+def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: int, validated: bool = True) -> str:
+    """'after plain: 250 steps of 24 crops of 96 pixels, 4 gradients each (24,000 image gradients); last checkpoint'.
+
+    Args:
+      images: how many there are to train on.
+      validated: whether there are enough to choose a checkpoint by.
+    """
     settings = config[method]
     start = "" if settings.start_from == "weights" else f"after {settings.start_from}: "
     if not METHODS[method].trains:
@@ -69,6 +74,8 @@ def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: i
     budget = steps * _gradients(config, method)  # without that of the method it starts from
     if config.evaluation.checkpoint == "last":
         rule = "last checkpoint"
+    elif not validated:
+        rule = "last checkpoint, for want of validation images"
     elif settings.validation_radius:
         rule = f"best checkpoint by clean SRCC and SRCC under PGD at {settings.validation_radius:g}/255 on validation"
     else:
@@ -145,7 +152,7 @@ def trained_variables(config: ml_collections.ConfigDict, method: str, folder: Pa
             step = checkpoints.best_step() or step  # without validation images no checkpoint is better than another
         if step is None:
             raise UserError(f"no checkpoint of {method} in {folder}; run with --config.job=train_and_evaluate first")
-        template = jax.eval_shape(lambda: _initialize(config, method, seed=config.seed))
+        template = described_variables(config, method)
         template = {"params": template["params"], "batch_stats": template.get("batch_stats", {})}
         if config.train.ema_decay:
             return checkpoints.restore(step, {"averaged": template}, partial=True)["averaged"]
@@ -167,6 +174,11 @@ def trained_model(config: ml_collections.ConfigDict, method: str, run: Path) -> 
 def network_method(config: ml_collections.ConfigDict, method: str) -> str:
     """The method whose network a model of a run has: its own; all updates of Causal-IQA train the plain one."""
     return "plain" if config.job == "causal_iqa" else method
+
+
+def described_variables(config: ml_collections.ConfigDict, method: str) -> dict:
+    """Names, shapes and dtypes of a method's variables; nothing is computed."""
+    return jax.eval_shape(lambda: _initialize(config, method, seed=config.seed))
 
 
 def _initialize(config: ml_collections.ConfigDict, method: str, *, seed: int) -> dict:

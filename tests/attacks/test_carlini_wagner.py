@@ -73,19 +73,29 @@ def test_no_required_change_is_the_identity():
     assert np.all(result.success) and np.all(result.distances == 0)
 
 
+@pytest.mark.parametrize(("value", "direction"), [(0.0, up()), (1.0, down())], ids=["black", "white"])
+def test_saturated_images_are_no_harder_to_attack(value, direction):
+    mean = Partial(lambda images: 100 * jnp.mean(images, axis=(1, 2, 3)))
+    images = np.full((1, 4, 5, 3), value, np.float32)
+    result = carlini_wagner(mean, images, required_change=np.array([2.0]), direction=direction)
+    assert result.success[0]
+    np.testing.assert_allclose(result.distances, [0.02 * np.sqrt(60)], rtol=0.03)
+
+
 def test_away_takes_the_nearer_side():
     def cliff(images):  # rises ten times as fast as it falls
         change = jnp.mean(images, axis=(1, 2, 3)) - 0.5
         return 50 + jnp.where(change > 0, 10 * change, change)
 
     images = np.full((2, 4, 5, 3), 0.5, np.float32)
-    result = carlini_wagner(cliff, images, required_change=0.1, direction=away(), initial_constant=0.01, **QUICK)
+    few = QUICK | {"learning_rate": 0.01}  # so that few steps end near the edge
+    result = carlini_wagner(cliff, images, required_change=0.1, direction=away(), initial_constant=0.01, **few)
     assert np.all(result.success) and np.all(result.after > result.before)
     np.testing.assert_allclose(result.distances, np.full(2, 0.01 * np.sqrt(60)), rtol=0.05)
 
 
 def test_constant_grows_until_it_is_large_enough():
-    problem = {"required_change": 0.5, "direction": up(), "steps": 60}
+    problem = {"required_change": 0.5, "direction": up(), "steps": 60, "learning_rate": 0.01}
     few = carlini_wagner(SCORE, grays(), initial_constant=1e-4, searches=2, **problem)
     assert not np.any(few.success)
     many = carlini_wagner(SCORE, grays(), initial_constant=1e-4, searches=5, **problem)

@@ -164,6 +164,14 @@ def test_every_bound_that_is_declared_is_checked(name):
             config_checks.validate(config)
 
 
+def test_a_field_that_there_is_not_is_named():
+    config = presets.cprl_experiment("livec", "backbone=squeezenet")
+    with config.unlocked():
+        config.train.stepps = 3
+    with pytest.raises(UserError, match=r"config\.train\.stepps is no field .*did you mean 'train\.steps'"):
+        config_checks.validate(config)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("at.weight", 1.5), ("cprl.epsilon", 0.0), ("train.huber_delta", 0.0), ("train.correlation_weight", -1.0)],

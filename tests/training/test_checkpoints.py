@@ -138,14 +138,18 @@ def test_missing_steps_and_folders(tmp_path):
             checkpoints.restore(3, WEIGHTS)
 
 
-@pytest.mark.parametrize("wrong", ["cut short", "empty"])
-@pytest.mark.parametrize("what", ["state", "metadata", "metrics"])
+@pytest.mark.parametrize(  # without metrics it may be a half-deleted one, see below
+    ("what", "wrong"),
+    [(what, wrong) for what in ("state", "metadata", "metrics") for wrong in ("cut short", "empty", "gone")][:-1],
+)
 def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, what, wrong):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, WEIGHTS, 0.5)
     for path in (tmp_path / "5" / what).rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if wrong == "cut short" else 0])
+            if wrong == "gone":
+                path.unlink()
 
     def read():
         with Checkpoints(tmp_path) as checkpoints:
@@ -155,6 +159,35 @@ def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, what, wrong):
     with pytest.raises(UserError, match=rf"the checkpoint {tmp_path}\S* is damaged .*; put back a copy, or") as error:
         read()
     assert "\n" not in str(error.value)
+
+
+def test_a_value_that_has_changed_on_the_disk_is_found(tmp_path):
+    state = {"kernel": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state)
+    found = 0
+    for path in filter(Path.is_file, (tmp_path / "5" / "state").rglob("*")):
+        content = path.read_bytes()
+        for place in range(0, len(content), max(1, len(content) // 5)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+            with Checkpoints(tmp_path) as checkpoints:
+                try:
+                    assert_identical(checkpoints.restore(5, state), state)  # a place that nothing is read from
+                except UserError as error:
+                    assert "is damaged" in str(error)
+                    found += 1
+        path.write_bytes(content)
+    assert found > 3
+
+
+def test_the_best_one_is_not_to_be_deleted_alone(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, WEIGHTS, 0.5)
+        checkpoints.save(6, WEIGHTS, 0.1)
+        (tmp_path / "5" / "metadata" / "metadata").write_text("")
+        remedy = rf"5 is damaged .*evaluation\.checkpoint=last .*, or delete {tmp_path} to train again"
+        with pytest.raises(UserError, match=remedy):
+            checkpoints.restore(5, WEIGHTS)
 
 
 @pytest.mark.parametrize(

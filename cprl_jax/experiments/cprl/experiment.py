@@ -18,7 +18,7 @@ from cprl_jax import data, models
 from cprl_jax.config import defaults as config_lib
 from cprl_jax.data import splits
 from cprl_jax.data.crops import Crops
-from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.dataset import QualityDataset, listing
 from cprl_jax.data.near_duplicates import warn_of_near_duplicates
 from cprl_jax.evaluation import statistics, submitted, table_attacks, zero_shot
 from cprl_jax.evaluation.table import evaluate, examples, score_rows, table_rows
@@ -27,7 +27,7 @@ from cprl_jax.experiments.cprl.activations import activations
 from cprl_jax.experiments.cprl.certificates import certificates
 from cprl_jax.experiments.cprl.results import Results
 from cprl_jax.experiments.cprl.robustness import integrals, robustness
-from cprl_jax.experiments.cprl.training import train
+from cprl_jax.experiments.cprl.training import check_training, train
 from cprl_jax.methods import METHODS
 from cprl_jax.methods import title as method_title
 from cprl_jax.report.values import Row
@@ -59,6 +59,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     if config.model.weights and config.job != "evaluate":
         start_variables(config, config.methods[0], seed=config.seed)  # so that a wrong file is refused before training
     table_attacks.check(config.evaluation, config.methods)
+    if config.job != "evaluate":
+        for method in config.methods:
+            check_training(config, method, split)
     if parallel.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
         if config.job != "evaluate":
@@ -66,7 +69,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             check_training_data(workdir / "training.json", dataset, parts, weights=weights_file(config))
         if not (workdir / "split.json").exists():
             splits.save_split(split, workdir / "split.json")
-        _write_config(config, workdir / "config.json")
+        if config.job != "evaluate":  # which trains no method that the run does not have
+            _write_config(config, workdir / "config.json")
         logging.info(
             "%s: %d training, %d validation and %d test images; methods %s; %d %s device(s)",
             dataset.name,
@@ -103,7 +107,11 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     known = config_lib.read_config(workdir).methods
     fixed = {*known, *(config[method].as_long_as for method in known)}
-    config_lib.check_same_run(path, config, free=("methods", *(method for method in METHODS if method not in fixed)))
+    # Methods start from the checkpoint of another one that this field means.
+    start = () if config.job == "evaluate" else ("evaluation.checkpoint",)
+    config_lib.check_same_run(
+        path, config, fixed=start, free=("methods", *(method for method in METHODS if method not in fixed))
+    )
 
 
 def _write_config(config: ml_collections.ConfigDict, path: Path) -> None:
@@ -195,7 +203,12 @@ def evaluate_run(config: ml_collections.ConfigDict, dataset, split, others, work
         robustness=checked,
         examples=shown,
         histories=histories,
-        budgets={name: describe_budget(config, name, images=len(split.train)) for name in config.methods},
+        budgets={
+            name: describe_budget(
+                config, name, images=len(split.train), validated=len(split.validation) >= statistics.MIN_IMAGES
+            )
+            for name in config.methods
+        },
         **_names(config, table),
     )
     report.write(
@@ -203,8 +216,8 @@ def evaluate_run(config: ml_collections.ConfigDict, dataset, split, others, work
         results,
         title=f"{' and '.join(config.methods)} on the {dataset.name} data set",
         summary=f"{describe_network(config)}, trained on {len(split.train)} images of the {dataset.name} data set and "
-        f"tested on {len(names)} images of scenes that training did not see (seed {config.seed}). Each test image is "
-        f"scored on {evaluation.crops} crop{'s' if evaluation.crops > 1 else ''} of {evaluation.crop_size} pixels.",
+        f"tested on {len(names)} images{_unseen(dataset, test_rows, train_rows)} (seed {config.seed}). Each test image "
+        f"is scored on {evaluation.crops} crop{'s' if evaluation.crops > 1 else ''} of {evaluation.crop_size} pixels.",
         config_text=config_lib.to_json(config),
         notes=[
             *notes_on_labels(config),
@@ -247,6 +260,12 @@ def describe_network(config: ml_collections.ConfigDict) -> str:
 
 def notes_on_labels(config: ml_collections.ConfigDict) -> list[str]:
     """What has to be said of labels that are not human, for a report."""
-    if "embedded" not in config.dataset.name.split("+"):
+    if not (computed := data.computed_labels(config.dataset)):
         return []
-    return ["The labels of the embedded data set come from a full-reference formula, not from people."]
+    return [f"The labels of the data set {listing(computed)} come from a full-reference formula, not from people."]
+
+
+def _unseen(dataset: QualityDataset, test_rows: np.ndarray, train_rows: np.ndarray) -> str:
+    """What training did not see, for a report: scenes, or of scenes that it saw, other images."""
+    shared = set(dataset.references[test_rows]) & set(dataset.references[train_rows])
+    return " that training did not see, of scenes that it did" if shared else " of scenes that training did not see"

@@ -36,6 +36,29 @@ ADVICE = (
 )
 
 
+def check_training(config: ml_collections.ConfigDict, method: str, split: Split) -> None:
+    """What can be known before anything is trained or written.
+
+    Raises:
+      UserError: a batch that the devices cannot share, parameters to hold that the network does not have, or too few
+        validation images for a method that needs them.
+    """
+    if METHODS[method].calibrate and len(split.validation) < MIN_IMAGES:
+        raise UserError(
+            f"{method} is chosen on validation images, of which there are fewer than {MIN_IMAGES}; raise "
+            f"config.dataset.validation_fraction, or leave {method} out of config.methods"
+        )
+    if models.network_of(config.model).fit is not None:
+        return
+    batch_size = setup.batch_size(config, method)
+    if batch_size % parallel.device_count():
+        raise UserError(
+            f"the batch size of {method} is {batch_size}; it must be a multiple of {parallel.device_count()}, the "
+            "number of devices"
+        )
+    check_frozen(setup.described_variables(config, method)["params"], config.train.frozen)
+
+
 def train(
     config: ml_collections.ConfigDict, method: str, *, dataset: QualityDataset, split: Split, workdir: Path
 ) -> None:
@@ -45,8 +68,7 @@ def train(
 
     Raises:
       TrainingDiverged: naming the step, and what was not finite.
-      UserError: a batch that the devices cannot share, no training image, a start from a method without checkpoint, or
-        too few validation images for a method that needs them.
+      UserError: no training image, a start from a method without checkpoint.
     """
     if models.network_of(config.model).fit is not None:
         return _fit(config, method, dataset=dataset, split=split, workdir=workdir)
@@ -54,11 +76,6 @@ def train(
     train_rows, validation_rows = rows(dataset, split.train), rows(dataset, split.validation)
     steps = setup.total_steps(config, method, images=len(train_rows))
     batch_size = setup.batch_size(config, method)
-    if batch_size % parallel.device_count():
-        raise UserError(
-            f"the batch size of {method} is {batch_size}; it must be a multiple of {parallel.device_count()}, the "
-            "number of devices"
-        )
     if settings.start_from == "weights":
         if not folder.exists():
             setup.warn_of_random_weights(config, method)
@@ -66,7 +83,6 @@ def train(
     else:
         start = settings.start_from
         variables = setup.variables_after(config, method, workdir / start, start=start)
-    check_frozen(variables["params"], train.frozen)
     optimizer = make_optimizer(train, steps=steps)
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
     deployed = setup.create_model(config, method)
@@ -153,17 +169,8 @@ def pristine_photographs(
     return [photographs.read(path) for path in paths]
 
 
-def _calibration(config: ml_collections.ConfigDict, method: str, validate: Callable[[Mapping], Mapping] | None):
-    """What the method makes of the state after the last step, for `fit`; `validate` measures clean images.
-
-    Raises:
-      UserError: `validate` is None, for want of images.
-    """
-    if validate is None:
-        raise UserError(
-            f"{method} is chosen on validation images, of which there are fewer than {MIN_IMAGES}; raise "
-            f"config.dataset.validation_fraction, or leave {method} out of config.methods"
-        )
+def _calibration(config: ml_collections.ConfigDict, method: str, validate: Callable[[Mapping], Mapping]):
+    """What the method makes of the state after the last step, for `fit`; `validate` measures clean images."""
 
     def calibrate(state: TrainState) -> tuple[TrainState, Mapping[str, float]]:
         variables, numbers = METHODS[method].calibrate(

@@ -63,6 +63,7 @@ def train(config, tmp_path):
 
     def train(method, validation=4):
         split = Split("own", 0, NAMES[:5], NAMES[5 : 5 + validation], NAMES[5 + validation :], "random")
+        training.check_training(config, method, split)
         training.train(config, method, dataset=dataset, split=split, workdir=tmp_path)
         with open(tmp_path / method / "metrics.csv") as file, np.load(tmp_path / method / "weights.npz") as weights:
             return dict(weights), list(csv.DictReader(file))
