@@ -36,6 +36,8 @@ def test_within_the_radius_in_whole_grey_levels_and_scored_there():
         for field, several, first, second in zip(held._fields, held, alone, again, strict=True):
             np.testing.assert_allclose(several[place], first, rtol=1e-6, err_msg=field)
             np.testing.assert_allclose(second, first, rtol=1e-6, err_msg=field)
+    column = attacks.as_8_bit(SCORE, IMAGES, result, radius=np.array(radii)[:, None])
+    np.testing.assert_array_equal(column.images, held.images)
     np.testing.assert_array_equal(held.before, result.before)
     np.testing.assert_array_equal(held.max_change[0], np.zeros(3))
 

@@ -383,6 +383,15 @@ def test_a_random_start_fills_the_ball(norm):
     assert np.abs(change[0] - change[1]).max() > 0.01
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_single_precision_stays_single_where_double_is_enabled(norm):
+    with jax.enable_x64(True):
+        images = np.full((2, 4, 4, 3), 0.5, np.float32)
+        options = dict(radius=0.1, norm=norm, direction=attacks.up(), key=jax.random.key(0), steps=2)
+        result = attacks.pgd(lambda x: jnp.mean(x, axis=(1, 2, 3)), images, **options)
+        assert result.images.dtype == result.after.dtype == np.float32
+
+
 def test_l2_random_start_is_uniform_over_the_volume():
     """In three dimensions the length has the distribution function (length / radius)^3."""
     images = np.full((2000, 1, 1, 3), 0.5, np.float32)

@@ -307,6 +307,23 @@ def test_what_a_config_of_an_earlier_version_lacks_has_its_default(tmp_path):
         config_lib.check_same_run(tmp_path / "config.json", config)
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("def get_config(:", "line 1: invalid syntax"),
+        ("def get_config(argument=None):\n    return 1 / 0", "line 2: ZeroDivisionError: division by zero"),
+        ("\nimport nope", "line 2: ModuleNotFoundError: No module named 'nope'"),
+    ],
+    ids=["syntax", "division", "import"],
+)
+def test_a_mistake_in_a_configuration_is_told_with_its_place(tmp_path, text, where):
+    (tmp_path / "file.py").write_text(text)
+    command = [sys.executable, "-m", "cprl_jax.main", f"--config={tmp_path / 'file.py'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith(f"{tmp_path / 'file.py'}, {where}\n")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("text", ["value = 3", "# A page\n", "def get_config(:", "it's"])
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, monkeypatch, text):
     (tmp_path / "file.py").write_text(text)

@@ -119,6 +119,13 @@ def test_the_training_set_is_no_other_set(config):
         zero_shot.load_datasets(config)
 
 
+def test_the_training_folder_is_no_other_folder(config, tmp_path):
+    config.dataset.name, config.dataset.manual_dir = "own", str(tmp_path)
+    config.evaluation.datasets = (f"own:{tmp_path}/./",)
+    with pytest.raises(UserError, match=r"names 'own:.*', on which the models are trained"):
+        zero_shot.load_datasets(config)
+
+
 def test_a_folder_that_is_not_there_is_named_with_the_field_that_names_it(config):
     with pytest.raises(UserError, match=r"config\.evaluation\.datasets, own:nowhere: there is no folder nowhere"):
         zero_shot.load_dataset(config, "own:nowhere")

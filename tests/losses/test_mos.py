@@ -56,6 +56,13 @@ def test_correlation_loss_ignores_shift_and_scale(pair):
     np.testing.assert_allclose(correlation_loss(-mos, mos), 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", [mos_loss, correlation_loss, functools.partial(fidelity_loss, std=20.0, mos_std=20.0)])
+def test_labels_of_another_shape_are_refused(pair, loss):
+    scores, mos = pair
+    with pytest.raises(ValueError, match=r"must both be \[batch\], got shapes \(17,\) and \(17, 1\)"):
+        loss(scores, mos[:, None])
+
+
 def test_constant_scores_give_one_and_finite_gradients(pair):
     _, mos = pair
     value, gradient = jax.value_and_grad(correlation_loss)(jnp.full(17, 50.0), mos)

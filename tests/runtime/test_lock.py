@@ -57,6 +57,21 @@ def test_the_second_run_is_told_of_the_first_and_takes_over_when_it_is_killed(tm
         assert (folder / lock.NAME).read_text().startswith(f"process {os.getpid()} on ")
 
 
+def test_a_folder_inside_one_that_is_in_use_is_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    first = holder(tmp_path / "run")
+    expected = rf"run is in use by process {first.pid} "
+    with pytest.raises(UserError, match=expected), lock.held(tmp_path / "run" / "split-00"):
+        pass
+    first.communicate()
+    with lock.held(tmp_path / "run"), lock.held(tmp_path / "run" / "split-00"):  # by one process
+        pass
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / lock.NAME).write_text("left behind")
+    with lock.held(tmp_path / "run" / "split-00"):
+        pass
+
+
 def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="wrong field"), lock.held(tmp_path / "run"):
         raise UserError("wrong field")

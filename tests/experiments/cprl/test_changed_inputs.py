@@ -131,6 +131,25 @@ def setting(**values):
     return lambda folder, config: config.evaluation.update(values)
 
 
+def test_a_refused_command_leaves_nothing_behind(run):
+    _, folder = run
+    config = make_config()
+    config.train.frozen = ("nope",)
+    with pytest.raises(UserError, match="no parameter of this network has 'nope' in its name"):
+        experiment.run(config, folder / "new")
+    assert not (folder / "new").exists()
+
+
+def test_evaluating_a_method_that_was_not_trained_does_not_add_it(run):
+    _, folder = run
+    before = (folder / "run" / "config.json").read_text()
+    config = make_config()
+    config.methods, config.job = ("plain", "nt"), "evaluate"
+    with pytest.raises(UserError, match="nt"):
+        experiment.run(config, folder / "run")
+    assert (folder / "run" / "config.json").read_text() == before
+
+
 TEST = {"clean scores", "pgd", "target_free", "landscape", "trust"}
 OTHER = "plain on own:other"
 CHANGES = {
