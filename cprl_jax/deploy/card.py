@@ -93,8 +93,8 @@ def of_run(
 
 
 def amended(card: str, change: str) -> str:
-    """The card of a copy of a model in which something else is changed than the card tells."""
-    return f"{card.rstrip()}\n\n## This copy\n\nIn this copy {change}; what stands above is of the model before that.\n"
+    """The card of a copy of a model that differs from what the card describes."""
+    return f"{card.rstrip()}\n\n## This copy\n\nThis copy differs from the model described above: {change}.\n"
 
 
 def _data(config: ml_collections.ConfigDict, run: Path) -> str:

@@ -210,8 +210,6 @@ class Model:
           ValueError: another dtype.
         """
         content = self._content._replace(dtype=dtype or self.dtype)
-        if dtype and dtype not in tensors.DTYPES:
-            raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(tensors.DTYPES)}")
         text = card or self._card_in(content.dtype)
         package.write(user_path(folder, field="the folder of the model"), content, text)
 

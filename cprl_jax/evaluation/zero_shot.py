@@ -25,18 +25,18 @@ def load_datasets(config: ml_collections.ConfigDict) -> dict[str, QualityDataset
     Raises:
       UserError: the set that the models are trained on, or one that cannot be read.
     """
-    if trained := set(config.dataset.name.split("+")) & set(config.evaluation.datasets):
-        raise UserError(
-            f"config.evaluation.datasets names {sorted(trained)[0]!r}, on which the models are trained: its test "
-            "part is evaluated anyway; name other sets"
-        )
-    if "own" in config.dataset.name.split("+"):
-        trained_on = user_path(config.dataset.manual_dir, field="config.dataset.manual_dir").resolve()
-        for name in config.evaluation.datasets:
-            kind, _, folder = name.partition(":")
-            if kind == "own" and user_path(folder, field="config.evaluation.datasets").resolve() == trained_on:
-                raise UserError(f"config.evaluation.datasets names {name!r}, on which the models are trained")
+    for name in config.evaluation.datasets:
+        kind, _, folder = name.partition(":")
+        if kind in config.dataset.name.split("+") and (not folder or _same(folder, config.dataset.manual_dir)):
+            raise UserError(
+                f"config.evaluation.datasets names {name!r}, on which the models are trained: its test part is "
+                "evaluated anyway; name other sets"
+            )
     return {name: load_dataset(config, name) for name in config.evaluation.datasets}
+
+
+def _same(*folders: str) -> bool:
+    return len({user_path(folder, field="a data set").resolve() for folder in folders}) == 1
 
 
 def load_dataset(config: ml_collections.ConfigDict, name: str) -> QualityDataset:
@@ -48,9 +48,9 @@ def load_dataset(config: ml_collections.ConfigDict, name: str) -> QualityDataset
     try:
         return parallel.main_process_first(lambda: data.load(options))
     except UserError as error:  # which speaks of config.dataset
-        scale = (
-            f" (of a run, all labels are on the scale {options.mos_worst:g}..{options.mos_best:g})" if folder else ""
-        )
+        scale = ""
+        if folder and "mos_worst" in str(error):  # which a run has once
+            scale = f"; all data sets of a run have one scale, here {options.mos_worst:g}..{options.mos_best:g}"
         raise UserError(f"config.evaluation.datasets, {name}: {error}{scale}") from None
 
 

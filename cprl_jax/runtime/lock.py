@@ -36,14 +36,13 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
     if not parallel.is_main_process():
         yield
         return
-    existed = folder.is_dir()
-    _check_around(folder.resolve())
+    existed, place = folder.is_dir(), folder.resolve()
+    _check_around(place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file, locked = _open(folder / NAME)
     except OSError as error:
         raise UserError(f"--workdir={folder} cannot be written to ({error.strerror}); give another") from error
-    place = folder.resolve()
     with file:
         if locked:
             remove_leftovers(folder)

@@ -56,7 +56,8 @@ def check_training(config: ml_collections.ConfigDict, method: str, split: Split)
             f"the batch size of {method} is {batch_size}; it must be a multiple of {parallel.device_count()}, the "
             "number of devices"
         )
-    check_frozen(setup.described_variables(config, method)["params"], config.train.frozen)
+    if config.train.frozen:
+        check_frozen(setup.described_variables(config, method)["params"], config.train.frozen)
 
 
 def train(
