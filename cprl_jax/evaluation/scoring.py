@@ -19,6 +19,7 @@ from cprl_jax import attacks, fidelity, models
 from cprl_jax.attacks.gradients import as_constant, evaluate
 from cprl_jax.evaluation.table_attacks import Batch, Condition
 from cprl_jax.runtime import parallel
+from cprl_jax.runtime.cells import Parts
 
 _BLOCK_BYTES = 2**29  # size of the crops that are cut out at once
 
@@ -65,6 +66,7 @@ class Scorer:
         prepared: Any = (),
         rows: Int[np.ndarray, " chosen"] | None = None,
         keep_images: bool = False,
+        parts: Parts | None = None,
         progress: str = "",
     ) -> dict[str, np.ndarray]:
         """Attacks every crop by itself.
@@ -76,6 +78,8 @@ class Scorer:
           prepared: what the attack's `prepare` returned.
           rows: the images to attack; None for all.
           keep_images: also return the attacked crops.
+          parts: keeps batches that took long, for a run that is killed to go on after them; stamped with all that the
+            attack depends on but rows and crops.
           progress: name of the progress bar; '' for none.
 
         Returns:
@@ -93,7 +97,8 @@ class Scorer:
         per_image = {"mos": np.asarray(mos, np.float32), "radius": radius}
         without = () if keep_images else ("images",)
         tree = variables, prepared
-        result = self._by_blocks(self._attacks[program], tree, crops, per_image, progress, without, rows=rows)
+        options = {"without": without, "rows": rows, "kept": parts}
+        result = self._by_blocks(self._attacks[program], tree, crops, per_image, progress, **options)
         largest = result.pop("max_change").max(axis=1)
         result.setdefault("zero_gradient_fraction", np.full_like(result["before"], np.nan))  # none was asked for
         kept = {"images": result.pop("images")} if keep_images else {}
@@ -123,14 +128,16 @@ class Scorer:
         crops: Crops,
         per_image: Mapping[str, np.ndarray],
         progress: str,
-        without=(),
         *,
+        without=(),
         rows: np.ndarray | None = None,
+        kept: Parts | None = None,
     ) -> dict[str, np.ndarray]:
         """Applies a function to all crops of all images, or of those in `rows`; its outputs, [images, crops, ...].
 
         The function gets `tree` and batches of `image` (a crop in [0, 1]), `row` and `crop` (the crop's place in
-        `crops`) and what there is `per_image`.
+        `crops`) and what there is `per_image`. `kept` keeps what it returned for a batch, besides the arrays in
+        `without`.
         """
         count, parts = crops.shape[1], []
         chosen = np.arange(crops.shape[0]) if rows is None else rows
@@ -143,11 +150,12 @@ class Scorer:
                 cut = crops[rows]
                 arrays = {name: np.repeat(values[rows], count) for name, values in per_image.items()}
                 arrays |= {"row": np.repeat(rows, count), "crop": np.tile(np.arange(count), len(rows))}
-                out = self._run(function, tree, {"image": cut.reshape(-1, *cut.shape[2:]), **arrays}, bar, without)
+                arrays["image"] = cut.reshape(-1, *cut.shape[2:])
+                out = self._run(function, tree, arrays, bar, without, kept)
                 parts.append({name: values.reshape(-1, count, *values.shape[1:]) for name, values in out.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, function: Callable, tree, arrays: Mapping[str, np.ndarray], bar: tqdm, without=()):
+    def _run(self, function: Callable, tree, arrays: Mapping[str, np.ndarray], bar: tqdm, without, kept: Parts | None):
         """Applies a function to this process's share of the rows, batch by batch, and gathers all rows."""
         total = len(arrays["image"])
         processes, index = parallel.process_count(), parallel.process_index()
@@ -161,8 +169,14 @@ class Scorer:
             padded = rows[np.minimum(np.arange(start, start + at_once), share - 1)]
             batch = {name: values[padded] for name, values in arrays.items()}
             batch["image"] = batch["image"] / np.float32(255)
-            out = function(tree, batch)
-            return {name: np.asarray(values)[: share - start] for name, values in out.items() if name not in without}
+
+            def compute():
+                out = function(tree, batch)
+                return {name: np.asarray(values) for name, values in out.items() if name not in without}
+
+            place = [batch["row"], batch["crop"]]
+            out = kept.compute(place, compute) if kept else compute()
+            return {name: values[: share - start] for name, values in out.items()}
 
         # Where one program leaves cores of a CPU idle, several share them. The first batch, which compiles, is alone.
         with ThreadPoolExecutor(parallel.programs_at_once()) as pool:

@@ -97,6 +97,7 @@ def evaluate(
     def compute(cell: _Cell) -> Arrays:
         if condition := cell.condition:
             options = {"prepared": condition.attack.prepare(context, condition), "progress": str(cell)}
+            options["parts"] = cells.Parts(cell.path, cell.stamp)
             if condition.images:
                 rows = images_over_mos_range(mos, min(condition.images, len(mos)))
                 return scorer.attack(variables, crops, mos, condition, rows=rows, **options) | {"rows": rows}

@@ -1,5 +1,8 @@
 """Results that are computed once, kept in a file each, and recognised by a stamp of everything they depend on."""
 
+import dataclasses
+import shutil
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ from tqdm import tqdm
 
 from cprl_jax.runtime import parallel
 from cprl_jax.runtime.files import Arrays, read_cache, write_cache
+from cprl_jax.runtime.stamps import stamp
+
+_LONG = 10.0  # seconds: what took less is not worth a file of its own
 
 
 def compute(
@@ -50,9 +56,47 @@ def compute(
             arrays = compute_one(cell)
             if not shared or parallel.is_main_process():
                 write_cache(cell.path, cell.stamp, arrays)
+                Parts(cell.path, cell.stamp).remove()
             progress.update()
     parallel.barrier("cells computed")
     return [read_cache(cell.path, cell.stamp, without=without) for cell in cells]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What is done of a cell that takes long, in a folder beside its file until the cell is whole.
+
+    Attributes:
+      path, stamp: of the cell.
+    """
+
+    path: Path
+    stamp: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path.with_suffix(".parts")
+
+    def compute(self, place: Any, compute_one: Callable[[], Arrays]) -> Arrays:
+        """One part, read back or computed; a process by itself.
+
+        Args:
+          place: what tells the part from the cell's other parts, of the kinds that `stamp` takes.
+          compute_one: () -> arrays.
+        """
+        part = stamp(cell=self.stamp, place=place)
+        path = self.folder / f"{part[:16]}.npz"
+        arrays = read_cache(path, part)
+        if arrays is None:
+            start = time.monotonic()
+            arrays = compute_one()
+            if time.monotonic() - start > _LONG:
+                write_cache(path, part, arrays)
+        return arrays
+
+    def remove(self) -> None:
+        """Removes the parts, also those of other stamps, once the cell itself is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def cached(path: Path, stamp: str, compute_one: Callable[[], Arrays]) -> Arrays:

@@ -10,7 +10,7 @@ from cprl_jax import attacks, fidelity, models
 from cprl_jax.evaluation import scoring
 from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.evaluation.table_attacks import ATTACKS
-from cprl_jax.runtime import parallel
+from cprl_jax.runtime import cells, parallel
 
 RADIUS = 3 / 255
 # What each attack must equal: the attack itself on all crops at once, with a key for every image and crop.
@@ -124,6 +124,21 @@ def test_crops_are_cut_out_block_by_block(network, crops, mos, monkeypatch):
     for field, values in whole.items():
         np.testing.assert_allclose(by_blocks[field], values, rtol=1e-4, atol=1e-6, err_msg=field)
     np.testing.assert_allclose(scorer.scores(variables, recorder), whole["before"], rtol=1e-5)
+
+
+def test_batches_that_took_long_are_kept_and_give_the_same_numbers(network, crops, mos, monkeypatch, tmp_path):
+    module, variables = network()
+    attack = functools.partial(
+        Scorer(module, batch_size=3).attack, variables, crops, mos, ATTACKS["pgd"].at(3, steps=2)
+    )
+    parts = cells.Parts(tmp_path / "pgd.npz", "stamp")
+    monkeypatch.setattr(cells, "_LONG", -1.0)
+    expected, first = attack(), attack(parts=parts)
+    assert len(list(parts.folder.iterdir())) == -(-crops.shape[0] * crops.shape[1] // (3 * parallel.device_count()))
+    monkeypatch.setattr(Scorer, "_attacked", None)  # nothing is left to do
+    for found in (first, attack(parts=parts)):
+        for field, values in expected.items():
+            np.testing.assert_array_equal(found[field], values, err_msg=field)
 
 
 def test_a_network_of_half_precision_is_judged_in_float32(network, crops, mos):

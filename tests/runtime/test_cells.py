@@ -84,3 +84,39 @@ def test_a_result_is_computed_once_for_each_stamp(tmp_path):
     for stamp, count in (("first", 1), ("first", 1), ("second", 2)):
         np.testing.assert_array_equal(cells.cached(tmp_path / "a.npz", stamp, one)["value"], np.arange(3))
         assert len(computed) == count
+
+
+def test_parts_of_a_killed_cell_are_read_back_and_removed_with_it(wanted, monkeypatch):
+    cell, done = wanted[0], []
+
+    def one(cell, fail_at=None):
+        def part(place):
+            if place == fail_at:
+                raise KeyboardInterrupt
+            done.append(place)
+            return {"value": np.array([place])}
+
+        parts = cells.Parts(cell.path, cell.stamp)
+        found = [parts.compute(place, lambda place=place: part(place)) for place in range(3)]
+        return {"value": np.concatenate([arrays["value"] for arrays in found])}
+
+    options = {"job": "test", "describe": str, "shared": True}
+    monkeypatch.setattr(cells, "_LONG", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        cells.compute([cell], lambda cell: one(cell, fail_at=2), **options)
+    assert done == [0, 1]
+    (read,) = cells.compute([cell], one, **options)
+    assert done == [0, 1, 2]
+    np.testing.assert_array_equal(read["value"], [0, 1, 2])
+    assert [path.name for path in cell.path.parent.iterdir()] == ["a.npz"]
+
+
+def test_parts_are_of_one_stamp_and_one_place_and_quick_ones_are_not_kept(wanted, monkeypatch):
+    first, second = (cells.Parts(wanted[0].path, stamp) for stamp in ("first", "second"))
+    first.compute(0, lambda: {"value": np.array(1)})
+    assert not first.folder.exists()
+    monkeypatch.setattr(cells, "_LONG", -1.0)
+    first.compute(0, lambda: {"value": np.array(1)})
+    assert first.compute(0, lambda: {"value": np.array(2)})["value"] == 1
+    assert first.compute(1, lambda: {"value": np.array(3)})["value"] == 3
+    assert second.compute(0, lambda: {"value": np.array(4)})["value"] == 4
