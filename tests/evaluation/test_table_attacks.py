@@ -72,6 +72,31 @@ def test_conditions_are_attacks_in_their_variants_at_all_radii(config):
     ]
 
 
+def test_pgd_takes_other_numbers_of_steps_in_rows_of_their_own(config, network, crops, mos):
+    evaluation = config.evaluation
+    evaluation.attacks, evaluation.radii, evaluation.pgd_steps = ("pgd",), (2.0,), 2
+    (alone,) = table_attacks.conditions(evaluation)
+    evaluation.pgd.more_steps = (5,)
+    found = table_attacks.conditions(evaluation)
+    assert [condition.label for condition in found] == ["pgd", "pgd:5"]
+    assert [condition.columns["steps"] for condition in found] == [2, 5]
+    used = [condition.attack.used(condition.settings, condition.variant) for condition in (alone, *found)]
+    assert used[0] == used[1] != used[2], "the first is not computed anew"
+    module, variables = network()
+    scorer = Scorer(module, batch_size=4)
+    for condition in found:
+        expected = scorer.attack(variables, crops, mos, ATTACKS["pgd"].at(2, steps=condition.columns["steps"]))
+        result = scorer.attack(variables, crops, mos, condition)
+        np.testing.assert_allclose(result["after"], expected["after"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("more", [(2,), (5, 5)])
+def test_a_number_of_steps_named_twice_is_refused(config, more):
+    config.evaluation.pgd_steps, config.evaluation.pgd.more_steps = 2, more
+    with pytest.raises(UserError, match="more_steps is .* name each number of steps once"):
+        table_attacks.check(config.evaluation, ["plain"])
+
+
 def test_a_run_of_an_earlier_version_has_the_defaults(config):
     evaluation = config.evaluation.copy_and_resolve_references()
     with evaluation.unlocked():
