@@ -100,6 +100,11 @@ def _validate_methods(config: ml_collections.ConfigDict) -> None:
                 f"in config.methods, which are {'+'.join(config.methods)}: add it there, or set "
                 f"--config.{name}.start_from=weights"
             )
+        if settings.distorted_copies and settings.start_from == "weights":
+            raise UserError(
+                f"config.{name}.distorted_copies is {settings.distorted_copies}, and there is no model to label them; "
+                f"name one that is trained before {name}, such as --config.{name}.start_from=plain, or set it to 0"
+            )
         other = settings.as_long_as
         trained = [each for each, declared in methods.METHODS.items() if declared.trains]
         if other and (other not in trained or other == name or config[other].as_long_as):

@@ -37,6 +37,8 @@ def title(name: str, settings: ml_collections.ConfigDict) -> str:
     parts = [*method.parts(settings)]
     if settings.sort_mask and not any("SortMask" in part for part in parts):
         parts.append("with SortMask")
+    if settings.distorted_copies:
+        parts.append("with distorted copies")
     return f"{method.title} ({', '.join(parts)})" if parts else method.title
 
 

@@ -122,6 +122,12 @@ COMMON: dict[str, Field] = {
     "as_long_as": Field("", "the method whose number of image gradients this one's training has, '' for none"),
     "batch_size": Field(0, "images per step", at_least=0, zero="as config.train says"),
     "crop_size": Field(0, "", "pixels", at_least=0, zero="as config.train says"),
+    "distorted_copies": Field(
+        0,
+        "of each training image, which are trained on as well, labelled by the model that the method starts from",
+        at_least=0,
+        zero="none",
+    ),
     "sort_mask": Field(False, "the network has SortMask (config.model.sort_mask)"),
     "batch_norm": BATCH_NORM,
     "validation_radius": Field(

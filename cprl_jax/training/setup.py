@@ -80,8 +80,12 @@ def describe_budget(config: ml_collections.ConfigDict, method: str, *, images: i
         rule = f"best checkpoint by clean SRCC and SRCC under PGD at {settings.validation_radius:g}/255 on validation"
     else:
         rule = "best checkpoint by SRCC on validation"
+    copies, more = settings.distorted_copies, ""
+    if copies:
+        what = "a distorted copy" if copies == 1 else f"{copies} distorted copies"
+        more = f", of the training images and {what} of each, labelled by {settings.start_from}"
     return (
-        f"{start}{steps:,} steps of {batch_size(config, method)} crops of {crop_size(config, method)} pixels, "
+        f"{start}{steps:,} steps of {batch_size(config, method)} crops of {crop_size(config, method)} pixels{more}, "
         f"{gradients:g} gradient{'s' if gradients != 1 else ''} each "
         f"({budget:,.0f} image gradients); {rule}"
     )

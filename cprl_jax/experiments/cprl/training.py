@@ -1,5 +1,6 @@
 """One method trained on the training part of a split."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -12,18 +13,21 @@ from jaxtyping import UInt8
 
 from cprl_jax import models
 from cprl_jax.data import photographs
-from cprl_jax.data.combined import at_scales
+from cprl_jax.data.combined import at_scales, combine
 from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
 from cprl_jax.data.device_images import training_feed
+from cprl_jax.data.distorted_copies import distorted_copies
 from cprl_jax.data.splits import Split, rows
+from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.evaluation.statistics import MIN_IMAGES
 from cprl_jax.evaluation.validation import make_validation
 from cprl_jax.methods import METHODS
 from cprl_jax.models.fitted import Images
-from cprl_jax.runtime import parallel
+from cprl_jax.runtime import cells, parallel
 from cprl_jax.runtime.errors import UserError
 from cprl_jax.runtime.files import user_path, write_file
+from cprl_jax.runtime.stamps import stamp
 from cprl_jax.training import setup
 from cprl_jax.training.loop import fit
 from cprl_jax.training.optimizers import check_frozen, make_optimizer
@@ -88,8 +92,11 @@ def train(
     module = setup.create_model(config, method, axis_name=parallel.AXIS)
     deployed = setup.create_model(config, method)
     shown, shown_rows = dataset, train_rows
+    if settings.distorted_copies:
+        copies = _labelled_copies(config, method, dataset, train_rows, workdir)
+        shown, shown_rows = combine([dataset, copies]), [*train_rows, *range(len(dataset), len(dataset) + len(copies))]
     if tuple(train.scales) != (1.0,):
-        shown = at_scales(dataset, train_rows, train.scales, cache_gib=config.dataset.cache_gib)
+        shown = at_scales(shown, shown_rows, train.scales, cache_gib=config.dataset.cache_gib)
         shown_rows = range(len(shown))
     validation = functools.partial(make_validation, config, deployed, dataset, validation_rows)
     fit(
@@ -117,6 +124,29 @@ def train(
     trained = setup.trained_variables(config, method, folder)
     if parallel.is_main_process():
         models.save_weights(folder / "weights.npz", trained)
+
+
+def _labelled_copies(
+    config: ml_collections.ConfigDict, method: str, dataset: QualityDataset, train_rows: np.ndarray, workdir: Path
+) -> QualityDataset:
+    """Distorted copies of the training photographs, labelled by the model that the method starts from."""
+    settings = config[method]
+    copies = distorted_copies(
+        dataset, train_rows, settings.distorted_copies, seed=config.seed, cache_gib=config.dataset.cache_gib
+    )
+    start, size = settings.start_from, {name: config.evaluation[name] for name in ("crops", "crop_size")}
+    teacher, variables = setup.create_model(config, start), setup.trained_variables(config, start, workdir / start)
+    crops = Crops(copies, range(len(copies)), **size, seed=config.seed)
+
+    def label():
+        scorer = Scorer(teacher, batch_size=config.evaluation.batch_size)
+        return {"mos": scorer.scores(variables, crops, progress=f"label copies for {method}").clip(0, 100)}
+
+    # Not of the pixels, which would all be computed to ask for it: a run's photographs do not change.
+    draws = [copies.names.tolist(), copies.distortions.tolist(), copies.levels.tolist(), config.seed]
+    labels = stamp(module=teacher, variables=variables, copies=draws, size=size)
+    mos = cells.cached(workdir / method / "distorted_copies.npz", labels, label)["mos"]
+    return dataclasses.replace(copies, mos=mos, mos_raw=mos)
 
 
 def _fit(

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cprl_jax import models
+from cprl_jax import methods, models
 from cprl_jax.config import checks
 from cprl_jax.config import defaults as config_lib
+from cprl_jax.data.crops import Crops
 from cprl_jax.data.dataset import QualityDataset
+from cprl_jax.data.device_images import training_feed
 from cprl_jax.data.splits import Split
+from cprl_jax.evaluation.scoring import Scorer
 from cprl_jax.experiments.cprl import training
 from cprl_jax.models.common import global_mean, linear
 from cprl_jax.models.network import MaskableModule, ScoreNetwork
@@ -57,7 +60,7 @@ def config(monkeypatch):
 def train(config, tmp_path):
     """Trains a method; its weights and the rows of its metrics.csv."""
     random, zeros = np.random.default_rng(0), np.zeros(len(NAMES))
-    images = list(random.integers(0, 256, (len(NAMES), 8, 8, 3), np.uint8))
+    images = list(random.integers(0, 256, (len(NAMES), 16, 16, 3), np.uint8))
     mos = random.uniform(0, 100, len(NAMES))
     dataset = QualityDataset("own", images, NAMES, mos, mos, zeros, NAMES, [""] * len(NAMES), [0] * len(NAMES))
 
@@ -77,13 +80,53 @@ def test_training_images_come_at_every_scale_and_no_others_do(train, config, mon
 
     def feed(dataset, rows, **_):
         assert dataset.names[rows].tolist() == [f"{scale}/{name}" for name in NAMES[:5] for scale in ("1", "0.5")]
-        assert [dataset.images[row].shape[0] for row in rows] == 5 * [8, 4]
+        assert [dataset.images[row].shape[0] for row in rows] == 5 * [16, 8]
         raise Fed
 
     config.train.scales = (1.0, 0.5)
     monkeypatch.setattr(training, "training_feed", feed)
     with pytest.raises(Fed):
         train("plain")
+
+
+def test_distorted_copies_are_labelled_once_by_the_model_that_training_starts_from(
+    train, config, monkeypatch, tmp_path
+):
+    fed = []
+
+    def feed(dataset, rows, **options):
+        fed.append((dataset, rows))
+        return training_feed(dataset, rows, **options)
+
+    config.methods, config.at.start_from, config.at.distorted_copies = ("plain", "at"), "plain", 2
+    config.train.scales = (1.0, 0.5)
+    checks.validate(config)
+    train("plain")
+    monkeypatch.setattr(training, "training_feed", feed)
+    train("at")
+    ((shown, rows),) = fed
+    assert len(rows) == 5 * (1 + 2) * 2
+    copies = [row for row in rows if "/copies/" in shown.names[row]]
+    assert {shown.names[row].rpartition("/")[2] for row in copies} == set(NAMES[:5])
+    full = [row for row in copies if shown.names[row].startswith("1/")]
+    module, variables = trained_model(config, "plain", tmp_path)
+    options = {"crops": config.evaluation.crops, "crop_size": 8, "seed": config.seed}
+    expected = Scorer(module, batch_size=3).scores(variables, Crops(shown, full, **options)).clip(0, 100)
+    np.testing.assert_allclose(shown.mos[full], expected, rtol=1e-5)
+    np.testing.assert_array_equal(shown.mos[[row + 1 for row in full]], shown.mos[full])  # at the other scale
+    monkeypatch.setattr(training, "Scorer", None)  # labels are kept
+    train("at")
+    np.testing.assert_array_equal(fed[1][0].mos, shown.mos)
+    assert "of the training images and 2 distorted copies of each, labelled by plain" in describe_budget(
+        config, "at", images=5
+    )
+    assert "with distorted copies" in methods.title("at", config.at)
+
+
+def test_copies_that_nothing_could_label_are_refused(config):
+    config.plain.distorted_copies = 1
+    with pytest.raises(UserError, match=r"config.plain.distorted_copies is 1, .*start_from"):
+        checks.validate(config)
 
 
 @pytest.mark.slow
