@@ -39,6 +39,8 @@ ADVICE = (
     "new --workdir."
 )
 
+_LABEL_CROPS = 5  # of a distorted copy, whose label is their mean score
+
 
 def check_training(config: ml_collections.ConfigDict, method: str, split: Split) -> None:
     """What can be known before anything is trained or written.
@@ -134,7 +136,9 @@ def _labelled_copies(
     copies = distorted_copies(
         dataset, train_rows, settings.distorted_copies, seed=config.seed, cache_gib=config.dataset.cache_gib
     )
-    start, size = settings.start_from, {name: config.evaluation[name] for name in ("crops", "crop_size")}
+    start = settings.start_from
+    # By what training depends on: settings of the evaluation may change before a run goes on.
+    size = {"crops": _LABEL_CROPS, "crop_size": setup.crop_size(config, start)}
     teacher, variables = setup.create_model(config, start), setup.trained_variables(config, start, workdir / start)
     crops = Crops(copies, range(len(copies)), **size, seed=config.seed)
 
