@@ -15,7 +15,11 @@ Both are EfficientNet-Lite0 from its ImageNet weights, whose batch normalisation
 depthwise kernels stay as they are. docs/papers.md tells what the settings were chosen on.
 
 Arguments (--config=configs/weights.py:key=value):
-  model      robust (default): CPRL's loss, and the loss on MOS of the perturbed images, from the plain model; or plain
+  model      robust (default): CPRL's loss, and the loss on MOS of the perturbed images, from the plain model, on the
+             photographs and on distorted copies that the plain model has labelled; or plain
+
+--config.methods="('plain','plain_longer','at_pgd','cprl_loss')" adds to robust a plain and an adversarially trained
+model, with as many image gradients on the same images.
 """
 
 from cprl_jax.config.presets import parse_argument
