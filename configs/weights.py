@@ -34,15 +34,15 @@ def get_config(argument: str | None = None):
     config = presets.defences(f"methods={METHODS[model]}")
     config.train.frozen = ("depthwise_conv.kernel",)
     config.train.ema_decay = 0.99
-    config.cprl_loss.update(steps=2000, weight=48.0, epsilon=2.0, warmup_steps=200, mos_loss_on_interventions=1.0)
     if model == "robust":
+        config.cprl_loss.update(steps=2000, weight=48.0, epsilon=2.0, warmup_steps=200, mos_loss_on_interventions=1.0)
         config.dataset.resize = 256
         config.train.scales = (1.0, 0.875, 0.75, 0.625)
         for name in ("cprl_loss", *CONTROLS):
             config[name].distorted_copies = 3
         for name in CONTROLS:
             config[name].as_long_as = "cprl_loss"
-    if model == "plain":
+    else:
         config.dataset.resize = 320
         config.train.update(steps=600, backbone_learning_rate=2e-4, head_learning_rate=5e-3)
         config.plain.crop_size = config.evaluation.crop_size = 192
